@@ -1,0 +1,155 @@
+/** The contract between the core and a renderer: four functions over plain data. */
+
+/**
+ * Prefixes of both families: canonical text (RFC 5952 for IPv6), no host bits, minimal
+ * (nothing overlaps, siblings are merged), sorted by address. The core guarantees this to renderers.
+ */
+export interface Ranges {
+  readonly v4: readonly string[];
+  readonly v6: readonly string[];
+}
+
+/** `allow`: Cloudflare can reach the ports. `lockdown`: the same, and nobody else can. */
+export type Mode = 'allow' | 'lockdown';
+
+/** What should be true, the same for every backend. */
+export interface Desired {
+  /** Cloudflare's ranges. */
+  readonly ranges: Ranges;
+  /** The admin's own prefixes; for packet filters only, never for real-IP settings or ban lists. */
+  readonly extra: Ranges;
+  /** Sorted, without duplicates, 1 to 65535, at least one. */
+  readonly tcpPorts: readonly number[];
+  /** Sorted, without duplicates, 1 to 65535; may be empty. */
+  readonly udpPorts: readonly number[];
+  readonly mode: Mode;
+}
+
+/**
+ * What of a backend belongs to cfsync. A renderer adds its own fields; all of it is plain JSON data,
+ * because it is written to the state directory and planned back to after a failure.
+ */
+export interface Owned {
+  /** Every prefix that the backend holds for cfsync now (or should hold), merged. The guard measures it. */
+  readonly ranges: Ranges;
+}
+
+/** A remark for the admin. `note` is said on a terminal or with --verbose; `warning` always. */
+export interface Notice {
+  readonly level: 'note' | 'warning';
+  /** One sentence or two, without the backend's name in front and without a final newline. */
+  readonly text: string;
+}
+
+/** A text that `render` writes to disk or prints. */
+export interface Artifact {
+  /** Relative to the output directory, for instance `nftables/cfsync.nft`. */
+  readonly path: string;
+  readonly content: string;
+}
+
+/** A program to run: no shell, fixed PATH, LC_ALL=C. */
+export interface Command {
+  readonly argv: readonly [string, ...string[]];
+  readonly stdin?: string;
+  /** Milliseconds; 30 000 unless given. */
+  readonly timeout?: number;
+}
+
+/** Replaces, creates or deletes one file: temporary file, fsync, rename, directory fsync. */
+export interface FileStep {
+  readonly kind: 'file';
+  /** One line for the person who reads the plan. */
+  readonly summary: string;
+  /** Absolute. */
+  readonly path: string;
+  /** `null` deletes the file. */
+  readonly content: string | null;
+  /** Permission bits of a new file; a replaced file keeps its owner and mode. */
+  readonly mode: number;
+  /** SHA-256 (hex) of the file as it was observed, `null` when it was absent; anything else there is an error. */
+  readonly expect: string | null;
+  /** Asks the program whether it would take the new content; every check runs before the first step. */
+  readonly check?: Command;
+}
+
+/** Runs one program. */
+export interface RunStep {
+  readonly kind: 'run';
+  readonly summary: string;
+  readonly command: Command;
+  /** Asks the program to validate without changing anything; every check runs before the first step. */
+  readonly check?: Command;
+}
+
+/** One change, as plain data: it can be printed, hashed and reviewed. */
+export type Step = FileStep | RunStep;
+
+/** How a program ended. */
+export interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** The read-only door to the machine that `observe` gets. */
+export interface Host {
+  /** Runs a program that changes nothing. A program that is not installed throws `BackendError`. */
+  query(command: Command): Promise<Outcome>;
+  /** The text of a file, or undefined when there is none. */
+  read(path: string): Promise<string | undefined>;
+  /** The names in a folder, sorted, or undefined when there is no such folder. */
+  list(path: string): Promise<readonly string[] | undefined>;
+}
+
+/** What `observe` found: what is ours, and what around it the plan must respect. */
+export interface Observed<State extends Owned, Around> {
+  readonly owned: State;
+  readonly around: Around;
+}
+
+/** A lock that another program takes before it changes the same files; held from observe to verify. */
+export interface Lock {
+  /** `fcntl`: POSIX record lock on the whole file (fcntl(2)), as ufw takes it. */
+  readonly kind: 'fcntl' | 'flock';
+  readonly path: string;
+}
+
+/** What `want` answers. */
+export interface Wanted<State extends Owned> {
+  readonly owned: State;
+  readonly notices: readonly Notice[];
+}
+
+/**
+ * One backend. All functions but `observe` are pure: the same input gives the same answer, no clock,
+ * no host, no randomness. What a backend cannot express is refused by `want` with a CfsyncError.
+ */
+export interface Renderer<Options = unknown, State extends Owned = Owned, Around = unknown> {
+  readonly api: 1;
+  /** As in `--backend NAME`. */
+  readonly name: string;
+  /** `filter` has a mode, ports and extra prefixes; `list` (real-IP, ban list) has none. */
+  readonly kind: 'filter' | 'list';
+  /** Validates the backend's section of the configuration; throws CfsyncError with code `usage`. */
+  options(raw: Readonly<Record<string, unknown>>): Options;
+  /** The locks to hold from observe to verify. */
+  locks?(options: Options): readonly Lock[];
+  /** The owned state of a host that cfsync never touched. */
+  readonly nothing: State;
+  /** The owned state that should be. `around` is absent when rendering to disk. */
+  want(desired: Desired, options: Options, around?: Around): Wanted<State>;
+  /** Reads the owned state that is, from all of the host: also what an earlier configuration left. */
+  observe(host: Host, options: Options): Promise<Observed<State, Around>>;
+  /** The steps from observed to wanted, `[]` when settled. */
+  plan(wanted: State, observed: Observed<State, Around>): readonly Step[];
+  /** The backend's own syntax, for `render`, `diff` and golden files. */
+  print(owned: State): readonly Artifact[];
+}
+
+/** Identity, for type inference: `export default defineRenderer({ ... })`. */
+export function defineRenderer<Options, State extends Owned, Around>(
+  renderer: Renderer<Options, State, Around>,
+): Renderer<Options, State, Around> {
+  return renderer;
+}
