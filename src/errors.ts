@@ -39,7 +39,8 @@ export class CfsyncError extends Error {
 }
 
 /** Why a backend cannot be used on this host. */
-export type Unusable = 'not installed' | 'misconfigured' | 'not supported' | 'no permission' | 'broken';
+export type Unusable =
+  'not installed' | 'misconfigured' | 'not supported' | 'no permission' | 'broken';
 
 /** Thrown by a renderer's `observe` when the backend cannot be used here; `message` ends with what to do. */
 export class BackendError extends CfsyncError {

@@ -54,6 +54,16 @@ export interface Command {
   readonly stdin?: string;
   /** Milliseconds; 30 000 unless given. */
   readonly timeout?: number;
+  /** A private temporary folder for the time of the run; `{stage}` in argv stands for its path. */
+  readonly stage?: Stage;
+}
+
+/** What lies in a temporary folder: how a configuration is tried before it is in place. */
+export interface Stage {
+  /** A folder whose content is copied there first, links and modes kept. */
+  readonly copy?: string;
+  /** Files by relative path; `null` deletes one of the copy. */
+  readonly files: Readonly<Record<string, string | null>>;
 }
 
 /** Replaces, creates or deletes one file: temporary file, fsync, rename, directory fsync. */

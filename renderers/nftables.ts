@@ -1,0 +1,1265 @@
+/**
+ * nftables: sets of prefixes, refreshed in place.
+ *
+ * `allow` attaches to the input base chains that would drop the ports: two sets, a chain `cfsync`
+ * and one jump, in the admin's own table, because an accept in another table is not final. Where
+ * nothing drops, the table `inet cfsync` gets a base chain of its own and the jump goes there.
+ * `lockdown` is the same, and a raw prerouting chain in `inet cfsync` that drops what no set holds.
+ *
+ * Nothing is deleted and made anew: measured on nft 1.0.6 to 1.1.3, delete + recreate in one
+ * transaction loses packets for some microseconds, flush + add in place loses none.
+ */
+import { isIPv4, isIPv6 } from 'node:net';
+import { BackendError, CfsyncError, exit } from '../src/errors.ts';
+import { checkKeys, oneOf, stringList } from '../src/options.ts';
+import {
+  equal,
+  fromInterval,
+  intersect,
+  isEmpty,
+  merge,
+  none,
+  parseRanges,
+} from '../src/prefix.ts';
+import {
+  defineRenderer,
+  type Artifact,
+  type Desired,
+  type Host,
+  type Notice,
+  type Observed,
+  type Outcome,
+  type Owned,
+  type Ranges,
+  type RunStep,
+  type Step,
+} from '../src/renderer.ts';
+import { escape, firstLines } from '../src/text.ts';
+
+type Family = 'ip' | 'ip6' | 'inet';
+type SetName = 'cfsync4' | 'cfsync6';
+
+interface ChainName {
+  readonly family: Family;
+  readonly table: string;
+  readonly chain: string;
+}
+
+export interface NftOptions {
+  /** Where to attach: found by looking (`auto`), nowhere (`none`, lockdown only), or one chain. */
+  readonly chain: 'auto' | 'none' | ChainName;
+  /** Interfaces that lockdown leaves alone, next to lo and Docker's bridges. */
+  readonly trusted: readonly string[];
+  /** What `render` writes: a rule set, or the sets alone for an admin's own rule set. */
+  readonly file: 'ruleset' | 'sets' | 'define';
+}
+
+interface NftChain {
+  readonly name: string;
+  /** `type filter hook input priority filter; policy accept;` of a base chain. */
+  readonly base?: string;
+  /** Rules in nft's syntax; one that cfsync did not write is a comment. */
+  readonly rules: readonly string[];
+}
+
+interface NftTable {
+  readonly family: Family;
+  readonly name: string;
+  /** The table that an admin switched off (`flags dormant`). */
+  readonly dormant?: true;
+  readonly sets: Readonly<Partial<Record<SetName, readonly string[]>>>;
+  readonly chains: readonly NftChain[];
+  readonly jumps: readonly Jump[];
+}
+
+/** A jump from a chain of the admin's to ours. */
+interface Jump {
+  readonly chain: string;
+  /** The handle of the rule that follows it, `null` at the end of the chain. */
+  readonly before: number | null;
+}
+
+export interface NftOwned extends Owned {
+  readonly file: NftOptions['file'];
+  /** Sorted by family and name. */
+  readonly tables: readonly NftTable[];
+}
+
+/** What stands on the host around ours, and what must not be guessed again from the owned state. */
+export interface NftAround {
+  /** All rules and chains of the host, ours included, in order. */
+  readonly rules: readonly Rule[];
+  readonly chains: readonly Chain[];
+  /** Tables with `flags owner` and `flags dormant`, as `FAMILY NAME`. */
+  readonly owner: readonly string[];
+  readonly dormant: readonly string[];
+  /** Sets with our names that rules of the admin's use, as `FAMILY TABLE SET`: refreshed, never deleted. */
+  readonly shared: readonly string[];
+  /** Docker's bridges without a default route. */
+  readonly bridges: readonly string[];
+  readonly defaultRoutes: readonly string[];
+  /** iptables-legacy tables are loaded, which nft cannot show. */
+  readonly legacy: boolean;
+  /** Our names with a shape that this version does not make. */
+  readonly mismatches: readonly string[];
+}
+
+// What `nft -j` prints (libnftables-json(5), nft 1.0.6); only the members that are read here.
+type Expr = Readonly<Record<string, unknown>>;
+interface Chain extends ChainName {
+  readonly base?: {
+    readonly hook: string;
+    readonly type: string;
+    readonly prio: number;
+    readonly policy: string;
+  };
+}
+interface Rule extends ChainName {
+  readonly handle: number;
+  readonly comment?: string;
+  readonly expr: readonly Expr[];
+}
+interface Listing {
+  readonly tables: readonly {
+    readonly family: string;
+    readonly name: string;
+    readonly flags: boolean;
+  }[];
+  readonly chains: readonly Chain[];
+  readonly rules: readonly Rule[];
+  readonly sets: readonly {
+    readonly family: string;
+    readonly table: string;
+    readonly name: string;
+    readonly type: unknown;
+    readonly flags: unknown;
+    readonly elem: readonly unknown[];
+  }[];
+}
+
+const ownTable = { family: 'inet', name: 'cfsync' } as const;
+const chainName = 'cfsync';
+const mark = 'comment "cfsync"';
+const setNames = ['cfsync4', 'cfsync6'] as const;
+const setType = { cfsync4: 'ipv4_addr', cfsync6: 'ipv6_addr' } as const;
+const jumpRule = `jump ${chainName} ${mark}`;
+
+const bases = {
+  input: 'type filter hook input priority filter; policy accept;',
+  prerouting: 'type filter hook prerouting priority raw; policy accept;',
+} as const;
+
+const priorities: Readonly<Record<number, string>> = { [-300]: 'raw', [0]: 'filter' };
+
+export default defineRenderer<NftOptions, NftOwned, NftAround>({
+  api: 1,
+  name: 'nftables',
+  kind: 'filter',
+
+  options(raw) {
+    checkKeys(raw, ['chain', 'trusted', 'file'], 'nftables');
+    const trusted = stringList(raw.trusted ?? [], 'nftables: trusted');
+    for (const name of trusted) {
+      // A name that the kernel would take (dev_valid_name in net/core/dev.c), less what nft would have to quote.
+      if (!/^[A-Za-z0-9_.@-]{1,15}$/.test(name))
+        throw new CfsyncError(
+          exit.usage,
+          `nftables: trusted: ${escape(name)} is not an interface name`,
+        );
+    }
+    return {
+      chain: chainOption(raw.chain ?? 'auto'),
+      trusted: [...trusted].sort(),
+      file: oneOf(raw.file ?? 'ruleset', ['ruleset', 'sets', 'define'], 'nftables: file'),
+    };
+  },
+
+  nothing: { ranges: { v4: [], v6: [] }, file: 'ruleset', tables: [] },
+
+  want(desired, options, around) {
+    const ranges = merge(desired.ranges, desired.extra);
+    if (options.file !== 'ruleset') {
+      if (around !== undefined)
+        throw new CfsyncError(
+          exit.usage,
+          `nftables: file: ${options.file} is for render and diff --dir only; nothing was changed; leave it out`,
+        );
+      return { owned: { ranges, file: options.file, tables: [ownSets(ranges)] }, notices: [] };
+    }
+    const notices: Notice[] = [];
+    if (around !== undefined) refuse(options, around);
+    const places = attachTo(desired, options, around, notices);
+    const tables = places.map((place) => attachment(place, desired, ranges, around));
+    if (desired.mode === 'lockdown') {
+      const own = tables.findIndex(isOwn);
+      const guard = restriction(desired, ranges, [...(around?.bridges ?? []), ...options.trusted]);
+      if (own < 0) tables.push(guard);
+      else tables[own] = { ...guard, chains: byName([...guard.chains, ...tables[own]!.chains]) };
+    }
+    return { owned: { ranges, file: 'ruleset', tables: sorted(tables) }, notices };
+  },
+
+  async observe(host) {
+    const listing = parseListing(await ask(host, ['nft', '-j', '-t', 'list', 'ruleset']));
+    const around = await lookAround(host, listing);
+    const tables = await Promise.all(
+      listing.tables
+        .filter((t) => isOurs(t, listing))
+        .map((t) => ownedTable(host, t, listing, around)),
+    );
+    const held = tables.flatMap((t) => Object.entries(t.sets));
+    const ranges = merge(
+      ...held.map(([name, list]) =>
+        name === 'cfsync4' ? { v4: list, v6: [] } : { v4: [], v6: list },
+      ),
+    );
+    return { owned: { ranges, file: 'ruleset', tables: sorted(tables) }, around };
+  },
+
+  plan(wanted, observed) {
+    const stages: readonly (readonly [string, readonly string[]])[] = [
+      ['sets and chains', refreshLines(wanted, observed.owned)],
+      // The kernel shows new rules a moment before new elements, so hooks come in a transaction of their own.
+      ['hooks', hookLines(wanted, observed)],
+      ['unhook what is no longer wanted', unhookLines(wanted, observed)],
+      ['delete what is no longer wanted', sweepLines(wanted, observed)],
+    ];
+    const filled = stages.filter(([, lines]) => lines.length > 0);
+    const all = script(filled.flatMap(([, lines]) => lines));
+    return filled.map(([summary, lines], i): Step => {
+      const step: RunStep = {
+        kind: 'run',
+        summary: `nftables: ${summary}`,
+        command: load(script(lines)),
+      };
+      // Later transactions build on earlier ones, so all are checked as one.
+      return i === 0
+        ? { ...step, check: { argv: ['nft', '-c', '-f', '-'], stdin: all, timeout: 120_000 } }
+        : step;
+    });
+  },
+
+  print(owned) {
+    if (owned.file === 'define') return [artifact('cfsync-define.nft', defineText(owned))];
+    if (owned.file === 'sets') return [artifact('cfsync-sets.nft', setsText(owned))];
+    return owned.tables.length === 0 ? [] : [artifact('cfsync.nft', rulesetText(owned))];
+  },
+});
+
+// ---- wanted ----
+
+function chainOption(value: unknown): NftOptions['chain'] {
+  if (value === 'auto' || value === 'none') return value;
+  const match =
+    typeof value === 'string' &&
+    /^(ip|ip6|inet)\/([A-Za-z_][A-Za-z0-9_.-]{0,63})\/([A-Za-z_][A-Za-z0-9_.-]{0,63})$/.exec(value);
+  if (!match)
+    throw new CfsyncError(
+      exit.usage,
+      `nftables: chain: ${escape(String(value))} is not FAMILY/TABLE/CHAIN (inet/filter/input), auto or none`,
+    );
+  return { family: match[1] as Family, table: match[2]!, chain: match[3]! };
+}
+
+function refuse(options: NftOptions, around: NftAround): void {
+  if (around.mismatches.length > 0)
+    throw new CfsyncError(
+      exit.failed,
+      `nftables: ${around.mismatches[0]}, which cfsync does not make; nothing was changed; cfsync remove --backend nftables clears the way`,
+      { detail: around.mismatches.slice(1) },
+    );
+  const open = options.trusted.find((name) => around.defaultRoutes.includes(name));
+  if (open !== undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `nftables: trusted: ${open} has a default route, strangers come in through it; nothing was changed; take it out of trusted`,
+    );
+}
+
+/** The chains to attach to; `inet cfsync` stands for the own base chain. */
+function attachTo(
+  desired: Desired,
+  options: NftOptions,
+  around: NftAround | undefined,
+  notices: Notice[],
+): readonly (ChainName | typeof ownTable)[] {
+  if (options.chain === 'none') {
+    if (desired.mode === 'lockdown') return [];
+    throw new CfsyncError(exit.usage, 'nftables: chain: none leaves nothing to do in mode allow');
+  }
+  if (options.chain !== 'auto') {
+    if (around !== undefined) checkNamed(options.chain, around);
+    return [options.chain];
+  }
+  if (around === undefined) return [ownTable];
+  const places = droppingChains(desired, around, notices);
+  if (places.length === 0 && desired.mode === 'allow')
+    notices.push({
+      level: 'note',
+      text: 'no nftables rule on this host drops the ports, so mode allow changes nothing today; --mode lockdown keeps everybody but Cloudflare out',
+    });
+  const whole =
+    places.some((p) => p.family === 'inet') || new Set(places.map((p) => p.family)).size === 2;
+  return whole ? places : [...places, ownTable];
+}
+
+function same(a: ChainName, b: ChainName): boolean {
+  return a.family === b.family && a.table === b.table && a.chain === b.chain;
+}
+
+function checkNamed(name: ChainName, around: NftAround): void {
+  const label = `${name.family} ${name.table} ${name.chain}`;
+  const chain = around.chains.find((c) => same(c, name));
+  if (chain === undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `nftables: there is no chain ${label}; nothing was changed; nft list chains shows what there is`,
+    );
+  refuseForeign(chain, around);
+}
+
+/** Tables in which a rule of ours would be lost, widened or refused. */
+function refuseForeign(name: ChainName, around: NftAround): void {
+  const table = `${name.family} ${name.table}`;
+  const instead = (text: string): never => {
+    throw new CfsyncError(exit.failed, `nftables: ${text}`);
+  };
+  if (managedByIptables(name, around))
+    instead(
+      `table ${table} drops the ports and belongs to iptables; rules that nft adds there lose their ports at the next iptables-save; nothing was changed; use --backend ufw where UFW runs, else --backend iptables`,
+    );
+  if (name.table === 'firewalld')
+    instead(
+      `table ${table} drops the ports and belongs to firewalld, which takes foreign rules away; nothing was changed; open the ports with firewall-cmd, and use --nft-chain none with --mode lockdown`,
+    );
+  if (around.owner.includes(table))
+    instead(
+      `table ${table} drops the ports and belongs to a running program (flags owner) that lets nobody else change it; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
+    );
+}
+
+/** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
+function managedByIptables(name: ChainName, around: NftAround): boolean {
+  return (
+    name.family !== 'inet' &&
+    ['filter', 'nat', 'mangle', 'raw', 'security'].includes(name.table) &&
+    around.chains.some(
+      (c) => c.family === name.family && c.table === name.table && /^[A-Z]+$/.test(c.chain),
+    )
+  );
+}
+
+function ownSets(ranges: Ranges): NftTable {
+  return { ...ownTable, sets: setsFor('inet', ranges), chains: [], jumps: [] };
+}
+
+function setsFor(family: Family, ranges: Ranges): NftTable['sets'] {
+  return {
+    ...(family === 'ip6' ? {} : { cfsync4: ranges.v4 }),
+    ...(family === 'ip' ? {} : { cfsync6: ranges.v6 }),
+  };
+}
+
+function attachment(
+  place: ChainName | typeof ownTable,
+  desired: Desired,
+  ranges: Ranges,
+  around: NftAround | undefined,
+): NftTable {
+  const name = 'table' in place ? place.table : place.name;
+  const rules: string[] = [];
+  for (const [protocol, list] of [
+    ['tcp', desired.tcpPorts],
+    ['udp', desired.udpPorts],
+  ] as const) {
+    if (list.length === 0) continue;
+    for (const [set, source] of [
+      ['cfsync4', 'ip'],
+      ['cfsync6', 'ip6'],
+    ] as const)
+      if (place.family === 'inet' || place.family === source)
+        rules.push(
+          `${protocol} dport ${ports(list)} ${source} saddr @${set} counter accept ${mark}`,
+        );
+  }
+  const accepts: NftChain = { name: chainName, rules };
+  return {
+    family: place.family,
+    name,
+    sets: setsFor(place.family, ranges),
+    chains:
+      'table' in place
+        ? [accepts]
+        : byName([accepts, { name: 'input', base: bases.input, rules: [jumpRule] }]),
+    jumps: 'table' in place ? [jumpFor(place, desired, around)] : [],
+  };
+}
+
+function restriction(desired: Desired, ranges: Ranges, exempt: readonly string[]): NftTable {
+  const closed = desired.tcpPorts.filter((p) => !desired.udpPorts.includes(p));
+  const local = 'fib daddr type local';
+  const rules = [
+    ...['lo', ...[...new Set(exempt)].sort()].map((name) => `iifname "${name}" return`),
+    `tcp dport ${ports(desired.tcpPorts)} ${local} jump guard`,
+    ...(desired.udpPorts.length > 0
+      ? [`udp dport ${ports(desired.udpPorts)} ${local} jump guard`]
+      : []),
+    // Cloudflare speaks only TCP to origins, so the same ports over UDP are open to nobody.
+    ...(closed.length > 0 ? [`udp dport ${ports(closed)} ${local} counter drop ${mark}`] : []),
+  ];
+  return {
+    ...ownTable,
+    sets: setsFor('inet', ranges),
+    chains: byName([
+      { name: 'prerouting', base: bases.prerouting, rules },
+      {
+        name: 'guard',
+        rules: ['ip saddr @cfsync4 return', 'ip6 saddr @cfsync6 return', `counter drop ${mark}`],
+      },
+    ]),
+    jumps: [],
+  };
+}
+
+function ports(list: readonly number[]): string {
+  return list.length === 1 ? String(list[0]) : `{ ${list.join(', ')} }`;
+}
+
+// ---- what an admin's rules do to our traffic ----
+
+/** A new connection from a prefix of Cloudflare's to one of the ports. */
+interface Probe {
+  readonly source: 'ip' | 'ip6';
+  readonly protocol: 'tcp' | 'udp';
+  readonly port: number;
+  readonly ranges: Ranges;
+}
+
+type Answer = 'yes' | 'no' | 'maybe';
+
+interface Walk {
+  /** `index` of the deciding rule in the base chain, none for the policy. */
+  readonly verdict: 'drop' | 'accept' | 'continue';
+  readonly rule?: Rule;
+  /** Rules that may drop the traffic, on conditions that cannot be judged here. */
+  readonly unclear: readonly Rule[];
+  /** A rule that accepts the traffic from everywhere. */
+  readonly open?: Rule;
+}
+
+/** The input base chains that drop the ports, refusing those where cfsync cannot attach. */
+function droppingChains(desired: Desired, around: NftAround, notices: Notice[]): readonly Chain[] {
+  const found: Chain[] = [];
+  for (const chain of around.chains) {
+    const label = `${chain.family} ${chain.table} ${chain.chain}`;
+    if (chain.base?.type !== 'filter' || isOwn({ family: chain.family, name: chain.table }))
+      continue;
+    if (!['input', 'prerouting'].includes(chain.base.hook)) continue;
+    if (around.dormant.includes(`${chain.family} ${chain.table}`)) continue;
+    const walks = probes(desired, chain.family).map((probe) => walkBase(chain, probe, around));
+    const drops = walks.filter((w) => w.verdict === 'drop');
+    const unclear = [...new Set(walks.flatMap((w) => w.unclear))];
+    const open = walks.find((w) => w.open !== undefined)?.open;
+    if (unclear.length > 0)
+      notices.push({
+        level: 'note',
+        text: `chain ${label} may drop the ports on conditions that cfsync cannot judge (${unclear.map(where).join(', ')}); look with: nft -a list chain ${label}`,
+      });
+    if (drops.length === 0) continue;
+    if (chain.base.hook === 'prerouting') {
+      notices.push({
+        level: 'warning',
+        text: `chain ${label} drops the ports before any input chain is asked, and cfsync does not attach there; look with: nft -a list chain ${label}`,
+      });
+      continue;
+    }
+    refuseForeign(chain, around);
+    if (open !== undefined && desired.mode === 'allow')
+      notices.push({
+        level: 'note',
+        text: `chain ${label} accepts a port from everywhere (${where(open)}), so strangers get in as well; delete that rule or use --mode lockdown`,
+      });
+    found.push(chain);
+  }
+  if (around.legacy && desired.mode === 'allow')
+    notices.push({
+      level: 'note',
+      text: 'iptables-legacy tables are loaded, which nft cannot see; they may drop the ports as well: look with iptables-legacy-save',
+    });
+  return found;
+}
+
+function where(rule: Rule): string {
+  return `${rule.chain} handle ${rule.handle}`;
+}
+
+function probes(desired: Desired, family: Family): readonly Probe[] {
+  const sources = family === 'inet' ? (['ip', 'ip6'] as const) : [family];
+  const { ranges } = desired;
+  return sources.flatMap((source) => [
+    ...desired.tcpPorts.map((port): Probe => ({ source, protocol: 'tcp', port, ranges })),
+    ...desired.udpPorts.map((port): Probe => ({ source, protocol: 'udp', port, ranges })),
+  ]);
+}
+
+function walkBase(chain: Chain, probe: Probe, around: NftAround): Walk {
+  const end = walk(chain, probe, around, 0);
+  if (end.verdict !== 'continue') return end;
+  return { ...end, verdict: chain.base!.policy === 'drop' ? 'drop' : 'accept' };
+}
+
+/**
+ * Follows a probe through a chain. A rule decides only when every condition is known to hold. An accept
+ * that has conditions is remembered and passed, because the admin may take it away; one without ends the chain.
+ */
+function walk(name: ChainName, probe: Probe, around: NftAround, depth: number): Walk {
+  const unclear: Rule[] = [];
+  let open: Rule | undefined;
+  const end = (verdict: Walk['verdict'], rule?: Rule): Walk => ({
+    verdict,
+    unclear,
+    ...(rule === undefined ? {} : { rule }),
+    ...(open === undefined ? {} : { open }),
+  });
+  // The kernel allows 16 nested jumps (NFT_JUMP_STACK_SIZE).
+  if (depth > 16) return end('continue');
+  for (const rule of around.rules) {
+    if (!same(rule, name) || isOurJump(rule)) continue;
+    const holds = conditions(rule, probe);
+    if (holds === 'no') continue;
+    const verdict = rule.expr.find((e) => verdictKeys.some((key) => key in e));
+    if (verdict === undefined) {
+      if (rule.expr.some((e) => 'vmap' in e || 'xt' in e) && mayDrop(rule)) unclear.push(rule);
+      continue;
+    }
+    if ('accept' in verdict) {
+      if (holds !== 'yes') continue;
+      if (rule.expr.every((e) => 'counter' in e || 'accept' in e || 'log' in e))
+        return end('accept', rule);
+      if (isPortRule(rule)) open ??= rule;
+    } else if ('drop' in verdict || 'reject' in verdict) {
+      if (holds === 'yes') return end('drop', rule);
+      unclear.push(rule);
+    } else if ('return' in verdict) {
+      if (holds === 'yes') return end('continue', rule);
+    } else {
+      const target = (verdict.jump ?? verdict.goto) as { readonly target: string } | undefined;
+      if (target === undefined) {
+        unclear.push(rule); // queue: a program decides
+        continue;
+      }
+      const inner = walk({ ...name, chain: target.target }, probe, around, depth + 1);
+      unclear.push(...inner.unclear);
+      open ??= inner.open;
+      if (holds !== 'yes') {
+        if (inner.verdict === 'drop') unclear.push(rule);
+      } else if (inner.verdict !== 'continue' || 'goto' in verdict) return end(inner.verdict, rule);
+    }
+  }
+  return end('continue');
+}
+
+const verdictKeys = ['accept', 'drop', 'reject', 'return', 'jump', 'goto', 'queue'];
+
+/** A rule without a plain verdict (verdict map, xtables target) that has a drop somewhere in it. */
+function mayDrop(rule: Rule): boolean {
+  return rule.expr.some((e) => 'vmap' in e && /"(drop|jump|goto)"/.test(JSON.stringify(e)))
+    ? !rule.expr.some((e) => isStateMap(e))
+    : false;
+}
+
+/** `ct state vmap { ... }` without an entry for new connections says nothing about them. */
+function isStateMap(e: Expr): boolean {
+  const map = e.vmap as { readonly key?: unknown; readonly data?: unknown } | undefined;
+  return (
+    JSON.stringify(map?.key ?? null).includes('"ct"') &&
+    !JSON.stringify(map?.data).includes('"new"')
+  );
+}
+
+function isPortRule(rule: Rule): boolean {
+  return rule.expr.some((e) => JSON.stringify(e).includes('"dport"'));
+}
+
+/** Whether all conditions of a rule hold for a probe. */
+function conditions(rule: Rule, probe: Probe): Answer {
+  let all: Answer = 'yes';
+  for (const e of rule.expr) {
+    const plain = [...verdictKeys, ...neutral].some((key) => key in e);
+    const one: Answer = 'match' in e ? matches(e.match as Match, probe) : plain ? 'yes' : 'maybe';
+    if (one === 'no') return 'no';
+    if (one === 'maybe') all = 'maybe';
+  }
+  return all;
+}
+
+/** Statements that neither decide nor restrict. */
+const neutral = ['counter', 'log', 'mangle', 'notrack', 'set', 'map', 'vmap'];
+
+interface Match {
+  readonly op: string;
+  readonly left: Expr;
+  readonly right: unknown;
+}
+
+function matches(match: Match, probe: Probe): Answer {
+  const flip = match.op === '!=';
+  const said = (yes: boolean): Answer => (yes !== flip ? 'yes' : 'no');
+  const payload = match.left.payload as
+    { readonly protocol?: string; readonly field?: string } | undefined;
+  const key = (match.left.meta as { readonly key?: string } | undefined)?.key;
+  if (payload !== undefined) {
+    const { protocol, field } = payload;
+    if (protocol === 'tcp' || protocol === 'udp' || protocol === 'th') {
+      if (protocol !== 'th' && protocol !== probe.protocol) return 'no';
+      if (field === 'dport') {
+        const has = includes(match.right, probe.port);
+        return has === undefined ? 'maybe' : said(has);
+      }
+      return 'maybe';
+    }
+    if (protocol === 'icmp' || protocol === 'icmpv6') return 'no';
+    if (protocol === 'ip' || protocol === 'ip6') {
+      if (protocol !== probe.source) return 'no';
+      if (field === 'protocol' || field === 'nexthdr')
+        return protocolAnswer(match.right, probe, said);
+      if (field === 'saddr') return sourceAnswer(match.right, probe, said);
+    }
+    return 'maybe';
+  }
+  if (key === 'l4proto') return protocolAnswer(match.right, probe, said);
+  if (key === 'nfproto') return said(match.right === (probe.source === 'ip' ? 'ipv4' : 'ipv6'));
+  if (key === 'protocol') return said(match.right === probe.source);
+  if ((key === 'iifname' || key === 'iif') && match.right === 'lo') return said(false);
+  const ct = (match.left.ct as { readonly key?: string } | undefined)?.key;
+  if (ct === 'state')
+    return said([match.right].flat().includes('new') || setHas(match.right, 'new'));
+  return 'maybe';
+}
+
+function protocolAnswer(right: unknown, probe: Probe, said: (yes: boolean) => Answer): Answer {
+  if (typeof right === 'string') return said(right === probe.protocol);
+  if (typeof right === 'object' && right !== null && 'set' in right)
+    return said(setHas(right, probe.protocol));
+  return 'maybe';
+}
+
+/** Decided when the rule's addresses hold all of the ranges or none of them. */
+function sourceAnswer(right: unknown, probe: Probe, said: (yes: boolean) => Answer): Answer {
+  const listed = elements(right);
+  if (listed === undefined) return 'maybe';
+  const family = probe.source === 'ip' ? 'v4' : 'v6';
+  const own = { ...none, [family]: probe.ranges[family] };
+  const hit = intersect(own, parseRanges(listed));
+  if (isEmpty(hit)) return said(false);
+  return equal(hit, own) ? said(true) : 'maybe';
+}
+
+function setHas(right: unknown, value: string): boolean {
+  return (
+    typeof right === 'object' &&
+    right !== null &&
+    'set' in right &&
+    Array.isArray(right.set) &&
+    right.set.includes(value)
+  );
+}
+
+/** Whether a port is in `443`, `{"range": [a, b]}` or `{"set": [...]}`; undefined when it cannot be told. */
+function includes(right: unknown, port: number): boolean | undefined {
+  if (typeof right === 'number') return right === port;
+  if (typeof right !== 'object' || right === null) return undefined;
+  if ('range' in right) {
+    const [low, high] = right.range as readonly [number, number];
+    return low <= port && port <= high;
+  }
+  if ('set' in right && Array.isArray(right.set)) {
+    const each = right.set.map((entry) => includes(entry, port));
+    return each.includes(true) ? true : each.includes(undefined) ? undefined : false;
+  }
+  return undefined;
+}
+
+// ---- where the jump stands ----
+
+function isOurJump(rule: Rule): boolean {
+  return rule.expr.some((e) => {
+    const to = (e.jump ?? e.goto) as { readonly target?: string } | undefined;
+    return to?.target === chainName;
+  });
+}
+
+/** The rules of a chain, each of our jumps with the handle of the next rule that is not ours. */
+function jumpsIn(
+  name: ChainName,
+  around: NftAround,
+): readonly (Jump & { readonly handle: number; readonly index: number })[] {
+  const rules = around.rules.filter((r) => same(r, name));
+  return rules.flatMap((rule, index) =>
+    isOurJump(rule)
+      ? [
+          {
+            chain: name.chain,
+            handle: rule.handle,
+            index,
+            before: rules.slice(index + 1).find((r) => !isOurJump(r))?.handle ?? null,
+          },
+        ]
+      : [],
+  );
+}
+
+/**
+ * Before the first rule that drops any of our traffic, so that the admin's earlier rules (bans) still
+ * come first; at the end where only the policy drops. A jump that already stands well stays.
+ */
+function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
+  if (around === undefined) return { chain: name.chain, before: null };
+  const deciding = probes(desired, name.family).flatMap((probe) => {
+    const end = walk(name, probe, around, 0);
+    return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
+  });
+  const rules = around.rules.filter((r) => same(r, name));
+  const limit = rules.findIndex((r) => deciding.includes(r.handle));
+  const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
+  return { chain: name.chain, before: standing ? standing.before : (rules[limit]?.handle ?? null) };
+}
+
+// ---- observe ----
+
+async function ask(host: Host, argv: readonly [string, ...string[]]): Promise<string> {
+  const outcome = await host.query({ argv, timeout: 120_000 });
+  if (outcome.code !== 0) throw unusable(argv, outcome);
+  return outcome.stdout;
+}
+
+function unusable(argv: readonly string[], outcome: Outcome): BackendError {
+  const detail = firstLines(outcome.stderr);
+  const text = outcome.stderr;
+  if (/Operation not permitted|Permission denied/.test(text))
+    return new BackendError(
+      'no permission',
+      'nftables: reading the rules needs root (CAP_NET_ADMIN); run it with sudo',
+      { detail },
+    );
+  if (/Protocol not supported|Unable to initialize Netlink/.test(text))
+    return new BackendError(
+      'not supported',
+      'nftables: this kernel has no nf_tables; load the module nf_tables, or use --backend iptables',
+      { detail },
+    );
+  return new BackendError(
+    'broken',
+    `nftables: ${argv.join(' ')} failed with code ${outcome.code}`,
+    { detail },
+  );
+}
+
+function parseListing(text: string): Listing {
+  const listing = { tables: [], chains: [], rules: [], sets: [] } as {
+    [K in keyof Listing]: Listing[K][number][];
+  };
+  let items: unknown;
+  try {
+    items = (JSON.parse(text) as { readonly nftables?: unknown }).nftables;
+  } catch (cause) {
+    throw new BackendError('broken', 'nftables: nft -j printed something that is not JSON', {
+      cause,
+    });
+  }
+  if (!Array.isArray(items))
+    throw new BackendError('broken', 'nftables: nft -j printed no rule set');
+  for (const item of items as readonly Readonly<Record<string, Record<string, any>>>[]) {
+    const { table, chain, rule, set } = item;
+    if (table)
+      listing.tables.push({ family: table.family, name: table.name, flags: 'flags' in table });
+    if (chain)
+      listing.chains.push({
+        family: chain.family,
+        table: chain.table,
+        chain: chain.name,
+        ...(chain.hook === undefined
+          ? {}
+          : {
+              base: { hook: chain.hook, type: chain.type, prio: chain.prio, policy: chain.policy },
+            }),
+      });
+    if (rule)
+      listing.rules.push({
+        family: rule.family,
+        table: rule.table,
+        chain: rule.chain,
+        handle: rule.handle,
+        ...(rule.comment === undefined ? {} : { comment: rule.comment }),
+        expr: rule.expr,
+      });
+    if (set)
+      listing.sets.push({
+        family: set.family,
+        table: set.table,
+        name: set.name,
+        type: set.type,
+        flags: set.flags ?? [],
+        elem: set.elem ?? [],
+      });
+  }
+  return listing;
+}
+
+function isOwn(table: { readonly family: string; readonly name: string }): boolean {
+  return table.family === ownTable.family && table.name === ownTable.name;
+}
+
+/** Our own table, and every table that has our chain. Sets alone are the admin's (an included fragment). */
+function isOurs(
+  table: { readonly family: string; readonly name: string },
+  listing: Listing,
+): boolean {
+  return (
+    isOwn(table) ||
+    listing.chains.some(
+      (c) => c.family === table.family && c.table === table.name && c.chain === chainName,
+    )
+  );
+}
+
+async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
+  const flagged = await Promise.all(
+    // nft 1.0.6 says in JSON that there are flags, and prints garbage for which.
+    listing.tables
+      .filter((t) => t.flags)
+      .map(async (t) => ({
+        name: `${t.family} ${t.name}`,
+        text: await ask(host, ['nft', '-t', 'list', 'table', t.family, t.name]),
+      })),
+  );
+  const having = (flag: string): string[] =>
+    flagged
+      .filter((t) => new RegExp(`^\\tflags .*\\b${flag}\\b`, 'm').test(t.text))
+      .map((t) => t.name);
+  const defaultRoutes = await defaultRouteInterfaces(host);
+  return {
+    rules: listing.rules,
+    chains: listing.chains,
+    owner: having('owner'),
+    dormant: having('dormant'),
+    shared: sharedSets(listing),
+    bridges: (await dockerBridges(host)).filter((name) => !defaultRoutes.includes(name)),
+    defaultRoutes,
+    legacy: /^filter$/m.test((await host.read('/proc/net/ip_tables_names')) ?? ''),
+    mismatches: mismatches(listing),
+  };
+}
+
+/** Docker names its bridges docker0, docker_gwbridge and br-<12 hex digits>; other bridges may be public. */
+async function dockerBridges(host: Host): Promise<string[]> {
+  const names = (await host.list('/sys/class/net')) ?? [];
+  const found: string[] = [];
+  for (const name of names)
+    if (
+      /^(docker0|docker_gwbridge|br-[0-9a-f]{12})$/.test(name) &&
+      (await host.list(`/sys/class/net/${name}/bridge`)) !== undefined
+    )
+      found.push(name);
+  return found;
+}
+
+/** From the main routing tables (proc(5)); policy routing is not looked at. */
+async function defaultRouteInterfaces(host: Host): Promise<string[]> {
+  const v4 = ((await host.read('/proc/net/route')) ?? '')
+    .split('\n')
+    .slice(1)
+    .map((line) => line.split('\t'))
+    .filter((f) => f[1] === '00000000' && f[7] === '00000000')
+    .map((f) => f[0]!);
+  const v6 = ((await host.read('/proc/net/ipv6_route')) ?? '')
+    .split('\n')
+    .map((line) => line.split(/\s+/))
+    // The kernel lists an unreachable default route on lo (flag RTF_REJECT) where there is none.
+    .filter((f) => /^0{32}$/.test(f[0] ?? '') && f[1] === '00' && f[9] !== 'lo')
+    .map((f) => f[9]!);
+  return [...new Set([...v4, ...v6])].sort();
+}
+
+function sharedSets(listing: Listing): string[] {
+  return listing.rules.flatMap((rule) =>
+    rule.chain === chainName || isOwn({ family: rule.family, name: rule.table })
+      ? []
+      : setNames
+          .filter((name) => JSON.stringify(rule.expr).includes(`"@${name}"`))
+          .map((name) => `${rule.family} ${rule.table} ${name}`),
+  );
+}
+
+function mismatches(listing: Listing): string[] {
+  const found: string[] = [];
+  for (const set of listing.sets) {
+    if (!isSetName(set.name) || !isOurs({ family: set.family, name: set.table }, listing)) continue;
+    const flags = JSON.stringify(set.flags);
+    if (set.type !== setType[set.name] || flags !== '["interval"]')
+      found.push(
+        `set ${set.family} ${set.table} ${set.name} has type ${JSON.stringify(set.type)} and flags ${flags}`,
+      );
+  }
+  for (const chain of listing.chains) {
+    if (!isOwn({ family: chain.family, name: chain.table })) continue;
+    const wanted = (bases as Readonly<Record<string, string>>)[chain.chain];
+    const base = chain.base && baseText(chain.base);
+    // Another policy is put right in place; another hook or priority cannot be.
+    const fixed = (text?: string): string => text?.replace(/ policy .*/, '') ?? 'no hook';
+    if (wanted !== undefined ? fixed(base) !== fixed(wanted) : chain.base !== undefined)
+      found.push(`chain inet cfsync ${chain.chain} has ${fixed(base)}`);
+  }
+  return found;
+}
+
+function isSetName(name: string): name is SetName {
+  return (setNames as readonly string[]).includes(name);
+}
+
+function baseText(base: NonNullable<Chain['base']>): string {
+  return `type ${base.type} hook ${base.hook} priority ${priorities[base.prio] ?? base.prio}; policy ${base.policy};`;
+}
+
+async function ownedTable(
+  host: Host,
+  table: { readonly family: string; readonly name: string },
+  listing: Listing,
+  around: NftAround,
+): Promise<NftTable> {
+  const { family, name } = table as { family: Family; name: string };
+  const inTable = (item: { readonly family: string; readonly table: string }): boolean =>
+    item.family === family && item.table === name;
+  // Every set by itself: the whole table of an admin may hold large sets of other programs.
+  const sets = await Promise.all(
+    listing.sets
+      .filter((s) => inTable(s) && isSetName(s.name))
+      .map(async (s) => {
+        const listed = parseListing(
+          await ask(host, ['nft', '-j', 'list', 'set', family, name, s.name]),
+        );
+        const prefixes = elements({ set: listed.sets[0]?.elem ?? [] }) ?? [];
+        const { v4, v6 } = parseRanges(prefixes);
+        return [s.name, s.name === 'cfsync4' ? v4 : v6] as const;
+      }),
+  );
+  const ours = listing.chains.filter((c) => inTable(c) && (isOwn(table) || c.chain === chainName));
+  const others = listing.chains.filter((c) => inTable(c) && !ours.includes(c));
+  return {
+    family,
+    name,
+    ...(isOwn(table) && around.dormant.includes(`${family} ${name}`)
+      ? { dormant: true as const }
+      : {}),
+    sets: Object.fromEntries(sets),
+    chains: byName(
+      ours.map((c) => ({
+        name: c.chain,
+        ...(c.base === undefined ? {} : { base: baseText(c.base) }),
+        rules: listing.rules.filter((r) => same(r, c)).map(ruleText),
+      })),
+    ),
+    jumps: others.flatMap((c) =>
+      jumpsIn(c, around).map(({ chain, before }) => ({ chain, before })),
+    ),
+  };
+}
+
+/** The prefixes of a set or of a literal in a rule; undefined for a named set or anything else. */
+function elements(value: unknown): string[] | undefined {
+  if (typeof value === 'string') {
+    if (isIPv4(value)) return [`${value}/32`];
+    return isIPv6(value) ? [`${value}/128`] : undefined;
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  if ('prefix' in value) {
+    const { addr, len } = value.prefix as { addr: string; len: number };
+    return [`${addr}/${len}`];
+  }
+  if ('range' in value) {
+    const [first, last] = value.range as [string, string];
+    return fromInterval(first, last);
+  }
+  if ('elem' in value) return elements((value.elem as { readonly val: unknown }).val);
+  if (!('set' in value) || !Array.isArray(value.set)) return undefined;
+  const all = value.set.map(elements);
+  return all.includes(undefined) ? undefined : all.flatMap((one) => one!);
+}
+
+/** A rule in the syntax that `want` writes; anything else becomes a comment, and so differs from it. */
+function ruleText(rule: Rule): string {
+  const words = rule.expr.map(exprText);
+  if (words.includes(undefined)) return `# a rule that cfsync did not write, handle ${rule.handle}`;
+  return [
+    ...words,
+    ...(rule.comment === undefined ? [] : [`comment "${escape(rule.comment)}"`]),
+  ].join(' ');
+}
+
+function exprText(e: Expr): string | undefined {
+  if ('counter' in e) return 'counter';
+  for (const verdict of ['accept', 'drop', 'return']) if (verdict in e) return verdict;
+  if ('jump' in e) return `jump ${(e.jump as { readonly target: string }).target}`;
+  if (!('match' in e)) return undefined;
+  const { op, left, right } = e.match as Match;
+  if (op !== '==') return undefined;
+  const payload = left.payload as { readonly protocol: string; readonly field: string } | undefined;
+  if (payload?.field === 'dport') {
+    const list =
+      typeof right === 'number' ? [right] : ((right as { readonly set?: unknown }).set ?? []);
+    return Array.isArray(list) && list.length > 0 && list.every((p) => typeof p === 'number')
+      ? `${payload.protocol} dport ${ports(list)}`
+      : undefined;
+  }
+  if (payload?.field === 'saddr' && typeof right === 'string' && right.startsWith('@'))
+    return `${payload.protocol} saddr ${right}`;
+  if (
+    (left.meta as { readonly key?: string } | undefined)?.key === 'iifname' &&
+    typeof right === 'string'
+  )
+    return `iifname "${escape(right)}"`;
+  if (JSON.stringify(left) === '{"fib":{"result":"type","flags":["daddr"]}}' && right === 'local')
+    return 'fib daddr type local';
+  return undefined;
+}
+
+// ---- plan ----
+
+function load(text: string): RunStep['command'] {
+  return { argv: ['nft', '-f', '-'], stdin: text, timeout: 120_000 };
+}
+
+function script(lines: readonly string[]): string {
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+function find(tables: readonly NftTable[], table: NftTable): NftTable | undefined {
+  return tables.find((t) => t.family === table.family && t.name === table.name);
+}
+
+/** The rules that this version can write; a foreign one is never put back. */
+function writable(chain: NftChain): readonly string[] {
+  return chain.rules.filter((rule) => !rule.startsWith('#'));
+}
+
+function equalLists(a: readonly string[] | undefined, b: readonly string[]): boolean {
+  return a !== undefined && a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+function refreshLines(wanted: NftOwned, observed: NftOwned): string[] {
+  return wanted.tables.flatMap((table) => {
+    const now = find(observed.tables, table);
+    return [
+      ...(isOwn(table) && (now === undefined || now.dormant) ? [`add table ${at(table)}`] : []),
+      ...setLines(table, now),
+      ...chainLines(
+        table,
+        now,
+        table.chains.filter((c) => c.base === undefined),
+      ),
+    ];
+  });
+}
+
+function at(table: NftTable): string {
+  return `${table.family} ${table.name}`;
+}
+
+function setLines(table: NftTable, now: NftTable | undefined): string[] {
+  return setNames.flatMap((name) => {
+    const wanted = table.sets[name];
+    const held = now?.sets[name];
+    if (wanted === undefined || equalLists(held, wanted)) return [];
+    return [
+      ...(held === undefined ? [addSet(table, name)] : []),
+      `flush set ${at(table)} ${name}`,
+      ...elementLines(table, name, wanted),
+    ];
+  });
+}
+
+function addSet(table: NftTable, name: SetName): string {
+  return `add set ${at(table)} ${name} { type ${setType[name]}; flags interval; }`;
+}
+
+function elementLines(table: NftTable, name: SetName, prefixes: readonly string[]): string[] {
+  if (prefixes.length === 0) return [];
+  return [`add element ${at(table)} ${name} {`, ...prefixes.map((p) => `\t${p},`), '}'];
+}
+
+function chainLines(
+  table: NftTable,
+  now: NftTable | undefined,
+  chains: readonly NftChain[],
+): string[] {
+  const changed = chains.filter((chain) => {
+    const old = now?.chains.find((c) => c.name === chain.name);
+    return old?.base !== chain.base || !equalLists(old?.rules, writable(chain));
+  });
+  return [
+    ...changed.map((c) => addChain(table, c)),
+    ...changed.flatMap((c) => ruleLines(table, c)),
+  ];
+}
+
+function addChain(table: NftTable, chain: NftChain): string {
+  return `add chain ${at(table)} ${chain.name}${chain.base === undefined ? '' : ` { ${chain.base} }`}`;
+}
+
+function ruleLines(table: NftTable, chain: NftChain): string[] {
+  return [
+    `flush chain ${at(table)} ${chain.name}`,
+    ...writable(chain).map((rule) => `add rule ${at(table)} ${chain.name} ${rule}`),
+  ];
+}
+
+function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {
+  return wanted.tables.flatMap((table) => {
+    const now = find(observed.owned.tables, table);
+    return [
+      ...chainLines(
+        table,
+        now,
+        table.chains.filter((c) => c.base !== undefined),
+      ),
+      ...table.jumps.flatMap((jump) => jumpLines(table, jump, observed.around)),
+    ];
+  });
+}
+
+function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
+  const name = { family: table.family, table: table.name, chain: jump.chain };
+  const standing = jumpsIn(name, around);
+  const keep = standing.find((j) => j.before === jump.before);
+  const extra = standing
+    .filter((j) => j !== keep)
+    .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
+  if (keep !== undefined) return extra;
+  const chain = `${at(table)} ${jump.chain}`;
+  const known = around.rules.some((r) => same(r, name) && r.handle === jump.before);
+  if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
+  // The rule it stood before is gone: the top is the place where no drop comes first.
+  return [`insert rule ${chain}${known ? ` handle ${jump.before}` : ''} ${jumpRule}`, ...extra];
+}
+
+function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {
+  return observed.owned.tables.flatMap((table) => {
+    const then = find(wanted.tables, table);
+    const chains = table.jumps
+      .map((j) => j.chain)
+      .filter((chain) => !then?.jumps.some((j) => j.chain === chain));
+    return [
+      ...[...new Set(chains)].flatMap((chain) =>
+        jumpsIn({ family: table.family, table: table.name, chain }, observed.around).map(
+          (j) => `delete rule ${at(table)} ${chain} handle ${j.handle}`,
+        ),
+      ),
+      ...gone(table, then)
+        .filter((c) => c.base !== undefined)
+        .flatMap((c) => deleteChain(table, c)),
+    ];
+  });
+}
+
+function gone(table: NftTable, then: NftTable | undefined): readonly NftChain[] {
+  return table.chains.filter((c) => !then?.chains.some((d) => d.name === c.name));
+}
+
+function deleteChain(table: NftTable, chain: NftChain): string[] {
+  return [`flush chain ${at(table)} ${chain.name}`, `delete chain ${at(table)} ${chain.name}`];
+}
+
+function sweepLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {
+  return observed.owned.tables.flatMap((table) => {
+    const then = find(wanted.tables, table);
+    if (then === undefined && isOwn(table)) return [`delete table ${at(table)}`];
+    const chains = gone(table, then).filter((c) => c.base === undefined);
+    return [
+      // All are emptied before the first is deleted: they may jump to each other.
+      ...chains.map((c) => `flush chain ${at(table)} ${c.name}`),
+      ...chains.map((c) => `delete chain ${at(table)} ${c.name}`),
+      ...setNames
+        .filter((name) => table.sets[name] !== undefined && then?.sets[name] === undefined)
+        .filter((name) => !observed.around.shared.includes(`${at(table)} ${name}`))
+        .map((name) => `delete set ${at(table)} ${name}`),
+    ];
+  });
+}
+
+// ---- print ----
+
+function artifact(name: string, lines: readonly string[]): Artifact {
+  return { path: `nftables/${name}`, content: script(lines) };
+}
+
+function rulesetText(owned: NftOwned): string[] {
+  const lines = [
+    '# Written by cfsync. Load it with nft -f, again and again: it refreshes itself in place.',
+  ];
+  for (const table of owned.tables) {
+    lines.push('');
+    if (isOwn(table)) lines.push(`add table ${at(table)}`);
+    if (table.dormant) lines.push('# switched off by flags dormant');
+    if (table.chains.some((c) => c.base === bases.input && isOwn(table)))
+      lines.push(
+        '# Its own base chain: an accept here is not final, another base chain may still drop.',
+        '# --nft-chain FAMILY/TABLE/CHAIN attaches to the chain that decides.',
+      );
+    const sets = setNames.filter((name) => table.sets[name] !== undefined);
+    lines.push(...sets.map((name) => addSet(table, name)));
+    lines.push(...table.chains.map((c) => addChain(table, c)));
+    for (const name of sets)
+      lines.push(`flush set ${at(table)} ${name}`, ...elementLines(table, name, table.sets[name]!));
+    for (const chain of table.chains)
+      lines.push(
+        `flush chain ${at(table)} ${chain.name}`,
+        ...chain.rules.map((r) =>
+          r.startsWith('#') ? r : `add rule ${at(table)} ${chain.name} ${r}`,
+        ),
+      );
+    for (const jump of table.jumps)
+      lines.push(
+        '# Not loaded from here, or every load would add one. Wanted once, before the first drop:',
+        `# insert rule ${at(table)} ${jump.chain}${jump.before === null ? '' : ` handle ${jump.before}`} ${jumpRule}`,
+      );
+  }
+  return lines;
+}
+
+function setsText(owned: NftOwned): string[] {
+  return [
+    '# Written by cfsync. Include it inside a table block; then: ip saddr @cfsync4, ip6 saddr @cfsync6',
+    ...owned.tables.flatMap((table) =>
+      setNames.flatMap((name) => [
+        `set ${name} {`,
+        `\ttype ${setType[name]}`,
+        '\tflags interval',
+        ...braces('\telements = {', table.sets[name] ?? []),
+        '}',
+      ]),
+    ),
+  ];
+}
+
+function defineText(owned: NftOwned): string[] {
+  return [
+    '# Written by cfsync. Include it before its use; then: ip saddr $CFSYNC4, ip6 saddr $CFSYNC6',
+    ...braces('define CFSYNC4 = {', owned.ranges.v4),
+    ...braces('define CFSYNC6 = {', owned.ranges.v6),
+  ];
+}
+
+/** nft refuses `elements = { }`, so an empty list leaves the whole statement out. */
+function braces(head: string, prefixes: readonly string[]): string[] {
+  return prefixes.length === 0 ? [] : [head, ...prefixes.map((p) => `\t${p},`), '}'];
+}
+
+// ---- small things ----
+
+function byName(chains: readonly NftChain[]): NftChain[] {
+  return [...chains].sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function sorted(tables: readonly NftTable[]): NftTable[] {
+  return [...tables].sort((a, b) => (at(a) < at(b) ? -1 : 1));
+}

@@ -1,0 +1,114 @@
+/** Parses the command line with yargs, and refuses what yargs lets through. */
+import yargs, { type Options } from 'yargs';
+import { CfsyncError, exit } from './errors.ts';
+import { commands, commandSpec, flags, type Flag } from './flags.ts';
+import { escape, suggest } from './text.ts';
+
+export type Values = Readonly<Record<string, string | number | boolean | readonly string[]>>;
+
+export interface Arguments {
+  readonly command: string;
+  /** What follows the command. */
+  readonly words: readonly string[];
+  /** Only what was given, under the long names. */
+  readonly values: Values;
+}
+
+function usage(message: string, command?: string): CfsyncError {
+  const more = command === undefined ? 'cfsync --help' : `cfsync ${command} --help`;
+  return new CfsyncError(exit.usage, `${message}; see ${more}`);
+}
+
+/** @throws CfsyncError with code `usage`. */
+export function parseArguments(argv: readonly string[]): Arguments {
+  const parsed = parse(argv);
+  const [command, ...words] = parsed._.map(String);
+  if (command === undefined) throw usage('no command was given');
+  const spec = commandSpec(command);
+  if (spec === undefined)
+    throw usage(`unknown command ${escape(command)}${suggest(command, Object.keys(commands))}`);
+  if (words.length > 0 && spec.words === undefined)
+    throw usage(`${command} takes no ${escape(words[0]!)}`, command);
+  if (words.length === 0 && spec.words !== undefined)
+    throw usage(`${command} needs ${spec.words}`, command);
+  const values: Record<string, Values[string]> = {};
+  for (const [name, value] of Object.entries(parsed)) {
+    if (name === '_' || name === '$0' || value === undefined) continue;
+    const taken = spec.flags as readonly string[];
+    if (!Object.hasOwn(flags, name) || !taken.includes(name)) {
+      const dashes = name.length === 1 ? '-' : '--';
+      const what = Object.hasOwn(flags, name) ? `${command} takes no` : 'unknown option';
+      throw usage(`${what} ${dashes}${escape(name)}${suggest(name, taken)}`, command);
+    }
+    values[name] = checked(name, flags[name as keyof typeof flags], value, command);
+  }
+  return { command, words, values };
+}
+
+function parse(argv: readonly string[]): Record<string, unknown> & { readonly _: unknown[] } {
+  const options = Object.entries(flags as Readonly<Record<string, Flag>>).map(
+    ([name, flag]): [string, Options] => [
+      name,
+      {
+        ...(flag.short === undefined ? {} : { alias: flag.short }),
+        // Numbers are read from the text, or abc would become NaN and 0x10 sixteen.
+        type: flag.type === 'switch' ? 'boolean' : 'string',
+        requiresArg: flag.type !== 'switch',
+      },
+    ],
+  );
+  let problem: string | undefined;
+  const parsed = yargs()
+    .locale('en')
+    .parserConfiguration({
+      'boolean-negation': false,
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'greedy-arrays': false,
+      'strip-aliased': true,
+    })
+    .help(false)
+    .version(false)
+    .options(Object.fromEntries(options))
+    .exitProcess(false)
+    .fail((message, error) => {
+      problem ??= message ?? String(error);
+    })
+    .parseSync([...argv]);
+  if (problem !== undefined)
+    throw usage(
+      problem
+        .split('\n')[0]!
+        .replace(/^Not enough arguments following: (.)/, 'a value is missing after --$1'),
+    );
+  return parsed;
+}
+
+function checked(name: string, flag: Flag, value: unknown, command: string): Values[string] {
+  const given: unknown[] = Array.isArray(value) ? value : [value];
+  if (flag.type === 'list') {
+    const list = given.map(String).flatMap((entry) => entry.split(','));
+    if (list.includes('')) throw usage(`--${name} is empty`, command);
+    return list;
+  }
+  if (given.length > 1) throw usage(`--${name} was given more than once`, command);
+  const [one] = given;
+  if (flag.type === 'switch') {
+    if (typeof one !== 'boolean') throw usage(`--${name} takes no value`, command);
+    return one;
+  }
+  if (typeof one !== 'string' || one === '') throw usage(`--${name} needs a value`, command);
+  if (flag.type === 'number') {
+    if (!/^\d{1,9}$/.test(one))
+      throw usage(`--${name}: ${escape(one)} is not a whole number`, command);
+    return Number(one);
+  }
+  if (flag.choices !== undefined && !flag.choices.includes(one))
+    throw usage(
+      `--${name}: ${escape(one)} is not one of ${flag.choices.join(', ')}${suggest(one, flag.choices)}`,
+      command,
+    );
+  return one;
+}

@@ -1,0 +1,153 @@
+/** `apply`: fetch, plan, guard, check, apply, verify. */
+import { resolve } from 'node:path';
+import { unified } from '../diff.ts';
+import {
+  apply,
+  check,
+  locked,
+  makePlan,
+  planDiff,
+  planId,
+  type Job,
+  type Plan,
+} from '../engine.ts';
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { worst, type Context } from '../main.ts';
+import { changeText, space, type Output } from '../output.ts';
+import { readJournal } from '../records.ts';
+import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
+import { loadRenderer } from '../load.ts';
+import { mustBeTrusted } from '../trust.ts';
+import { policyFor } from '../policy.ts';
+import { resolveSource } from '../source.ts';
+
+export async function run(context: Context): Promise<ExitCode> {
+  const { settings, output } = context;
+  const names = backendNames(settings);
+  const answer = await resolveSource(sourceOptions(settings));
+  output.notices('', answer.notices);
+  const policy = await policyFor(answer, settings.stateDir, {
+    acceptLargeChange: settings.values['accept-large-change'] === true,
+  });
+  const jobs = await Promise.all(names.map((name) => makeJob(settings, name, answer.ranges)));
+  if (settings.values.persist === true) jobs.push(await bootJob(jobs[0]!, settings));
+  return locked(jobs, settings.lockTimeout, async () => {
+    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+    const plans: Plan[] = [];
+    for (const job of jobs) {
+      const plan = await attempt(output, codes, async () => {
+        const made = await makePlan(job, policy, settings.stateDir);
+        await check(made);
+        return made;
+      });
+      if (plan === undefined) continue;
+      output.notices(job.name, plan.notices);
+      codes.push(...explainVerdict(plan, output));
+      plans.push(plan);
+    }
+    if (settings.values['dry-run'] === true) {
+      printPlan(plans, output);
+      const pending = plans.some((p) => p.steps.length > 0);
+      if (pending && settings.values['exit-code'] === true) codes.push(exit.pending);
+      return worst(codes);
+    }
+    output.notices('', await answer.commit());
+    for (const plan of plans) codes.push(await applyOne(plan, context));
+    return worst(codes);
+  });
+}
+
+/** The unit that runs this command again at boot, from the snapshot. */
+async function bootJob(like: Job, settings: Settings): Promise<Job> {
+  const renderer = await loadRenderer('boot', undefined, undefined);
+  const script = process.argv[1]!;
+  await mustBeTrusted(script, 'program');
+  const given = Object.entries(settings.values).filter(
+    ([name]) => !['persist', 'source', 'dry-run', 'exit-code', 'verbose'].includes(name),
+  );
+  const words = given.flatMap(([name, value]) =>
+    value === true
+      ? [`--${name}`]
+      : [`--${name}`, String(name === 'config' ? resolve(String(value)) : value)],
+  );
+  const argv = [process.execPath, script, 'apply', '--source', 'snapshot', ...words];
+  const raw = {
+    argv: [
+      ...argv,
+      ...(settings.values['state-dir'] === undefined ? ['--state-dir', settings.stateDir] : []),
+    ],
+  };
+  return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };
+}
+
+/** Prints what would be done: the difference, then the steps, then the id. */
+export function printPlan(plans: readonly Plan[], output: Output): void {
+  for (const plan of plans) {
+    for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
+    const name = plan.job.name;
+    if (plan.steps.length === 0) output.note(`${name}: no changes`);
+    for (const [i, step] of plan.steps.entries()) output.print(`step ${i + 1}: ${step.summary}`);
+    const change = changeText(plan.added, plan.removed);
+    if (change !== '') output.print(`${name}: ${change}`);
+  }
+  if (plans.some((p) => p.steps.length > 0))
+    output.print(`plan ${planId(plans)}: nothing was changed`);
+}
+
+/** Applies one plan and says how it ended. */
+export async function applyOne(plan: Plan, { settings, output }: Context): Promise<ExitCode> {
+  const { name } = plan.job;
+  if ((await readJournal(settings.stateDir, name)) !== undefined)
+    output.warn(
+      `warning: ${name}: an earlier run was cut off; the backend is brought to the state wanted now`,
+    );
+  const result = await apply(plan, settings.stateDir);
+  if (result.code !== exit.ok) {
+    output.warn(result.message);
+    for (const line of result.detail) output.warn(`  ${line}`);
+    return result.code;
+  }
+  if (plan.steps.length === 0) {
+    output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`);
+    return result.code;
+  }
+  for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
+  const parts = [result.message, changeText(plan.added, plan.removed)];
+  output.print(parts.filter((part) => part !== '').join('; '));
+  return result.code;
+}
+
+/** Says what the guard held back; answers the exit codes that follow from it. */
+export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
+  const { verdict, job } = plan;
+  if (verdict.kind === 'go') {
+    const kept = space(verdict.kept);
+    if (kept !== '') output.note(`${job.name}: kept until a removal is confirmed: ${kept}`);
+    return [];
+  }
+  const what =
+    verdict.kind === 'no loss'
+      ? 'the additions are taken and the old ranges stay'
+      : 'nothing was changed';
+  output.warn(
+    `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`,
+  );
+  return [exit.refused];
+}
+
+/** Runs the part of one backend; an error is said and does not stop the others. */
+export async function attempt<T>(
+  output: Output,
+  codes: ExitCode[],
+  work: () => Promise<T>,
+): Promise<T | undefined> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    output.warn(error.message);
+    for (const line of error.detail) output.warn(`  ${line}`);
+    codes.push(error.code);
+    return undefined;
+  }
+}

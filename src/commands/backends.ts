@@ -1,0 +1,38 @@
+/** `backends`: which are usable here, and why not. */
+import { BackendError, CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { host } from '../host.ts';
+import { builtIn } from '../load.ts';
+import type { Context } from '../main.ts';
+import { none } from '../prefix.ts';
+import { makeJob } from '../settings.ts';
+import { space } from '../output.ts';
+
+interface Line {
+  readonly name: string;
+  readonly state: string;
+  readonly text: string;
+}
+
+export async function run({ settings, output }: Context): Promise<ExitCode> {
+  const names = [
+    ...new Set([...Object.keys(builtIn), ...Object.keys(settings.config.backends)]),
+  ].sort();
+  const lines: Line[] = [];
+  for (const name of names) {
+    try {
+      const { renderer, options } = await makeJob(settings, name, none);
+      const { owned } = await renderer.observe(host, options);
+      const held = space(owned.ranges);
+      lines.push({ name, state: 'usable', text: held === '' ? 'holds nothing' : `holds ${held}` });
+    } catch (error) {
+      if (!(error instanceof CfsyncError)) throw error;
+      const state = error instanceof BackendError ? error.reason : 'misconfigured';
+      lines.push({ name, state, text: error.message.replace(`${name}: `, '') });
+    }
+  }
+  if (settings.values.format === 'json') output.print(JSON.stringify(lines, undefined, 2));
+  else
+    for (const { name, state, text } of lines)
+      output.print(`${name.padEnd(14)}${state.padEnd(16)}${text}`);
+  return exit.ok;
+}

@@ -1,0 +1,24 @@
+/** `fetch`: download and check the ranges, show what changed since the snapshot, store them. */
+import { exit, type ExitCode } from '../errors.ts';
+import type { Context } from '../main.ts';
+import { changeText, space } from '../output.ts';
+import { sourceOptions } from '../settings.ts';
+import { resolveSource } from '../source.ts';
+
+export async function run({ settings, output }: Context): Promise<ExitCode> {
+  const answer = await resolveSource(sourceOptions(settings));
+  output.notices('', answer.notices);
+  const { added, removed } = answer.changes;
+  output.notices('', await answer.commit());
+  const change = changeText(added, removed);
+  if (change === '') output.note(`no changes: ${space(answer.ranges)}`);
+  else {
+    for (const [sign, ranges] of [
+      ['+', added],
+      ['-', removed],
+    ] as const)
+      for (const prefix of [...ranges.v4, ...ranges.v6]) output.print(`${sign} ${prefix}`);
+    output.note(change);
+  }
+  return answer.fallback === undefined ? exit.ok : answer.fallback.reason.code;
+}

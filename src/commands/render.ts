@@ -1,0 +1,52 @@
+/** `render`: write the rules, and the lists they came from, without touching the system. */
+import { join } from 'node:path';
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { ensureDir, writeFileAtomic } from '../files.ts';
+import type { Context } from '../main.ts';
+import { extraOf } from '../engine.ts';
+import type { Artifact, Ranges } from '../renderer.ts';
+import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
+import { resolveSource } from '../source.ts';
+import { count } from '../text.ts';
+
+export async function run({ settings, output }: Context): Promise<ExitCode> {
+  const names = backendNames(settings);
+  const out = settings.values.out as string | undefined;
+  if (out === undefined && names.length > 1)
+    throw new CfsyncError(exit.usage, 'several backends need --out DIR; standard output takes one');
+  const answer = await resolveSource(sourceOptions(settings));
+  output.notices('', answer.notices);
+  const artifacts: Artifact[] = [];
+  for (const name of names) artifacts.push(...(await renderOne(settings, name, answer.ranges)));
+  if (out === undefined) {
+    for (const { content } of artifacts) output.print(content);
+    return exit.ok;
+  }
+  const all = [...artifacts, ...lists(answer.ranges)];
+  for (const { path, content } of all) {
+    const file = join(out, path);
+    await ensureDir(join(file, '..'), 0o755);
+    await writeFileAtomic(file, content, { mode: 0o644 });
+  }
+  output.note(`${count(all.length, 'file')} written to ${out}`);
+  return exit.ok;
+}
+
+/** What `render` writes for one backend. */
+export async function renderOne(
+  settings: Settings,
+  name: string,
+  ranges: Ranges,
+): Promise<readonly Artifact[]> {
+  const job = await makeJob(settings, name, ranges);
+  const { owned } = job.renderer.want({ ...job.desired, extra: extraOf(job) }, job.options);
+  return job.renderer.print(owned);
+}
+
+/** The lists as `--source DIR` reads them. */
+export function lists(ranges: Ranges): readonly Artifact[] {
+  return [
+    { path: 'ips-v4', content: `${ranges.v4.join('\n')}\n` },
+    { path: 'ips-v6', content: `${ranges.v6.join('\n')}\n` },
+  ];
+}

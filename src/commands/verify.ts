@@ -1,0 +1,65 @@
+/** `verify`: is the live system still what was applied? */
+import { unified } from '../diff.ts';
+import { locked, makePlan, planDiff, type Job } from '../engine.ts';
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { worst, type Context } from '../main.ts';
+import { space } from '../output.ts';
+import { appliedNames, readApplied, readJournal } from '../records.ts';
+import { makeJob, type Settings } from '../settings.ts';
+import { staleness } from '../policy.ts';
+import { attempt } from './apply.ts';
+
+export async function run(context: Context): Promise<ExitCode> {
+  const { settings, output } = context;
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? (await appliedNames(settings.stateDir));
+  if (names.length === 0)
+    throw new CfsyncError(
+      exit.failed,
+      `nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend NAME does it`,
+    );
+  const stale = await staleness(settings.stateDir, new Date());
+  output.notices('', stale.notices);
+  const codes: ExitCode[] = [stale.code];
+  for (const name of names)
+    await attempt(output, codes, async () => {
+      codes.push(await verifyOne(name, context));
+    });
+  return worst(codes);
+}
+
+async function verifyOne(name: string, { settings, output }: Context): Promise<ExitCode> {
+  const job = await recordedJob(settings, name);
+  const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
+  const plan = await locked([job], settings.lockTimeout, () =>
+    makePlan(job, policy, settings.stateDir),
+  );
+  output.notices(name, plan.notices);
+  if ((await readJournal(settings.stateDir, name)) !== undefined)
+    output.warn(`warning: ${name}: an earlier run was cut off; cfsync apply settles it`);
+  if (plan.steps.length === 0) {
+    output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);
+    return exit.ok;
+  }
+  for (const file of planDiff(plan)) output.diff(unified(file, ['is', 'should-be']));
+  output.print(`${name}: drift: the system differs from what was applied; cfsync apply repairs it`);
+  return exit.pending;
+}
+
+/** The backend as it was last applied, whatever flags and configuration say by now. */
+async function recordedJob(settings: Settings, name: string): Promise<Job> {
+  const applied = await readApplied(settings.stateDir, name);
+  if (applied === undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
+    );
+  const job = await makeJob(settings, name, applied.ranges);
+  const { ranges, extra, tcpPorts, udpPorts, mode } = applied;
+  return {
+    ...job,
+    raw: applied.options,
+    options: job.renderer.options(applied.options),
+    desired: { ranges, extra, tcpPorts, udpPorts, mode },
+  };
+}

@@ -1,0 +1,187 @@
+/** The one module that writes files: after a crash there is all of the old content or all of the new. */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { constants, type Stats } from 'node:fs';
+import { cp, lstat, mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { CfsyncError, errno, exit } from './errors.ts';
+import type { Stage } from './renderer.ts';
+import { escape } from './text.ts';
+
+// write-file-atomic 8.0.0 was looked at: it follows a symbolic link at the target, opens a guessable
+// temporary name without O_EXCL, does not fsync the directory (after a power cut the old file can be
+// back), and cannot compare before it renames.
+
+/** SHA-256, hexadecimal. */
+export function digest(content: string | Buffer): string {
+  return createHash('sha256').update(content).digest('hex');
+}
+
+export interface Expectation {
+  /**
+   * What must be there just before the change: the digest of the bytes, or `null` for no file.
+   * Not compared when absent.
+   */
+  readonly expect?: string | null;
+}
+
+/**
+ * Writes a file, or replaces one and keeps its owner and mode.
+ * @param options.mode Permission bits of a new file, whatever the umask; 0600 unless given.
+ * @throws CfsyncError when it cannot be written, has changed, or is not a regular file.
+ */
+export async function writeFileAtomic(
+  path: string,
+  content: string,
+  options: Expectation & { readonly mode?: number } = {},
+): Promise<void> {
+  const old = await attempt(`cannot write ${path}`, async () => {
+    const old = await regularFile(path);
+    const temporary = join(dirname(path), `.cfsync-${randomBytes(12).toString('hex')}.tmp`);
+    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+    const file = await open(temporary, flags, 0o600);
+    try {
+      try {
+        await file.writeFile(content);
+        // In this order: chown(2) clears set-user-id bits.
+        if (old) await file.chown(old.uid, old.gid);
+        await file.chmod(old ? old.mode & 0o7777 : (options.mode ?? 0o600));
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await compare(path, options.expect);
+      await rename(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+    return old;
+  });
+  const done = old ? 'was replaced' : 'was created';
+  await attempt(`${path} ${done}, but may not survive a power cut`, () => sync(dirname(path)));
+}
+
+/**
+ * Deletes a file. One that is not there is no error, unless `expect` is a digest.
+ * @throws CfsyncError when it cannot be deleted, has changed, or is not a regular file.
+ */
+export async function removeFile(path: string, options: Expectation = {}): Promise<void> {
+  await attempt(`cannot delete ${path}`, async () => {
+    const old = await regularFile(path);
+    await compare(path, options.expect);
+    if (!old) return;
+    await rm(path);
+    await sync(dirname(path));
+  });
+}
+
+/** Makes a directory and those above it; one that exists keeps its mode. */
+export async function ensureDir(path: string, mode: number): Promise<void> {
+  await attempt(`cannot make the directory ${path}`, async () => {
+    const first = await mkdir(path, { recursive: true, mode });
+    if (first === undefined) return;
+    for (let made = path; made !== dirname(first); made = dirname(made)) await sync(dirname(made));
+  });
+}
+
+/** Renames a corrupt file to the first free `<path>.corrupt-<n>`, and answers that name. */
+export async function moveAside(path: string): Promise<string> {
+  return attempt(`cannot move ${path} aside`, async () => {
+    for (let n = 1; ; n++) {
+      const aside = `${path}.corrupt-${n}`;
+      if (await stats(aside)) continue;
+      await rename(path, aside);
+      await sync(dirname(path));
+      return aside;
+    }
+  });
+}
+
+/** Runs `work` with a temporary folder, readable by its owner alone, that is gone afterwards. */
+export async function withStage<T>(stage: Stage, work: (folder: string) => Promise<T>): Promise<T> {
+  const folder = await attempt('cannot make a temporary folder', () =>
+    mkdtemp(join(tmpdir(), 'cfsync-')),
+  );
+  try {
+    await attempt(`cannot fill the temporary folder ${folder}`, async () => {
+      const { copy } = stage;
+      if (copy !== undefined)
+        await cp(copy, folder, {
+          recursive: true,
+          verbatimSymlinks: true,
+          preserveTimestamps: true,
+        });
+      for (const [name, content] of Object.entries(stage.files)) {
+        const path = join(folder, name);
+        if (content === null) await rm(path, { force: true });
+        else {
+          await mkdir(dirname(path), { recursive: true });
+          await writeFile(path, content, { mode: 0o600 });
+        }
+      }
+    });
+    return await work(folder);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Nothing was changed when this throws: it is asked before the one call that changes something. */
+async function compare(path: string, expect: string | null | undefined): Promise<void> {
+  if (expect === undefined) return;
+  const now = (await regularFile(path)) ? digest(await readFile(path)) : null;
+  if (now === expect) return;
+  const what =
+    expect === null ? 'appeared' : now === null ? 'was deleted' : 'changed since it was read';
+  throw new CfsyncError(
+    exit.failed,
+    `${escape(path)} ${what} while cfsync was at work; it is left as it is now, run cfsync again`,
+  );
+}
+
+/** The state of the file at `path` itself, never of what a link leads to; undefined when there is none. */
+async function regularFile(path: string): Promise<Stats | undefined> {
+  const found = await stats(path);
+  if (!found || found.isFile()) return found;
+  const what = found.isSymbolicLink()
+    ? 'is a symbolic link, which cfsync does not follow; name the file that it leads to'
+    : 'is not a regular file';
+  throw new CfsyncError(exit.failed, `${escape(path)} ${what}; it is left as it is`);
+}
+
+async function stats(path: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path);
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/** Makes what was done to the names in a directory last. */
+async function sync(directory: string): Promise<void> {
+  const handle = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** System errors become one line that names the file that was meant. */
+async function attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (cause) {
+    if (errno(cause) === undefined) throw cause;
+    throw new CfsyncError(exit.failed, escape(`${what}: ${why(cause)}`), { cause });
+  }
+}
+
+/** `ENOSPC: no space left on device`, without the call and the (temporary) file that Node adds. */
+export function why(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return errno(error) === undefined ? message : message.replace(/, [a-z]+( '.*)?$/s, '');
+}

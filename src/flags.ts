@@ -1,0 +1,178 @@
+/** The command line as data: every option and every command, for parsing, help and the manual. */
+
+export interface Flag {
+  readonly type: 'switch' | 'text' | 'list' | 'number';
+  /** The name of the value in help. */
+  readonly value?: string;
+  readonly short?: string;
+  readonly help: string;
+  /** The words that are taken, where there are few. */
+  readonly choices?: readonly string[];
+  /** Sets this option of this backend. */
+  readonly backend?: readonly [backend: string, key: string];
+}
+
+export const flags = {
+  backend: {
+    type: 'list',
+    value: 'NAME',
+    short: 'b',
+    help: 'backend to work on; repeat it for more (default: those in the configuration)',
+  },
+  config: { type: 'text', value: 'FILE', help: 'configuration (default: /etc/cfsync/config.yaml)' },
+  'state-dir': {
+    type: 'text',
+    value: 'DIR',
+    help: 'snapshots and records (default: /var/lib/cfsync for root)',
+  },
+  ports: {
+    type: 'text',
+    value: 'LIST',
+    help: 'TCP ports Cloudflare connects to (default: 80,443)',
+  },
+  'udp-ports': { type: 'text', value: 'LIST', help: 'UDP ports (default: none)' },
+  mode: {
+    type: 'text',
+    value: 'MODE',
+    choices: ['allow', 'lockdown'],
+    help: 'allow: let Cloudflare in; lockdown: and nobody else (default: allow)',
+  },
+  source: {
+    type: 'text',
+    value: 'SOURCE',
+    help: 'auto, bundled, snapshot, a folder with ips-v4 and ips-v6, or a file (default: auto)',
+  },
+  'ipv4-url': { type: 'text', value: 'URL', help: 'text feed of the IPv4 ranges' },
+  'ipv6-url': { type: 'text', value: 'URL', help: 'text feed of the IPv6 ranges' },
+  'api-url': { type: 'text', value: 'URL', help: 'JSON feed of both' },
+  out: { type: 'text', value: 'DIR', help: 'folder to write to' },
+  dir: { type: 'text', value: 'DIR', help: 'compare with the files that render wrote there' },
+  format: {
+    type: 'text',
+    value: 'FORMAT',
+    choices: ['text', 'json'],
+    help: 'text or json (default: text)',
+  },
+  'dry-run': { type: 'switch', help: 'print the plan and stop before the first change' },
+  'exit-code': { type: 'switch', help: 'exit 2 when changes are pending' },
+  'accept-large-change': {
+    type: 'switch',
+    help: 'take a loss above 25 % or a growth above 50 % of the address space',
+  },
+  persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
+  'lock-timeout': {
+    type: 'number',
+    value: 'SECONDS',
+    help: 'how long to wait for locks (default: 10)',
+  },
+  'nft-chain': {
+    type: 'text',
+    value: 'F/T/C',
+    backend: ['nftables', 'chain'],
+    help: 'nftables: attach to this chain (inet/filter/input), auto or none',
+  },
+  'nft-file': {
+    type: 'text',
+    value: 'KIND',
+    backend: ['nftables', 'file'],
+    choices: ['ruleset', 'sets', 'define'],
+    help: 'nftables: what render writes: ruleset, sets or define',
+  },
+  quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
+  verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
+  'no-color': { type: 'switch', help: 'no colours' },
+  help: { type: 'switch', short: 'h', help: 'help, also for one command: cfsync apply --help' },
+  version: { type: 'switch', short: 'V', help: 'print the version' },
+} as const satisfies Readonly<Record<string, Flag>>;
+
+export type FlagName = keyof typeof flags;
+
+export interface CommandSpec {
+  readonly help: string;
+  /** Words after the command: none unless given. */
+  readonly words?: string;
+  readonly flags: readonly FlagName[];
+  readonly example: string;
+}
+
+const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
+const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
+const desired = ['backend', 'ports', 'udp-ports', 'mode', 'nft-chain'] as const;
+
+export const commands = {
+  fetch: {
+    help: 'download and check the ranges, show what changed, store them',
+    flags: [...from, ...common],
+    example: 'cfsync fetch',
+  },
+  diff: {
+    help: 'show what apply would change',
+    flags: [
+      ...desired,
+      ...from,
+      'nft-file',
+      'dir',
+      'format',
+      'exit-code',
+      'accept-large-change',
+      ...common,
+    ],
+    example: 'cfsync diff --backend nftables --source bundled',
+  },
+  render: {
+    help: 'write the rules, without touching the system',
+    flags: [...desired, ...from, 'nft-file', 'out', ...common],
+    example: 'cfsync render --backend nftables --source bundled --out firewall',
+  },
+  apply: {
+    help: 'fetch, plan, check, apply and verify',
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'exit-code',
+      'accept-large-change',
+      'persist',
+      'lock-timeout',
+      ...common,
+    ],
+    example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
+  },
+  verify: {
+    help: 'say whether the system still is what was applied',
+    flags: ['backend', 'lock-timeout', ...common],
+    example: 'cfsync verify --backend nftables',
+  },
+  remove: {
+    help: 'take away everything that cfsync owns',
+    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    example: 'cfsync remove --backend nftables',
+  },
+  show: {
+    help: 'print the ranges',
+    flags: [...from, 'format', ...common],
+    example: 'cfsync show --source bundled',
+  },
+  contains: {
+    help: "is an address Cloudflare's? (exit 0 yes, 2 no)",
+    words: 'IP...',
+    flags: [...from, ...common],
+    example: 'cfsync contains 173.245.48.10 --source bundled',
+  },
+  backends: {
+    help: 'list the backends: usable here, and why not',
+    flags: ['format', ...common],
+    example: 'cfsync backends',
+  },
+} as const satisfies Readonly<Record<string, CommandSpec>>;
+
+export type CommandName = keyof typeof commands;
+
+/** The flags of one, or of all. */
+export function flagSpec(name: string): Flag | undefined {
+  return (flags as Readonly<Record<string, Flag>>)[name];
+}
+
+export function commandSpec(name: string): CommandSpec | undefined {
+  return Object.hasOwn(commands, name) ? commands[name as CommandName] : undefined;
+}

@@ -1,0 +1,165 @@
+/** The one place that spawns programs, and the read-only view of the machine that renderers get. */
+import { spawn } from 'node:child_process';
+import { readdir, readFile } from 'node:fs/promises';
+import { BackendError, CfsyncError, errno, exit } from './errors.ts';
+import { withStage } from './files.ts';
+import type { Command, Host, Outcome } from './renderer.ts';
+import { escape, firstLines } from './text.ts';
+
+/** Where programs are looked for, whatever the caller's PATH says. */
+const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** Above what `nft -j list` prints for 1M prefixes (51 bytes an element, nft 1.0.6). */
+const maxOutput = 256 * 1024 * 1024;
+
+const defaultTimeout = 30_000;
+
+/** The Debian package of a program, for the message that says what to install. */
+const packages: Readonly<Record<string, string>> = {
+  nft: 'nftables',
+  iptables: 'iptables',
+  'iptables-restore': 'iptables',
+  ipset: 'ipset',
+  ufw: 'ufw',
+  'fail2ban-client': 'fail2ban',
+  nginx: 'nginx',
+  kubectl: 'kubernetes-client',
+};
+
+/** A command as a person would type it; for messages, never for a shell. */
+export function show(command: Command): string {
+  return escape(command.argv.join(' '));
+}
+
+/** Runs a program to its end. Throws when it is missing, runs out of time or prints without end. */
+export function run(command: Command): Promise<Outcome> {
+  const { stage, ...rest } = command;
+  if (stage === undefined) return start(command);
+  return withStage(stage, (folder) => {
+    const [program, ...args] = command.argv.map((word) => word.replaceAll('{stage}', folder));
+    return start({ ...rest, argv: [program!, ...args] });
+  });
+}
+
+function start(command: Command): Promise<Outcome> {
+  const [program, ...args] = command.argv;
+  const timeout = command.timeout ?? defaultTimeout;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      env: environment(),
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    const out: Buffer[] = [];
+    const err: Buffer[] = [];
+    let size = 0;
+    let ended: string | undefined;
+    const stop = (reason: string): void => {
+      ended ??= reason;
+      child.kill('SIGKILL');
+    };
+    const timer = setTimeout(() => stop(`did not end within ${timeout / 1000} s`), timeout);
+    const collect = (into: Buffer[]) => (chunk: Buffer) => {
+      size += chunk.length;
+      if (size > maxOutput) stop(`printed more than ${maxOutput / 1024 / 1024} MiB`);
+      else into.push(chunk);
+    };
+    child.stdout.on('data', collect(out));
+    child.stderr.on('data', collect(err));
+    // A program that ends before it has read all of its input is judged by its exit code.
+    child.stdin.on('error', () => {});
+    child.stdin.end(command.stdin ?? '');
+    child.on('error', (cause) => {
+      clearTimeout(timer);
+      reject(spawnError(program, cause));
+    });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      const stderr = Buffer.concat(err).toString();
+      if (ended !== undefined || code === null) {
+        const what = ended ?? `was ended by ${signal}`;
+        reject(
+          new CfsyncError(exit.failed, `${show(command)} ${what}`, { detail: firstLines(stderr) }),
+        );
+        return;
+      }
+      resolve({ code, stdout: Buffer.concat(out).toString(), stderr });
+    });
+  });
+}
+
+/**
+ * Starts a program that answers a line once it is ready, and leaves it running: undefined when it ends
+ * before that, else a function that closes its input and waits for its end.
+ */
+export function hold(
+  command: Command,
+  timeout: number,
+): Promise<(() => Promise<void>) | undefined> {
+  const [program, ...args] = command.argv;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { env: environment(), stdio: ['pipe', 'pipe', 'ignore'] });
+    const closed = new Promise<void>((done) => {
+      child.on('close', () => done());
+    });
+    const timer = setTimeout(() => child.kill('SIGKILL'), timeout);
+    child.on('error', (cause) => {
+      clearTimeout(timer);
+      reject(spawnError(program, cause));
+    });
+    child.stdin.on('error', () => {});
+    child.stdout.once('data', () => {
+      clearTimeout(timer);
+      resolve(() => {
+        child.stdin.end();
+        return closed;
+      });
+    });
+    child.on('close', () => {
+      clearTimeout(timer);
+      resolve(undefined);
+    });
+    child.stdin.write('ready\n');
+  });
+}
+
+function environment(): NodeJS.ProcessEnv {
+  return { PATH: path, LC_ALL: 'C', HOME: process.env.HOME ?? '/' };
+}
+
+function spawnError(program: string, cause: Error): CfsyncError {
+  if (errno(cause) === 'ENOENT') {
+    const hint = packages[program];
+    return new BackendError(
+      'not installed',
+      `${program} is not installed; ${hint === undefined ? 'install it' : `install it (Debian: apt-get install ${hint})`}`,
+      { cause },
+    );
+  }
+  return new BackendError('broken', `${program} cannot be started: ${cause.message}`, { cause });
+}
+
+/** The text of a file, or undefined when there is none. */
+async function read(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
+    throw new CfsyncError(exit.failed, `cannot read ${file}: ${String(errno(error))}`, {
+      cause: error,
+    });
+  }
+}
+
+async function list(folder: string): Promise<readonly string[] | undefined> {
+  try {
+    return (await readdir(folder)).sort();
+  } catch (error) {
+    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
+    throw new CfsyncError(exit.failed, `cannot list ${folder}: ${String(errno(error))}`, {
+      cause: error,
+    });
+  }
+}
+
+/** This machine, as renderers see it. */
+export const host: Host = { query: run, read, list };

@@ -1,0 +1,84 @@
+/** Finds the renderer of a backend: a built-in one, a file, or a package, seen from the configuration file. */
+import { createRequire } from 'node:module';
+import { dirname, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { CfsyncError, exit } from './errors.ts';
+import type { Renderer } from './renderer.ts';
+import { escape, suggest } from './text.ts';
+import { mustBeTrusted } from './trust.ts';
+
+type Module = { readonly default: unknown };
+
+/** The renderers that come with cfsync; one line each. */
+export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  nftables: () => import('../renderers/nftables.ts'),
+};
+
+/** Parts of the core that are planned and applied like backends, and are not named by people. */
+const internal: typeof builtIn = { boot: () => import('./boot.ts') };
+
+/**
+ * @param name As in `--backend NAME`.
+ * @param where `renderer` of the backend's section: a path (`./x.js`, `/x.js`) or the name of a package.
+ * @param configFile Paths and packages are resolved from here, never from the working directory.
+ */
+export async function loadRenderer(
+  name: string,
+  where: string | undefined,
+  configFile: string | undefined,
+): Promise<Renderer> {
+  if (where === undefined) {
+    const load = builtIn[name] ?? internal[name];
+    if (load === undefined)
+      throw new CfsyncError(
+        exit.usage,
+        `there is no backend ${escape(name)}${suggest(name, Object.keys(builtIn))}; cfsync backends lists them`,
+      );
+    return (await load()).default as Renderer;
+  }
+  if (configFile === undefined)
+    throw new CfsyncError(exit.usage, `backend ${name}: a renderer needs a configuration file`);
+  const file = find(where, configFile, name);
+  await mustBeTrusted(file, `renderer of backend ${name}`);
+  let loaded: Module;
+  try {
+    loaded = (await import(pathToFileURL(file).href)) as Module;
+  } catch (cause) {
+    throw new CfsyncError(
+      exit.failed,
+      `backend ${name}: the renderer ${escape(file)} cannot be loaded: ${escape(cause instanceof Error ? cause.message : String(cause))}`,
+      { cause },
+    );
+  }
+  return checked(loaded.default, name, file);
+}
+
+function find(where: string, configFile: string, name: string): string {
+  if (/^\.{0,2}\//.test(where)) return resolve(dirname(configFile), where);
+  try {
+    return createRequire(configFile).resolve(where);
+  } catch (cause) {
+    throw new CfsyncError(
+      exit.failed,
+      `backend ${name}: the package ${escape(where)} is not installed beside ${escape(configFile)}; nothing was changed; install it there, or name a file as ./FILE`,
+      { cause },
+    );
+  }
+}
+
+const functions = ['options', 'want', 'observe', 'plan', 'print'];
+
+function checked(value: unknown, name: string, file: string): Renderer {
+  const renderer = value as Record<string, unknown> | undefined;
+  const missing = functions.filter((f) => typeof renderer?.[f] !== 'function');
+  if (renderer?.api !== 1 || missing.length > 0)
+    throw new CfsyncError(
+      exit.failed,
+      `backend ${name}: ${escape(file)} is not a renderer for this cfsync: ${
+        renderer?.api === 1
+          ? `it has no function ${missing.join(', ')}`
+          : 'its default export needs api: 1'
+      }`,
+    );
+  return renderer as unknown as Renderer;
+}

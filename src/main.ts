@@ -1,0 +1,63 @@
+/** Runs one command and turns errors into one line and an exit code. */
+import { parseArguments } from './arguments.ts';
+import { CfsyncError, exit, type ExitCode } from './errors.ts';
+import type { CommandName } from './flags.ts';
+import { makeOutput, type Output } from './output.ts';
+import { readSettings, type Settings } from './settings.ts';
+
+export interface Context {
+  readonly settings: Settings;
+  readonly words: readonly string[];
+  readonly output: Output;
+}
+
+interface Command {
+  run(context: Context): Promise<ExitCode>;
+}
+
+const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
+  fetch: () => import('./commands/fetch.ts'),
+  diff: () => import('./commands/diff.ts'),
+  render: () => import('./commands/render.ts'),
+  apply: () => import('./commands/apply.ts'),
+  verify: () => import('./commands/verify.ts'),
+  remove: () => import('./commands/remove.ts'),
+  show: () => import('./commands/show.ts'),
+  contains: () => import('./commands/contains.ts'),
+  backends: () => import('./commands/backends.ts'),
+};
+
+export async function main(argv: readonly string[]): Promise<ExitCode> {
+  try {
+    const { command, words, values } = parseArguments(argv);
+    const output = makeOutput(values);
+    const settings = await readSettings(values);
+    const module = await load[command as CommandName]();
+    return await module.run({ settings, words, output });
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) {
+      process.stderr.write(
+        `cfsync: internal error, please report it: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+      );
+      return exit.failed;
+    }
+    process.stderr.write(`cfsync: ${error.message}\n`);
+    for (const line of error.detail) process.stderr.write(`  ${line}\n`);
+    return error.code;
+  }
+}
+
+/** The code that wins when several backends end differently. */
+export function worst(codes: readonly ExitCode[]): ExitCode {
+  const order: readonly ExitCode[] = [
+    exit.broken,
+    exit.rolledBack,
+    exit.refused,
+    exit.failed,
+    exit.busy,
+    exit.usage,
+    exit.pending,
+    exit.ok,
+  ];
+  return order.find((code) => codes.includes(code)) ?? exit.ok;
+}

@@ -1,0 +1,92 @@
+/** Writes to standard output (the answer) and standard error (the talk). */
+import { styleText } from 'node:util';
+import type { FileDiff } from './diff.ts';
+import type { Notice, Ranges } from './renderer.ts';
+import { addresses } from './prefix.ts';
+import { count, number } from './text.ts';
+
+export interface Output {
+  /** The answer. */
+  print(text: string): void;
+  /** What went wrong, or what the admin must know. */
+  warn(text: string): void;
+  /** Standing remarks and "no changes": on a terminal or with --verbose. */
+  note(text: string): void;
+  notices(name: string, list: readonly Notice[]): void;
+  /** Colours a unified diff where colours are wanted. */
+  diff(text: string): void;
+}
+
+export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
+  const quiet = values.quiet === true;
+  const talks = !quiet && (values.verbose === true || process.stderr.isTTY);
+  const colours = values['no-color'] !== true && wantsColour();
+  const print = (text: string): void => {
+    process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
+  };
+  const say = (text: string): void => {
+    process.stderr.write(`cfsync: ${text}\n`);
+  };
+  const output: Output = {
+    print,
+    warn: say,
+    note: (text) => {
+      if (talks) say(text);
+    },
+    notices: (name, list) => {
+      for (const { level, text } of list) {
+        const line = name === '' ? text : `${name}: ${text}`;
+        if (level === 'note') output.note(line);
+        else if (!quiet) say(`warning: ${line}`);
+      }
+    },
+    diff: (text) => print(colours ? text.split('\n').map(paint).join('\n') : text),
+  };
+  return output;
+}
+
+/** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org. */
+function wantsColour(): boolean {
+  if (process.env.NO_COLOR) return false;
+  const force = process.env.FORCE_COLOR;
+  return force ? force !== '0' : process.stdout.isTTY;
+}
+
+function paint(line: string): string {
+  if (line.startsWith('+++') || line.startsWith('---')) return style('bold', line);
+  if (line.startsWith('@@')) return style('cyan', line);
+  if (line.startsWith('+')) return style('green', line);
+  if (line.startsWith('-')) return style('red', line);
+  return line;
+}
+
+function style(format: Parameters<typeof styleText>[0], text: string): string {
+  return styleText(format, text, { validateStream: false });
+}
+
+/** `2 prefixes (262,144 addresses)` for both families, or nothing. */
+export function space(ranges: Ranges): string {
+  const parts = [
+    ['IPv4', ranges.v4],
+    ['IPv6', ranges.v6],
+  ] as const;
+  return parts
+    .filter(([, list]) => list.length > 0)
+    .map(
+      ([family, list]) =>
+        `${count(list.length, `${family} prefix`, `${family} prefixes`)} (${number(addresses(list))} addresses)`,
+    )
+    .join(' and ');
+}
+
+/** What changes in address space: `adds ...; 262,144 addresses no longer covered`. */
+export function changeText(added: Ranges, removed: Ranges): string {
+  const more = space(added);
+  const less = space(removed);
+  return [
+    ...(more === '' ? [] : [`newly covered: ${more}`]),
+    ...(less === '' ? [] : [`no longer covered: ${less}`]),
+  ].join('; ');
+}
+
+export type { FileDiff };

@@ -1,0 +1,23 @@
+/** Parses port lists. */
+import { CfsyncError, exit } from './errors.ts';
+import { escape } from './text.ts';
+
+/**
+ * `80,443` from a flag, or a list of numbers from the configuration.
+ * @param where Named in the message.
+ * @throws CfsyncError with code `usage` for anything that is not a whole number from 1 to 65535.
+ */
+export function parsePorts(value: unknown, where: string): readonly number[] {
+  const entries = Array.isArray(value) ? value : String(value).split(',');
+  const ports = entries.map((entry: unknown) => {
+    const text = String(entry).trim();
+    const port = Number(text);
+    if (!/^[1-9]\d{0,4}$/.test(text) || port > 65_535)
+      throw new CfsyncError(
+        exit.usage,
+        `${where}: ${escape(text) || '(nothing)'} is not a port; give numbers from 1 to 65535, like 80,443`,
+      );
+    return port;
+  });
+  return [...new Set(ports)].sort((a, b) => a - b);
+}

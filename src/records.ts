@@ -1,0 +1,92 @@
+/** What was applied to each backend, and what a backend was before an apply that has not ended. */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errno } from './errors.ts';
+import { removeFile } from './files.ts';
+import type { Mode, Owned, Ranges } from './renderer.ts';
+import { readRecord, writeRecord } from './store.ts';
+
+/** The last apply of a backend that was verified. */
+export interface Applied {
+  readonly ranges: Ranges;
+  readonly extra: Ranges;
+  readonly tcpPorts: readonly number[];
+  readonly udpPorts: readonly number[];
+  readonly mode: Mode;
+  /** The backend's section of the configuration. */
+  readonly options: Readonly<Record<string, unknown>>;
+}
+
+/** An apply that began and has not ended. */
+export interface Journal {
+  readonly before: Owned;
+  readonly wanted: Owned;
+}
+
+function appliedPath(stateDir: string, name: string): string {
+  return join(stateDir, 'applied', `${name}.json`);
+}
+
+export function journalPath(stateDir: string, name: string): string {
+  return join(stateDir, 'journal', `${name}.json`);
+}
+
+function validApplied(content: unknown): Applied {
+  const { ranges, extra, tcpPorts, udpPorts, mode, options } = content as Applied;
+  for (const list of [ranges.v4, ranges.v6, extra.v4, extra.v6, tcpPorts, udpPorts])
+    if (!Array.isArray(list)) throw new Error('a list is missing');
+  if (mode !== 'allow' && mode !== 'lockdown') throw new Error('the mode is missing');
+  if (typeof options !== 'object') throw new Error('the options are missing');
+  return { ranges, extra, tcpPorts, udpPorts, mode, options };
+}
+
+function validJournal(content: unknown): Journal {
+  const { before, wanted } = content as Journal;
+  if (typeof before !== 'object' || typeof wanted !== 'object')
+    throw new Error('a state is missing');
+  return { before, wanted };
+}
+
+export function readApplied(stateDir: string, name: string): Promise<Applied | undefined> {
+  return readRecord(appliedPath(stateDir, name), 'applied', validApplied);
+}
+
+/** Records an apply; undefined takes the record away. The same record again writes nothing. */
+export async function writeApplied(
+  stateDir: string,
+  name: string,
+  applied: Applied | undefined,
+): Promise<void> {
+  const path = appliedPath(stateDir, name);
+  if (applied === undefined) await removeFile(path);
+  else if (JSON.stringify(await readApplied(stateDir, name)) !== JSON.stringify(applied))
+    await writeRecord(path, 'applied', applied, validApplied);
+}
+
+/** The names of the backends that an apply was recorded for. */
+export async function appliedNames(stateDir: string): Promise<string[]> {
+  try {
+    const names = await readdir(join(stateDir, 'applied'));
+    return names
+      .filter((name) => name.endsWith('.json'))
+      .map((name) => name.slice(0, -'.json'.length))
+      .sort();
+  } catch (error) {
+    if (errno(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+/** Writes down what is about to change; fsynced before the first step. */
+export async function openJournal(stateDir: string, name: string, entry: Journal): Promise<void> {
+  await writeRecord(journalPath(stateDir, name), 'journal', entry, validJournal);
+}
+
+export async function closeJournal(stateDir: string, name: string): Promise<void> {
+  await removeFile(journalPath(stateDir, name));
+}
+
+/** The entry of an apply that did not end, if there is one. */
+export function readJournal(stateDir: string, name: string): Promise<Journal | undefined> {
+  return readRecord(journalPath(stateDir, name), 'journal', validJournal);
+}

@@ -1,0 +1,124 @@
+/** Turns flags, environment and configuration into what the commands work with. */
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Values } from './arguments.ts';
+import { readConfig, type Config } from './config.ts';
+import type { Job } from './engine.ts';
+import { CfsyncError, exit } from './errors.ts';
+import { flagSpec } from './flags.ts';
+import { loadRenderer } from './load.ts';
+import { oneOf, stringList, text } from './options.ts';
+import { maxAge } from './policy.ts';
+import { parsePorts } from './ports.ts';
+import { none } from './prefix.ts';
+import type { Desired, Ranges } from './renderer.ts';
+import type { SourceOptions } from './source.ts';
+
+/** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
+const feeds = {
+  ipv4: 'https://www.cloudflare.com/ips-v4',
+  ipv6: 'https://www.cloudflare.com/ips-v6',
+  api: 'https://api.cloudflare.com/client/v4/ips',
+} as const;
+
+export interface Settings {
+  readonly values: Values;
+  readonly config: Config;
+  readonly stateDir: string;
+  /** Seconds. */
+  readonly lockTimeout: number;
+}
+
+export async function readSettings(values: Values): Promise<Settings> {
+  const config = await readConfig(values.config as string | undefined);
+  const setting = (name: string): unknown => values[name] ?? config.settings[name];
+  return {
+    values,
+    config,
+    stateDir: resolve(
+      text(
+        values['state-dir'] ??
+          process.env.CFSYNC_STATE_DIR ??
+          config.settings['state-dir'] ??
+          defaultStateDir(),
+        'state-dir',
+      ),
+    ),
+    lockTimeout: Number(setting('lock-timeout') ?? 10),
+  };
+}
+
+function defaultStateDir(): string {
+  if (process.getuid?.() === 0) return '/var/lib/cfsync';
+  return join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'cfsync');
+}
+
+/** Where the ranges come from; a named path is seen from the working directory. */
+export function sourceOptions(settings: Settings, whenUnset = 'auto'): SourceOptions {
+  const { values, config, stateDir } = settings;
+  const setting = (name: string, fallback: string): string =>
+    text(values[name] ?? config.settings[name] ?? fallback, name);
+  const source = setting('source', whenUnset);
+  return {
+    source: ['auto', 'bundled', 'snapshot'].includes(source) ? source : resolve(source),
+    urls: {
+      ipv4: setting('ipv4-url', feeds.ipv4),
+      ipv6: setting('ipv6-url', feeds.ipv6),
+      api: setting('api-url', feeds.api),
+    },
+    stateDir,
+    now: new Date(),
+    maxAge,
+  };
+}
+
+/** The backends to work on: those named by --backend, else those in the configuration. */
+export function backendNames(settings: Settings): readonly string[] {
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? Object.keys(settings.config.backends);
+  if (names.length > 0) return [...new Set(names)];
+  throw new CfsyncError(
+    exit.usage,
+    `no backend: name one with --backend (cfsync backends lists them)${
+      settings.config.file === undefined ? '' : `, or under backends in ${settings.config.file}`
+    }`,
+  );
+}
+
+/** The keys of a backend's section that the core reads itself. */
+const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
+
+/** A backend with its options and what should be true of it, for the ranges given. */
+export async function makeJob(settings: Settings, name: string, ranges: Ranges): Promise<Job> {
+  const { values, config } = settings;
+  const section = config.backends[name] ?? {};
+  const renderer = await loadRenderer(
+    name,
+    section.renderer === undefined ? undefined : text(section.renderer, `${name}: renderer`),
+    config.file,
+  );
+  const raw: Record<string, unknown> = Object.fromEntries(
+    Object.entries(section).filter(([key]) => !coreKeys.includes(key)),
+  );
+  for (const [flag, value] of Object.entries(values)) {
+    const target = flagSpec(flag)?.backend;
+    if (target?.[0] === name) raw[target[1]] = value;
+  }
+  const setting = (key: string, fallback: unknown): unknown =>
+    values[key] ?? section[key] ?? config.settings[key] ?? fallback;
+  const { parseExtra } = await import('./gate.ts');
+  const extra = config.settings.extra;
+  const desired: Desired = {
+    ranges,
+    extra: extra === undefined ? none : parseExtra(stringList(extra, 'extra')),
+    tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
+    udpPorts: udpPorts(setting('udp-ports', '')),
+    mode: oneOf(setting('mode', 'allow'), ['allow', 'lockdown'], 'mode'),
+  };
+  return { name, renderer, options: renderer.options(raw), raw, desired };
+}
+
+function udpPorts(value: unknown): readonly number[] {
+  const empty = value === '' || value === null || (Array.isArray(value) && value.length === 0);
+  return empty ? [] : parsePorts(value, 'udp-ports');
+}

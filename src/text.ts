@@ -1,0 +1,67 @@
+/** Words and numbers as they are printed. */
+
+/** Control characters made visible, so that another program's output cannot steer a terminal. */
+export function escape(text: string): string {
+  return text.replaceAll(
+    /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    (c) => (c === '\t' ? ' ' : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  );
+}
+
+/** The first lines of what a program said, fit to be printed. */
+export function firstLines(text: string, most = 5): string[] {
+  return text
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .slice(0, most)
+    .map((line) => escape(line.slice(0, 300)));
+}
+
+/** 262144 as `262,144`; large IPv6 counts as a power of two, `2^96`. */
+export function number(value: bigint | number): string {
+  const n = BigInt(value);
+  if (n >= 1n << 40n) {
+    const bits = n.toString(2).length - 1;
+    return n === 1n << BigInt(bits) ? `2^${bits}` : `about 2^${bits}`;
+  }
+  return n.toString().replaceAll(/\B(?=(\d{3})+$)/g, ',');
+}
+
+/** `1 prefix`, `2 prefixes`. */
+export function count(n: number, one: string, many = `${one}s`): string {
+  return `${number(n)} ${n === 1 ? one : many}`;
+}
+
+/** The entry of `known` that is most like `word`, or undefined when none is near. */
+export function nearest(word: string, known: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let least = Math.max(2, Math.floor(word.length / 3)) + 1;
+  for (const candidate of known) {
+    const d = distance(word.toLowerCase(), candidate.toLowerCase());
+    if (d < least) {
+      least = d;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+/** Levenshtein's edit distance. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1] === b[j - 1] ? 0 : 1;
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + same));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** ` (did you mean X?)`, or nothing. */
+export function suggest(word: string, known: readonly string[]): string {
+  const near = nearest(word, known);
+  return near === undefined ? '' : ` (did you mean ${near}?)`;
+}

@@ -1,0 +1,130 @@
+/** Runs inside one host of the lab and does its networking, as told by JSON lines on standard input. */
+
+import { createSocket } from 'node:dgram';
+import { createConnection, createServer } from 'node:net';
+import { createInterface } from 'node:readline';
+
+/** How a failed attempt is reported; any other error is a fault of the lab and is thrown. */
+const failures = {
+  ECONNREFUSED: 'refused',
+  // ICMP "administratively prohibited", IPv4 and IPv6.
+  EHOSTUNREACH: 'refused',
+  EACCES: 'refused',
+  ECONNRESET: 'reset',
+  EPIPE: 'reset',
+};
+
+/** Serves both families: a socket on `::` takes IPv4 as well. */
+const echo = {
+  tcp: (port) =>
+    new Promise((resolve, reject) => {
+      const server = createServer((socket) => {
+        socket.on('error', () => {});
+        socket.pipe(socket);
+      });
+      // A short backlog overflows under the hammer and looks like dropped packets.
+      server.on('error', reject).listen({ port, host: '::', backlog: 4096 }, () => resolve());
+    }),
+  udp: (port) =>
+    new Promise((resolve, reject) => {
+      const socket = createSocket('udp6');
+      socket.on('message', (message, { address, port }) => socket.send(message, port, address));
+      socket.on('error', reject).bind({ port, address: '::' }, () => resolve());
+    }),
+};
+
+/** Starts a round trip; calls `settle` with the answer or an error, and returns how to end it. */
+const roundTrip = {
+  tcp: (host, port, settle) => {
+    const socket = createConnection({ host, port, noDelay: true });
+    socket.on('connect', () => socket.write('ping\n'));
+    socket.on('data', () => settle('open'));
+    socket.on('end', () => settle('reset'));
+    socket.on('error', settle);
+    // Closing with RST leaves no TIME_WAIT, or the hammer would run out of ports.
+    return () => socket.resetAndDestroy();
+  },
+  udp: (host, port, settle) => {
+    const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
+    socket.on('message', () => settle('open'));
+    socket.on('error', settle);
+    // Only a connected socket hears of ICMP errors.
+    socket.connect(port, host, () => socket.send('ping\n'));
+    return () => socket.close();
+  },
+};
+
+/** One echo round trip: `open`, `refused`, `reset` or `timeout`. */
+function attempt({ host, port, proto, timeout }) {
+  return new Promise((resolve, reject) => {
+    let settled = false;
+    const settle = (answer) => {
+      if (settled) return;
+      settled = true;
+      clearTimeout(timer);
+      end();
+      const outcome = typeof answer === 'string' ? answer : failures[answer.code];
+      if (outcome === undefined) reject(answer);
+      else resolve(outcome);
+    };
+    // Timers run before input is read: after a stall of this process the answer may be waiting there.
+    const timer = setTimeout(() => setImmediate(settle, 'timeout'), timeout);
+    const end = roundTrip[proto](host, port, settle);
+  });
+}
+
+const hammers = new Map();
+
+const operations = {
+  hello: async () => 'hello',
+
+  listen: async ({ tcp, udp }) => {
+    await Promise.all([...tcp.map(echo.tcp), ...udp.map(echo.udp)]);
+  },
+
+  connect: attempt,
+
+  /** Attempts in a tight loop, `workers` per address; answers when every worker has finished one. */
+  hammer: async ({ name, hosts, port, proto, timeout, workers }) => {
+    const hammer = { running: true, counts: [], workers: [] };
+    hammers.set(name, hammer);
+    const first = [];
+    for (const host of hosts) {
+      const counts = { open: 0, refused: 0, timeout: 0, reset: 0 };
+      hammer.counts.push(counts);
+      const once = async () => counts[await attempt({ host, port, proto, timeout })]++;
+      for (let i = 0; i < workers; i++) {
+        const started = once();
+        const loop = async () => {
+          await started;
+          while (hammer.running) await once();
+        };
+        first.push(started);
+        hammer.workers.push(loop());
+      }
+    }
+    // A fault is reported by `halt`; until then it must not end the agent.
+    Promise.all(hammer.workers).catch(() => {});
+    await Promise.all(first);
+  },
+
+  halt: async ({ name }) => {
+    const hammer = hammers.get(name);
+    hammers.delete(name);
+    hammer.running = false;
+    await Promise.all(hammer.workers);
+    return hammer.counts;
+  },
+};
+
+const answer = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { id, operation, args } = JSON.parse(line);
+  operations[operation](args).then(
+    (result) => answer({ id, result }),
+    (error) => answer({ id, error: String(error) }),
+  );
+}
+// The lab is gone; leaving takes the namespaces of this host and everything in them along.
+process.exit();

@@ -1,0 +1,469 @@
+/** Builds a small internet of namespaces, with an origin, an edge of Cloudflare and a stranger, for the live tests. */
+
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { constants } from 'node:os';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+import { expect } from 'vitest';
+import type { Outcome } from '../../src/renderer.ts';
+import { path } from './privileges.ts';
+
+const agent = fileURLToPath(new URL('agent.mjs', import.meta.url));
+const cfsync = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
+
+/** The edge is in Cloudflare's ranges, nobody else is. */
+const addresses = {
+  origin: { v4: '203.0.113.5', v6: '2001:db8:5::5' },
+  edge: { v4: '173.245.48.10', v6: '2400:cb00::10' },
+  stranger: { v4: '198.51.100.10', v6: '2001:db8::10' },
+  container: { v4: '172.17.0.2', v6: 'fd00:17::2' },
+} as const;
+const docker0 = { v4: '172.17.0.1', v6: 'fd00:17::1' } as const;
+
+/** Where origin's private files are, on a tmpfs of its own. */
+const privateDir = '/run/lab/private';
+const stateDir = '/run/lab/state';
+
+/** An answer on a quiet machine takes under 10 ms; who waits for silence waits this long. */
+const silence = 400;
+/** Who expects an answer can afford to wait for it: only a failing test takes this long. */
+const patience = 3000;
+/** A lost SYN is sent again after 1 s and then looks like success; below that it counts as lost. */
+const hammerTimeout = 900;
+
+export type Protocol = 'tcp' | 'udp';
+/** How one echo round trip ended; `refused` is also an ICMP rejection. */
+export type Reach = 'open' | 'refused' | 'timeout' | 'reset';
+export type Counts = Readonly<Record<Reach, number>>;
+
+/** One value for each address family; without `v6` in a lab without IPv6. */
+export interface PerFamily<T> {
+  readonly v4: T;
+  readonly v6?: T | undefined;
+}
+
+/** Who gets through to a port of the origin. */
+export interface Verdict<T = Reach> {
+  readonly edge: T;
+  readonly stranger: T;
+}
+
+/** What a test expects of a host: the same in both families, or one answer for each. */
+export type Access = 'open' | 'closed';
+export type Expected = Access | PerFamily<Access>;
+
+type Argv = readonly [string, ...string[]];
+
+export interface RunOptions {
+  readonly stdin?: string;
+  /** In addition to PATH, HOME and LC_ALL=C; nothing is inherited. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Milliseconds; 15 000 unless given. */
+  readonly timeout?: number;
+}
+
+/** A running hammer. */
+export interface Hammer {
+  /** Ends it and says how the attempts went. */
+  stop(): Promise<PerFamily<Counts>>;
+}
+
+/** A host: network, mount and PID namespaces that live as long as the agent in them. */
+export class Host {
+  readonly name: string;
+  readonly v4: string;
+  readonly v6: string | undefined;
+  readonly #holder: ChildProcessWithoutNullStreams;
+  readonly #waiting = new Map<
+    number,
+    { resolve(value: unknown): void; reject(error: Error): void }
+  >();
+  #calls = 0;
+
+  /** Resolves only when the agent has answered, because before that the namespaces may not be there. */
+  static async start(name: keyof typeof addresses, ipv6: boolean): Promise<Host> {
+    const host = new Host(name, ipv6);
+    await host.#call('hello');
+    return host;
+  }
+
+  private constructor(name: keyof typeof addresses, ipv6: boolean) {
+    this.name = name;
+    this.v4 = addresses[name].v4;
+    this.v6 = ipv6 ? addresses[name].v6 : undefined;
+    // The PID namespace makes daemons end with the host. Its first process must collect their remains,
+    // which a shell that waits for the agent does and Node does not.
+    this.#holder = spawn('unshare', [
+      ...['--net', '--mount', '--propagation', 'private', '--pid', '--mount-proc'],
+      ...['--fork', '--kill-child', 'sh', '-c', '"$@"; exit', 'sh', process.execPath, agent],
+    ]);
+    this.#holder.stdin.on('error', () => {}); // the exit that follows says more
+    createInterface({ input: this.#holder.stdout }).on('line', (line) => {
+      const { id, result, error } = JSON.parse(line) as {
+        id: number;
+        result: unknown;
+        error?: string;
+      };
+      const call = this.#waiting.get(id);
+      this.#waiting.delete(id);
+      if (error === undefined) call?.resolve(result);
+      else call?.reject(new Error(`${name}: ${error}`));
+    });
+    const lost = (reason: string): void => {
+      for (const call of this.#waiting.values())
+        call.reject(new Error(`${name} is gone: ${reason}`));
+      this.#waiting.clear();
+    };
+    this.#holder.on('error', (error) => lost(error.message));
+    const complaints = text(this.#holder.stderr);
+    this.#holder.on('close', () => void complaints.then(lost));
+  }
+
+  /** The process that holds the namespaces, as seen from outside. */
+  get pid(): number {
+    const { pid, exitCode, signalCode } = this.#holder;
+    // With a process id that may be someone else's by now, nsenter could enter the machine itself.
+    if (pid === undefined || exitCode !== null || signalCode !== null) {
+      throw new Error(`${this.name} is gone`);
+    }
+    return pid;
+  }
+
+  /** The path from outside of a file in this host. Absolute symbolic links lead outside again. */
+  path(inside: string): string {
+    return `/proc/${this.pid}/root${inside}`;
+  }
+
+  /** Starts a program in this host, as the leader of a process group, so that all of it can be killed. */
+  spawn(argv: Argv, env: Readonly<Record<string, string>> = {}): ChildProcessWithoutNullStreams {
+    const { pid } = this;
+    return spawn(
+      'nsenter',
+      [`--target=${pid}`, '--net', '--mount', `--pid=/proc/${pid}/ns/pid_for_children`, ...argv],
+      { detached: true, env: { PATH: path, HOME: '/root', LC_ALL: 'C', ...env } },
+    );
+  }
+
+  /** Runs a program in this host to its end. Code 127: there is no such program. */
+  async run(
+    argv: Argv,
+    { stdin = '', env = {}, timeout = 15_000 }: RunOptions = {},
+  ): Promise<Outcome> {
+    return finish(this.spawn(argv, env), argv, stdin, timeout);
+  }
+
+  /** As `run`, but a program that fails is an error. Answers its standard output. */
+  async must(argv: Argv, options: RunOptions = {}): Promise<string> {
+    return succeed(argv, await this.run(argv, options));
+  }
+
+  /** Loads rules in nft's own syntax. */
+  async nft(script: string): Promise<void> {
+    await this.must(['nft', '-f', '-'], { stdin: script });
+  }
+
+  /**
+   * Runs a batch of `ip` commands. Not in the PID namespace, so that they can name other hosts by process id.
+   */
+  async ip(commands: readonly string[]): Promise<void> {
+    const argv = ['nsenter', `--target=${this.pid}`, '--net', 'ip', '-batch', '-'] as const;
+    const child = spawn(argv[0], argv.slice(1), { detached: true, env: { PATH: path } });
+    succeed(argv, await finish(child, argv, `${commands.join('\n')}\n`, 15_000));
+  }
+
+  /** Starts echo servers on these ports, for both families. */
+  async listen({ tcp = [], udp = [] }: { tcp?: number[]; udp?: number[] }): Promise<void> {
+    await this.#call('listen', { tcp, udp });
+  }
+
+  /** One echo round trip to a literal address; `timeout` in milliseconds. */
+  async connect(
+    address: string,
+    port: number,
+    { proto = 'tcp', timeout = silence }: { proto?: Protocol; timeout?: number } = {},
+  ): Promise<Reach> {
+    return (await this.#call('connect', { host: address, port, proto, timeout })) as Reach;
+  }
+
+  /** One round trip to each address of a host, side by side. */
+  async reach(
+    target: PerFamily<string>,
+    port: number,
+    options: { proto?: Protocol; timeout?: number } = {},
+  ): Promise<PerFamily<Reach>> {
+    const [v4, v6] = await Promise.all([
+      this.connect(target.v4, port, options),
+      target.v6 === undefined ? undefined : this.connect(target.v6, port, options),
+    ]);
+    return { v4, v6 };
+  }
+
+  /**
+   * Makes round trips to each address of a host in a tight loop, until stopped; `workers` for each address.
+   * Resolves when each worker has finished its first one.
+   */
+  async hammer(
+    { v4, v6 }: PerFamily<string>,
+    port: number,
+    { proto = 'tcp', workers = 4 }: { proto?: Protocol; workers?: number } = {},
+  ): Promise<Hammer> {
+    const name = `hammer ${++this.#calls}`;
+    const hosts = v6 === undefined ? [v4] : [v4, v6];
+    await this.#call('hammer', { name, hosts, port, proto, timeout: hammerTimeout, workers });
+    return {
+      stop: async () => {
+        const [first, second] = (await this.#call('halt', { name })) as [Counts, Counts?];
+        return { v4: first, v6: second };
+      },
+    };
+  }
+
+  /** Ends every process in this host; its namespaces go with the last one. */
+  async stop(): Promise<void> {
+    const { exitCode, signalCode } = this.#holder;
+    if (exitCode !== null || signalCode !== null) return;
+    const exit = once(this.#holder, 'exit');
+    this.#holder.stdin.end();
+    // --kill-child: what is inside dies with the holder.
+    const force = setTimeout(() => this.#holder.kill('SIGKILL'), 2000);
+    await exit;
+    clearTimeout(force);
+  }
+
+  async #call(operation: string, args: object = {}): Promise<unknown> {
+    const id = ++this.#calls;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#holder.stdin.write(`${JSON.stringify({ id, operation, args })}\n`);
+    });
+  }
+}
+
+export interface LabOptions {
+  /** Without it no host has IPv6 addresses and origin has IPv6 switched off. Default: true. */
+  readonly ipv6?: boolean;
+  /** Adds a container behind a bridge `docker0` in origin, which then forwards. The test sets the NAT rules. */
+  readonly container?: boolean;
+  /**
+   * Folders that origin gets a private copy of. /etc always is private, /run and /sys are origin's own;
+   * everything else is the machine's, so name what a program under test may write to.
+   */
+  readonly privateDirs?: readonly string[];
+}
+
+/**
+ * The hosts share one wire, which leads nowhere else. Each has its addresses on `eth0` and takes everybody
+ * to be on the wire (`default dev eth0`), so that origin has one public interface with a default route,
+ * as an ordinary server does.
+ */
+export class Lab {
+  readonly origin: Host;
+  readonly edge: Host;
+  readonly stranger: Host;
+  readonly #container: Host | undefined;
+
+  static async create(options: LabOptions = {}): Promise<Lab> {
+    const { ipv6 = true, container = false } = options;
+    const names = [
+      'origin',
+      'edge',
+      'stranger',
+      ...(container ? (['container'] as const) : []),
+    ] as const;
+    const starts = await Promise.allSettled(names.map((name) => Host.start(name, ipv6)));
+    const hosts = starts.flatMap((start) => (start.status === 'fulfilled' ? [start.value] : []));
+    try {
+      for (const start of starts) if (start.status === 'rejected') throw start.reason;
+      const lab = new Lab(hosts);
+      await Promise.all([lab.#wire(), seclude(lab.origin, options.privateDirs ?? [])]);
+      return lab;
+    } catch (error) {
+      await Promise.all(hosts.map((host) => host.stop()));
+      throw error;
+    }
+  }
+
+  private constructor([origin, edge, stranger, container]: readonly Host[]) {
+    if (!origin || !edge || !stranger) throw new Error('a lab has at least three hosts');
+    this.origin = origin;
+    this.edge = edge;
+    this.stranger = stranger;
+    this.#container = container;
+  }
+
+  /** Only in a lab created with `container: true`. */
+  get container(): Host {
+    if (!this.#container) throw new Error('this lab was created without a container');
+    return this.#container;
+  }
+
+  /** Runs the built command line in origin, with a state directory of the lab's own. */
+  async cfsync(
+    args: readonly string[],
+    {
+      env,
+      input = '',
+      timeout = 60_000,
+    }: { env?: RunOptions['env']; input?: string; timeout?: number } = {},
+  ): Promise<Outcome> {
+    return this.origin.run([process.execPath, cfsync, ...args], {
+      stdin: input,
+      env: { CFSYNC_STATE_DIR: stateDir, ...env },
+      timeout,
+    });
+  }
+
+  /** How edge and stranger fare on a port of origin now. */
+  async verdict(
+    port: number,
+    proto: Protocol = 'tcp',
+    timeouts: Verdict<number> = { edge: silence, stranger: silence },
+  ): Promise<Verdict<PerFamily<Reach>>> {
+    const [edge, stranger] = await Promise.all([
+      this.edge.reach(this.origin, port, { proto, timeout: timeouts.edge }),
+      this.stranger.reach(this.origin, port, { proto, timeout: timeouts.stranger }),
+    ]);
+    return { edge, stranger };
+  }
+
+  /** Asserts who gets through; `closed` is everything but `open`. */
+  async expectVerdict(
+    port: number,
+    expected: Verdict<Expected>,
+    proto: Protocol = 'tcp',
+  ): Promise<void> {
+    const timeout = (access: Expected): number => (access === 'open' ? patience : silence);
+    const seen = await this.verdict(port, proto, {
+      edge: timeout(expected.edge),
+      stranger: timeout(expected.stranger),
+    });
+    expect(
+      {
+        edge: access(seen.edge, expected.edge),
+        stranger: access(seen.stranger, expected.stranger),
+      },
+      `${proto} port ${port}`,
+    ).toEqual({ edge: this.#both(expected.edge), stranger: this.#both(expected.stranger) });
+  }
+
+  /** Ends every process of the lab. */
+  async close(): Promise<void> {
+    const hosts = [this.origin, this.edge, this.stranger, this.#container];
+    await Promise.all(hosts.map((host) => host?.stop()));
+  }
+
+  #both(expected: Expected): PerFamily<Access> {
+    const { v4, v6 } = typeof expected === 'string' ? { v4: expected, v6: expected } : expected;
+    return { v4, v6: this.origin.v6 === undefined ? undefined : v6 };
+  }
+
+  /** The wire is a bridge in the stranger's namespace, and the stranger's own `eth0`. */
+  async #wire(): Promise<void> {
+    const { origin, edge, stranger } = this;
+    await stranger.ip([
+      'link add eth0 type bridge',
+      `link add origin type veth peer name eth0 netns ${origin.pid}`,
+      `link add edge type veth peer name eth0 netns ${edge.pid}`,
+      'link set origin master eth0 up',
+      'link set edge master eth0 up',
+    ]);
+    await Promise.all([origin, edge, stranger].map((host) => host.ip(settle(host))));
+    if (this.#container) await contain(this.#container, origin);
+    if (origin.v6 === undefined) await sysctl(origin, 'ipv6/conf/all/disable_ipv6');
+  }
+}
+
+/** Gives a host its addresses; `nodad` because an address under duplicate detection is silent for a second. */
+function settle({ v4, v6 }: Host, gateway?: PerFamily<string>): string[] {
+  const via = (address?: string): string => (address === undefined ? '' : `via ${address}`);
+  return [
+    'link set lo up',
+    'link set eth0 up',
+    `address add ${v4}/32 dev eth0`,
+    ...(gateway ? [`route add ${gateway.v4} dev eth0`] : []),
+    `route add 0.0.0.0/0 ${via(gateway?.v4)} dev eth0`,
+    ...(v6 === undefined
+      ? []
+      : [
+          `address add ${v6}/128 dev eth0 nodad`,
+          ...(gateway?.v6 === undefined ? [] : [`route add ${gateway.v6} dev eth0`]),
+          `route add ::/0 ${via(gateway?.v6)} dev eth0`,
+        ]),
+  ];
+}
+
+/** Puts a container behind origin, as Docker does. */
+async function contain(container: Host, origin: Host): Promise<void> {
+  await origin.ip([
+    'link add docker0 type bridge',
+    `link add veth0 type veth peer name eth0 netns ${container.pid}`,
+    'link set veth0 master docker0 up',
+    'link set docker0 up',
+    `address add ${docker0.v4}/16 dev docker0`,
+    ...(origin.v6 === undefined ? [] : [`address add ${docker0.v6}/64 dev docker0 nodad`]),
+  ]);
+  await container.ip(settle(container, docker0));
+  await sysctl(origin, 'ipv4/ip_forward');
+  if (origin.v6 !== undefined) await sysctl(origin, 'ipv6/conf/all/forwarding');
+}
+
+/** Switches a network setting on. */
+async function sysctl(host: Host, name: string): Promise<void> {
+  await host.must(['tee', `/proc/sys/net/${name}`], { stdin: '1' });
+}
+
+/** Hides the machine's configuration and state from the programs in a host. */
+async function seclude(host: Host, folders: readonly string[]): Promise<void> {
+  await host.must(['mount', '-t', 'tmpfs', 'tmpfs', '/run']);
+  // Otherwise /sys/class/net shows the machine's interfaces.
+  await host.must(['mount', '-t', 'sysfs', 'sysfs', '/sys']);
+  await host.must(['mkdir', '-p', privateDir, stateDir]);
+  for (const folder of ['/etc', ...folders.filter((folder) => !folder.startsWith('/etc/'))]) {
+    // A folder is bound, not its files: a file cannot be renamed over a bound one.
+    await host.must(['cp', '-a', '--parents', folder, privateDir]);
+    await host.must(['mount', '--bind', `${privateDir}${folder}`, folder]);
+  }
+}
+
+/** What is not open counts as closed where that is expected, and is told as it was elsewhere. */
+function access(seen: PerFamily<Reach>, expected: Expected): PerFamily<Reach | Access> {
+  const { v4, v6 } = typeof expected === 'string' ? { v4: expected, v6: expected } : expected;
+  const told = (reach: Reach, expected?: Access): Reach | Access =>
+    reach !== 'open' && expected === 'closed' ? 'closed' : reach;
+  return { v4: told(seen.v4, v4), v6: seen.v6 && told(seen.v6, v6) };
+}
+
+/** Waits for a program that leads a process group, and ends the group when it takes too long. */
+async function finish(
+  child: ChildProcessWithoutNullStreams,
+  argv: Argv,
+  stdin: string,
+  timeout: number,
+): Promise<Outcome> {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  }, timeout);
+  // A program that does not read its input is none of our business.
+  child.stdin.on('error', () => {}).end(stdin);
+  try {
+    const [stdout, stderr, [code, signal]] = await Promise.all([
+      text(child.stdout),
+      text(child.stderr),
+      once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>,
+    ]);
+    if (late) throw new Error(`${argv.join(' ')}: still running after ${timeout} ms\n${stderr}`);
+    return { code: code ?? 128 + constants.signals[signal ?? 'SIGKILL'], stdout, stderr };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The standard output of a program that must not fail. */
+function succeed(argv: Argv, { code, stdout, stderr }: Outcome): string {
+  if (code !== 0) throw new Error(`${argv.join(' ')}: exit ${code}\n${stderr}`);
+  return stdout;
+}
