@@ -9,18 +9,25 @@
  * Nothing is deleted and made anew: measured on nft 1.0.6 to 1.1.3, delete + recreate in one
  * transaction loses packets for some microseconds, flush + add in place loses none.
  */
-import { isIPv4, isIPv6 } from 'node:net';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
 import { checkKeys, oneOf, stringList } from '../src/options.ts';
+import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
+import { probes, walk, walkBase } from '../src/nft/judge.ts';
 import {
-  equal,
-  fromInterval,
-  intersect,
-  isEmpty,
-  merge,
-  none,
-  parseRanges,
-} from '../src/prefix.ts';
+  chainName,
+  elements,
+  isOurJump,
+  parseListing,
+  same,
+  type Chain,
+  type ChainName,
+  type Expr,
+  type Family,
+  type Listing,
+  type Match,
+  type Rule,
+} from '../src/nft/listing.ts';
+import { merge, parseRanges } from '../src/prefix.ts';
 import {
   defineRenderer,
   type Artifact,
@@ -36,14 +43,7 @@ import {
 } from '../src/renderer.ts';
 import { escape, firstLines } from '../src/text.ts';
 
-type Family = 'ip' | 'ip6' | 'inet';
 type SetName = 'cfsync4' | 'cfsync6';
-
-interface ChainName {
-  readonly family: Family;
-  readonly table: string;
-  readonly chain: string;
-}
 
 export interface NftOptions {
   /** Where to attach: found by looking (`auto`), nowhere (`none`, lockdown only), or one chain. */
@@ -105,40 +105,8 @@ export interface NftAround {
 }
 
 // What `nft -j` prints (libnftables-json(5), nft 1.0.6); only the members that are read here.
-type Expr = Readonly<Record<string, unknown>>;
-interface Chain extends ChainName {
-  readonly base?: {
-    readonly hook: string;
-    readonly type: string;
-    readonly prio: number;
-    readonly policy: string;
-  };
-}
-interface Rule extends ChainName {
-  readonly handle: number;
-  readonly comment?: string;
-  readonly expr: readonly Expr[];
-}
-interface Listing {
-  readonly tables: readonly {
-    readonly family: string;
-    readonly name: string;
-    readonly flags: boolean;
-  }[];
-  readonly chains: readonly Chain[];
-  readonly rules: readonly Rule[];
-  readonly sets: readonly {
-    readonly family: string;
-    readonly table: string;
-    readonly name: string;
-    readonly type: unknown;
-    readonly flags: unknown;
-    readonly elem: readonly unknown[];
-  }[];
-}
 
 const ownTable = { family: 'inet', name: 'cfsync' } as const;
-const chainName = 'cfsync';
 const mark = 'comment "cfsync"';
 const setNames = ['cfsync4', 'cfsync6'] as const;
 const setType = { cfsync4: 'ipv4_addr', cfsync6: 'ipv6_addr' } as const;
@@ -303,10 +271,6 @@ function attachTo(
   return whole ? places : [...places, ownTable];
 }
 
-function same(a: ChainName, b: ChainName): boolean {
-  return a.family === b.family && a.table === b.table && a.chain === b.chain;
-}
-
 function checkNamed(name: ChainName, around: NftAround): void {
   const label = `${name.family} ${name.table} ${name.chain}`;
   const chain = around.chains.find((c) => same(c, name));
@@ -425,27 +389,7 @@ function ports(list: readonly number[]): string {
   return list.length === 1 ? String(list[0]) : `{ ${list.join(', ')} }`;
 }
 
-// ---- what an admin's rules do to our traffic ----
-
-/** A new connection from a prefix of Cloudflare's to one of the ports. */
-interface Probe {
-  readonly source: 'ip' | 'ip6';
-  readonly protocol: 'tcp' | 'udp';
-  readonly port: number;
-  readonly ranges: Ranges;
-}
-
-type Answer = 'yes' | 'no' | 'maybe';
-
-interface Walk {
-  /** `index` of the deciding rule in the base chain, none for the policy. */
-  readonly verdict: 'drop' | 'accept' | 'continue';
-  readonly rule?: Rule;
-  /** Rules that may drop the traffic, on conditions that cannot be judged here. */
-  readonly unclear: readonly Rule[];
-  /** A rule that accepts the traffic from everywhere. */
-  readonly open?: Rule;
-}
+// ---- the admin's chains ----
 
 /** The input base chains that drop the ports, refusing those where cfsync cannot attach. */
 function droppingChains(desired: Desired, around: NftAround, notices: Notice[]): readonly Chain[] {
@@ -456,7 +400,9 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
       continue;
     if (!['input', 'prerouting'].includes(chain.base.hook)) continue;
     if (around.dormant.includes(`${chain.family} ${chain.table}`)) continue;
-    const walks = probes(desired, chain.family).map((probe) => walkBase(chain, probe, around));
+    const walks = probes(desired, chain.family).map((probe) =>
+      walkBase(chain, probe, around.rules),
+    );
     const drops = walks.filter((w) => w.verdict === 'drop');
     const unclear = [...new Set(walks.flatMap((w) => w.unclear))];
     const open = walks.find((w) => w.open !== undefined)?.open;
@@ -493,201 +439,7 @@ function where(rule: Rule): string {
   return `${rule.chain} handle ${rule.handle}`;
 }
 
-function probes(desired: Desired, family: Family): readonly Probe[] {
-  const sources = family === 'inet' ? (['ip', 'ip6'] as const) : [family];
-  const { ranges } = desired;
-  return sources.flatMap((source) => [
-    ...desired.tcpPorts.map((port): Probe => ({ source, protocol: 'tcp', port, ranges })),
-    ...desired.udpPorts.map((port): Probe => ({ source, protocol: 'udp', port, ranges })),
-  ]);
-}
-
-function walkBase(chain: Chain, probe: Probe, around: NftAround): Walk {
-  const end = walk(chain, probe, around, 0);
-  if (end.verdict !== 'continue') return end;
-  return { ...end, verdict: chain.base!.policy === 'drop' ? 'drop' : 'accept' };
-}
-
-/**
- * Follows a probe through a chain. A rule decides only when every condition is known to hold. An accept
- * that has conditions is remembered and passed, because the admin may take it away; one without ends the chain.
- */
-function walk(name: ChainName, probe: Probe, around: NftAround, depth: number): Walk {
-  const unclear: Rule[] = [];
-  let open: Rule | undefined;
-  const end = (verdict: Walk['verdict'], rule?: Rule): Walk => ({
-    verdict,
-    unclear,
-    ...(rule === undefined ? {} : { rule }),
-    ...(open === undefined ? {} : { open }),
-  });
-  // The kernel allows 16 nested jumps (NFT_JUMP_STACK_SIZE).
-  if (depth > 16) return end('continue');
-  for (const rule of around.rules) {
-    if (!same(rule, name) || isOurJump(rule)) continue;
-    const holds = conditions(rule, probe);
-    if (holds === 'no') continue;
-    const verdict = rule.expr.find((e) => verdictKeys.some((key) => key in e));
-    if (verdict === undefined) {
-      if (rule.expr.some((e) => 'vmap' in e || 'xt' in e) && mayDrop(rule)) unclear.push(rule);
-      continue;
-    }
-    if ('accept' in verdict) {
-      if (holds !== 'yes') continue;
-      if (rule.expr.every((e) => 'counter' in e || 'accept' in e || 'log' in e))
-        return end('accept', rule);
-      if (isPortRule(rule)) open ??= rule;
-    } else if ('drop' in verdict || 'reject' in verdict) {
-      if (holds === 'yes') return end('drop', rule);
-      unclear.push(rule);
-    } else if ('return' in verdict) {
-      if (holds === 'yes') return end('continue', rule);
-    } else {
-      const target = (verdict.jump ?? verdict.goto) as { readonly target: string } | undefined;
-      if (target === undefined) {
-        unclear.push(rule); // queue: a program decides
-        continue;
-      }
-      const inner = walk({ ...name, chain: target.target }, probe, around, depth + 1);
-      unclear.push(...inner.unclear);
-      open ??= inner.open;
-      if (holds !== 'yes') {
-        if (inner.verdict === 'drop') unclear.push(rule);
-      } else if (inner.verdict !== 'continue' || 'goto' in verdict) return end(inner.verdict, rule);
-    }
-  }
-  return end('continue');
-}
-
-const verdictKeys = ['accept', 'drop', 'reject', 'return', 'jump', 'goto', 'queue'];
-
-/** A rule without a plain verdict (verdict map, xtables target) that has a drop somewhere in it. */
-function mayDrop(rule: Rule): boolean {
-  return rule.expr.some((e) => 'vmap' in e && /"(drop|jump|goto)"/.test(JSON.stringify(e)))
-    ? !rule.expr.some((e) => isStateMap(e))
-    : false;
-}
-
-/** `ct state vmap { ... }` without an entry for new connections says nothing about them. */
-function isStateMap(e: Expr): boolean {
-  const map = e.vmap as { readonly key?: unknown; readonly data?: unknown } | undefined;
-  return (
-    JSON.stringify(map?.key ?? null).includes('"ct"') &&
-    !JSON.stringify(map?.data).includes('"new"')
-  );
-}
-
-function isPortRule(rule: Rule): boolean {
-  return rule.expr.some((e) => JSON.stringify(e).includes('"dport"'));
-}
-
-/** Whether all conditions of a rule hold for a probe. */
-function conditions(rule: Rule, probe: Probe): Answer {
-  let all: Answer = 'yes';
-  for (const e of rule.expr) {
-    const plain = [...verdictKeys, ...neutral].some((key) => key in e);
-    const one: Answer = 'match' in e ? matches(e.match as Match, probe) : plain ? 'yes' : 'maybe';
-    if (one === 'no') return 'no';
-    if (one === 'maybe') all = 'maybe';
-  }
-  return all;
-}
-
-/** Statements that neither decide nor restrict. */
-const neutral = ['counter', 'log', 'mangle', 'notrack', 'set', 'map', 'vmap'];
-
-interface Match {
-  readonly op: string;
-  readonly left: Expr;
-  readonly right: unknown;
-}
-
-function matches(match: Match, probe: Probe): Answer {
-  const flip = match.op === '!=';
-  const said = (yes: boolean): Answer => (yes !== flip ? 'yes' : 'no');
-  const payload = match.left.payload as
-    { readonly protocol?: string; readonly field?: string } | undefined;
-  const key = (match.left.meta as { readonly key?: string } | undefined)?.key;
-  if (payload !== undefined) {
-    const { protocol, field } = payload;
-    if (protocol === 'tcp' || protocol === 'udp' || protocol === 'th') {
-      if (protocol !== 'th' && protocol !== probe.protocol) return 'no';
-      if (field === 'dport') {
-        const has = includes(match.right, probe.port);
-        return has === undefined ? 'maybe' : said(has);
-      }
-      return 'maybe';
-    }
-    if (protocol === 'icmp' || protocol === 'icmpv6') return 'no';
-    if (protocol === 'ip' || protocol === 'ip6') {
-      if (protocol !== probe.source) return 'no';
-      if (field === 'protocol' || field === 'nexthdr')
-        return protocolAnswer(match.right, probe, said);
-      if (field === 'saddr') return sourceAnswer(match.right, probe, said);
-    }
-    return 'maybe';
-  }
-  if (key === 'l4proto') return protocolAnswer(match.right, probe, said);
-  if (key === 'nfproto') return said(match.right === (probe.source === 'ip' ? 'ipv4' : 'ipv6'));
-  if (key === 'protocol') return said(match.right === probe.source);
-  if ((key === 'iifname' || key === 'iif') && match.right === 'lo') return said(false);
-  const ct = (match.left.ct as { readonly key?: string } | undefined)?.key;
-  if (ct === 'state')
-    return said([match.right].flat().includes('new') || setHas(match.right, 'new'));
-  return 'maybe';
-}
-
-function protocolAnswer(right: unknown, probe: Probe, said: (yes: boolean) => Answer): Answer {
-  if (typeof right === 'string') return said(right === probe.protocol);
-  if (typeof right === 'object' && right !== null && 'set' in right)
-    return said(setHas(right, probe.protocol));
-  return 'maybe';
-}
-
-/** Decided when the rule's addresses hold all of the ranges or none of them. */
-function sourceAnswer(right: unknown, probe: Probe, said: (yes: boolean) => Answer): Answer {
-  const listed = elements(right);
-  if (listed === undefined) return 'maybe';
-  const family = probe.source === 'ip' ? 'v4' : 'v6';
-  const own = { ...none, [family]: probe.ranges[family] };
-  const hit = intersect(own, parseRanges(listed));
-  if (isEmpty(hit)) return said(false);
-  return equal(hit, own) ? said(true) : 'maybe';
-}
-
-function setHas(right: unknown, value: string): boolean {
-  return (
-    typeof right === 'object' &&
-    right !== null &&
-    'set' in right &&
-    Array.isArray(right.set) &&
-    right.set.includes(value)
-  );
-}
-
-/** Whether a port is in `443`, `{"range": [a, b]}` or `{"set": [...]}`; undefined when it cannot be told. */
-function includes(right: unknown, port: number): boolean | undefined {
-  if (typeof right === 'number') return right === port;
-  if (typeof right !== 'object' || right === null) return undefined;
-  if ('range' in right) {
-    const [low, high] = right.range as readonly [number, number];
-    return low <= port && port <= high;
-  }
-  if ('set' in right && Array.isArray(right.set)) {
-    const each = right.set.map((entry) => includes(entry, port));
-    return each.includes(true) ? true : each.includes(undefined) ? undefined : false;
-  }
-  return undefined;
-}
-
 // ---- where the jump stands ----
-
-function isOurJump(rule: Rule): boolean {
-  return rule.expr.some((e) => {
-    const to = (e.jump ?? e.goto) as { readonly target?: string } | undefined;
-    return to?.target === chainName;
-  });
-}
 
 /** The rules of a chain, each of our jumps with the handle of the next rule that is not ours. */
 function jumpsIn(
@@ -716,7 +468,7 @@ function jumpsIn(
 function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
   const deciding = probes(desired, name.family).flatMap((probe) => {
-    const end = walk(name, probe, around, 0);
+    const end = walk(name, probe, around.rules, 0);
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
   });
   const rules = around.rules.filter((r) => same(r, name));
@@ -753,57 +505,6 @@ function unusable(argv: readonly string[], outcome: Outcome): BackendError {
     `nftables: ${argv.join(' ')} failed with code ${outcome.code}`,
     { detail },
   );
-}
-
-function parseListing(text: string): Listing {
-  const listing = { tables: [], chains: [], rules: [], sets: [] } as {
-    [K in keyof Listing]: Listing[K][number][];
-  };
-  let items: unknown;
-  try {
-    items = (JSON.parse(text) as { readonly nftables?: unknown }).nftables;
-  } catch (cause) {
-    throw new BackendError('broken', 'nftables: nft -j printed something that is not JSON', {
-      cause,
-    });
-  }
-  if (!Array.isArray(items))
-    throw new BackendError('broken', 'nftables: nft -j printed no rule set');
-  for (const item of items as readonly Readonly<Record<string, Record<string, any>>>[]) {
-    const { table, chain, rule, set } = item;
-    if (table)
-      listing.tables.push({ family: table.family, name: table.name, flags: 'flags' in table });
-    if (chain)
-      listing.chains.push({
-        family: chain.family,
-        table: chain.table,
-        chain: chain.name,
-        ...(chain.hook === undefined
-          ? {}
-          : {
-              base: { hook: chain.hook, type: chain.type, prio: chain.prio, policy: chain.policy },
-            }),
-      });
-    if (rule)
-      listing.rules.push({
-        family: rule.family,
-        table: rule.table,
-        chain: rule.chain,
-        handle: rule.handle,
-        ...(rule.comment === undefined ? {} : { comment: rule.comment }),
-        expr: rule.expr,
-      });
-    if (set)
-      listing.sets.push({
-        family: set.family,
-        table: set.table,
-        name: set.name,
-        type: set.type,
-        flags: set.flags ?? [],
-        elem: set.elem ?? [],
-      });
-  }
-  return listing;
 }
 
 function isOwn(table: { readonly family: string; readonly name: string }): boolean {
@@ -849,36 +550,6 @@ async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
     legacy: /^filter$/m.test((await host.read('/proc/net/ip_tables_names')) ?? ''),
     mismatches: mismatches(listing),
   };
-}
-
-/** Docker names its bridges docker0, docker_gwbridge and br-<12 hex digits>; other bridges may be public. */
-async function dockerBridges(host: Host): Promise<string[]> {
-  const names = (await host.list('/sys/class/net')) ?? [];
-  const found: string[] = [];
-  for (const name of names)
-    if (
-      /^(docker0|docker_gwbridge|br-[0-9a-f]{12})$/.test(name) &&
-      (await host.list(`/sys/class/net/${name}/bridge`)) !== undefined
-    )
-      found.push(name);
-  return found;
-}
-
-/** From the main routing tables (proc(5)); policy routing is not looked at. */
-async function defaultRouteInterfaces(host: Host): Promise<string[]> {
-  const v4 = ((await host.read('/proc/net/route')) ?? '')
-    .split('\n')
-    .slice(1)
-    .map((line) => line.split('\t'))
-    .filter((f) => f[1] === '00000000' && f[7] === '00000000')
-    .map((f) => f[0]!);
-  const v6 = ((await host.read('/proc/net/ipv6_route')) ?? '')
-    .split('\n')
-    .map((line) => line.split(/\s+/))
-    // The kernel lists an unreachable default route on lo (flag RTF_REJECT) where there is none.
-    .filter((f) => /^0{32}$/.test(f[0] ?? '') && f[1] === '00' && f[9] !== 'lo')
-    .map((f) => f[9]!);
-  return [...new Set([...v4, ...v6])].sort();
 }
 
 function sharedSets(listing: Listing): string[] {
@@ -963,27 +634,6 @@ async function ownedTable(
       jumpsIn(c, around).map(({ chain, before }) => ({ chain, before })),
     ),
   };
-}
-
-/** The prefixes of a set or of a literal in a rule; undefined for a named set or anything else. */
-function elements(value: unknown): string[] | undefined {
-  if (typeof value === 'string') {
-    if (isIPv4(value)) return [`${value}/32`];
-    return isIPv6(value) ? [`${value}/128`] : undefined;
-  }
-  if (typeof value !== 'object' || value === null) return undefined;
-  if ('prefix' in value) {
-    const { addr, len } = value.prefix as { addr: string; len: number };
-    return [`${addr}/${len}`];
-  }
-  if ('range' in value) {
-    const [first, last] = value.range as [string, string];
-    return fromInterval(first, last);
-  }
-  if ('elem' in value) return elements((value.elem as { readonly val: unknown }).val);
-  if (!('set' in value) || !Array.isArray(value.set)) return undefined;
-  const all = value.set.map(elements);
-  return all.includes(undefined) ? undefined : all.flatMap((one) => one!);
 }
 
 /** A rule in the syntax that `want` writes; anything else becomes a comment, and so differs from it. */

@@ -146,10 +146,17 @@ function readPrefix(entry: string): Prefix | string {
   if (length > widths[family]) return `${entry} is longer than /${widths[family]}`;
   const prefix = canonical(entry);
   if (prefix === undefined) return `${entry} has host bits set`;
-  const second = (family === 'v4' ? ipaddr.IPv4 : ipaddr.IPv6).parse(address);
-  if (prefix.text !== `${second.toString()}/${length}`) return `${entry} is ambiguous`;
+  if (prefix.text !== `${secondOpinion(family, address)}/${length}`) return `${entry} is ambiguous`;
   if (length < floors[family]) return `${entry} is wider than /${floors[family]}`;
   return prefix;
+}
+
+function secondOpinion(family: Family, address: string): string | undefined {
+  try {
+    return (family === 'v4' ? ipaddr.IPv4 : ipaddr.IPv6).parse(address).toString();
+  } catch {
+    return undefined;
+  }
 }
 
 const strict = /^(\d{1,3}(?:\.\d{1,3}){3}|[\da-f:]+)\/(0|[1-9]\d{0,2})$/i;

@@ -443,7 +443,7 @@ function readV4(text: string, start: number, end: number, words: Uint32Array, to
     let stop = from;
     while (stop < end && text.charCodeAt(stop) !== dot) stop++;
     const octet = readNumber(text, from, stop, 255);
-    if (octet < 0 || part < 3 !== stop < end) return false;
+    if (octet < 0 || (stop === end) !== (part === 3)) return false;
     address = (address << 8) | octet;
     from = stop + 1;
   }

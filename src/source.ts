@@ -126,7 +126,7 @@ async function choose(options: SourceOptions, state: State): Promise<Choice> {
       return { ranges, origin, mayRemove: true, notices: [] };
     }
     const message = `there is no snapshot in ${escape(stateDir)}; cfsync fetch makes one`;
-    throw new CfsyncError(exit.failed, message);
+    throw new CfsyncError(exit.failed, message, { detail: state.notices.map(({ text }) => text) });
   }
   return {
     ...(await named(source)),
@@ -144,16 +144,16 @@ async function choose(options: SourceOptions, state: State): Promise<Choice> {
  * The policy of `--source auto`. S is the snapshot; "settled" means that all beyond S is known not to be
  * Cloudflare's.
  *
- * | text, JSON        | S                                  | ranges            | may remove |
- * |-------------------|------------------------------------|-------------------|------------|
- * | agree             | any                                | theirs            | yes        |
- * | differ            | any                                | both together     | yes        |
- * | one, nothing of S gone | settled                       | its own           | yes        |
- * | one, same answer 24 h before | any                     | its own           | yes        |
- * | one, otherwise    | settled                            | S and its own     | yes        |
- * | one, otherwise    | none or not settled                | S and its own     | no         |
- * | none              | any                                | S                 | no         |
- * | none              | none                               | bundled           | no         |
+ * | text, JSON                 | S                   | ranges        | may remove |
+ * |----------------------------|---------------------|---------------|------------|
+ * | agree                      | any                 | theirs        | yes        |
+ * | differ                     | any                 | both together | yes        |
+ * | one, with all of S         | settled             | its own       | yes        |
+ * | one, the same for 24 hours | any                 | its own       | yes        |
+ * | one, otherwise             | settled             | S and its own | yes        |
+ * | one, otherwise             | none or not settled | S and its own | no         |
+ * | none                       | any                 | S             | no         |
+ * | none                       | none                | bundled       | no         |
  */
 export function decide(known: Known, feeds: Feeds, now: Date, maxAge: number): Decision {
   const { text, json } = feeds;

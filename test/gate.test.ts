@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import * as fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { CfsyncError, exit } from '../src/errors.ts';
 import { GateError, parseExtra, parseFeed, parseList } from '../src/gate.ts';
 import { canonical, parseRanges } from '../src/prefix.ts';
@@ -189,6 +189,21 @@ describe('one bad entry rejects the list', () => {
       '3fff:1000::/20',
     ];
     expect(refused([...neighbours, ...six].join('\n'), 'any')).toBe('accepted');
+  });
+
+  test('an entry that ipaddr.js reads otherwise, or not at all, is refused', () => {
+    const parse = vi.spyOn(ipaddr.IPv4, 'parse');
+    try {
+      parse.mockReturnValueOnce(new ipaddr.IPv4([104, 16, 0, 1]));
+      expect(refused('104.16.0.0/13')).toBe('list: line 1: 104.16.0.0/13 is ambiguous');
+      parse.mockImplementationOnce(() => {
+        throw new Error('no');
+      });
+      expect(refused('104.16.0.0/13')).toBe('list: line 1: 104.16.0.0/13 is ambiguous');
+    } finally {
+      parse.mockRestore();
+    }
+    expect(refused('104.16.0.0/13')).toBe('accepted');
   });
 
   test('the error is a refusal', () => {

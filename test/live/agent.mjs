@@ -7,7 +7,8 @@ import { createInterface } from 'node:readline';
 /** How a failed attempt is reported; any other error is a fault of the lab and is thrown. */
 const failures = {
   ECONNREFUSED: 'refused',
-  // ICMP "administratively prohibited", IPv4 and IPv6.
+  // ICMP "administratively prohibited", IPv4 and IPv6. The latter comes so fast over a veth pair that
+  // Linux 6.18 tells of it only after the second SYN, which is a timeout here.
   EHOSTUNREACH: 'refused',
   EACCES: 'refused',
   ECONNRESET: 'reset',
@@ -74,6 +75,7 @@ function attempt({ host, port, proto, timeout }) {
 }
 
 const hammers = new Map();
+const nothing = { open: 0, refused: 0, timeout: 0, reset: 0 };
 
 const operations = {
   hello: async () => 'hello',
@@ -86,25 +88,25 @@ const operations = {
 
   /** Attempts in a tight loop, `workers` per address; answers when every worker has finished one. */
   hammer: async ({ name, hosts, port, proto, timeout, workers }) => {
-    const hammer = { running: true, counts: [], workers: [] };
-    hammers.set(name, hammer);
+    const hammer = { running: true, counts: hosts.map(() => ({ ...nothing })) };
     const first = [];
-    for (const host of hosts) {
-      const counts = { open: 0, refused: 0, timeout: 0, reset: 0 };
-      hammer.counts.push(counts);
-      const once = async () => counts[await attempt({ host, port, proto, timeout })]++;
-      for (let i = 0; i < workers; i++) {
+    const loops = [];
+    for (const [i, host] of hosts.entries()) {
+      const once = async () => hammer.counts[i][await attempt({ host, port, proto, timeout })]++;
+      const loop = async (started) => {
+        await started;
+        while (hammer.running) await once();
+      };
+      for (let worker = 0; worker < workers; worker++) {
         const started = once();
-        const loop = async () => {
-          await started;
-          while (hammer.running) await once();
-        };
         first.push(started);
-        hammer.workers.push(loop());
+        loops.push(loop(started));
       }
     }
+    hammer.finished = Promise.all(loops);
     // A fault is reported by `halt`; until then it must not end the agent.
-    Promise.all(hammer.workers).catch(() => {});
+    hammer.finished.catch(() => {});
+    hammers.set(name, hammer);
     await Promise.all(first);
   },
 
@@ -112,7 +114,7 @@ const operations = {
     const hammer = hammers.get(name);
     hammers.delete(name);
     hammer.running = false;
-    await Promise.all(hammer.workers);
+    await hammer.finished;
     return hammer.counts;
   },
 };
