@@ -3,6 +3,7 @@
 import { createSocket } from 'node:dgram';
 import { createConnection, createServer } from 'node:net';
 import { createInterface } from 'node:readline';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 
 /** How a failed attempt is reported; any other error is a fault of the lab and is thrown. */
 const failures = {
@@ -77,6 +78,11 @@ function attempt({ host, port, proto, timeout }) {
 const hammers = new Map();
 const nothing = { open: 0, refused: 0, timeout: 0, reset: 0 };
 
+/** Workers in step would all be in mid-connection at once, where TCP repairs a loss before it counts. */
+async function stagger() {
+  for (let turns = Math.random() * 4; turns > 1; turns--) await nextTurn();
+}
+
 const operations = {
   hello: async () => 'hello',
 
@@ -95,7 +101,10 @@ const operations = {
       const once = async () => hammer.counts[i][await attempt({ host, port, proto, timeout })]++;
       const loop = async (started) => {
         await started;
-        while (hammer.running) await once();
+        while (hammer.running) {
+          await stagger();
+          await once();
+        }
       };
       for (let worker = 0; worker < workers; worker++) {
         const started = once();
