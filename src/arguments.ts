@@ -21,6 +21,7 @@ function usage(message: string, command?: string): CfsyncError {
 
 /** @throws CfsyncError with code `usage`. */
 export function parseArguments(argv: readonly string[]): Arguments {
+  refuseSwitchValues(argv);
   const parsed = parse(argv);
   const [command, ...words] = parsed._.map(String);
   if (command === undefined) throw usage('no command was given');
@@ -43,6 +44,19 @@ export function parseArguments(argv: readonly string[]): Arguments {
     values[name] = checked(name, flags[name as keyof typeof flags], value, command);
   }
   return { command, words, values };
+}
+
+/** yargs takes --dry-run=maybe for false, and the word after --dry-run for its value. */
+function refuseSwitchValues(argv: readonly string[]): void {
+  for (const [i, word] of argv.entries()) {
+    if (word === '--') return;
+    const [, name = '', value] = /^--?([^=]+)(=.*)?$/s.exec(word) ?? [];
+    const isSwitch = Object.entries(flags as Readonly<Record<string, Flag>>).some(
+      ([long, flag]) => flag.type === 'switch' && (long === name || flag.short === name),
+    );
+    if (isSwitch && (value !== undefined || /^(true|false)$/.test(argv[i + 1] ?? '')))
+      throw usage(`--${name} takes no value`);
+  }
 }
 
 function parse(argv: readonly string[]): Record<string, unknown> & { readonly _: unknown[] } {
