@@ -44,9 +44,9 @@ function cfsync(args: readonly string[], env: Record<string, string> = {}): Prom
 }
 
 const urls = () => [
-  ...['--ipv4-url', feeds.urls.ipv4],
-  ...['--ipv6-url', feeds.urls.ipv6],
-  ...['--api-url', feeds.urls.api],
+  `--ipv4-url=${feeds.urls.ipv4}`,
+  `--ipv6-url=${feeds.urls.ipv6}`,
+  `--api-url=${feeds.urls.api}`,
 ];
 
 function breakAll(behaviour: Parameters<FeedServer['set']>[1]): void {
