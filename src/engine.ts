@@ -14,6 +14,7 @@ import {
   journalPath,
   openJournal,
   readApplied,
+  tolerant,
   writeApplied,
   type Applied,
 } from './records.ts';
@@ -50,7 +51,9 @@ export interface Result {
 /** Observes one backend and plans the way from there to the desired state. */
 export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
   const observed = await job.renderer.observe(host, job.options);
-  const applied = await readApplied(stateDir, job.name);
+  const { content: applied, notices: remarks } = await tolerant(() =>
+    readApplied(stateDir, job.name),
+  );
   const extra = extraOf(job);
   const verdict = guard({
     held: observed.owned.ranges,
@@ -71,7 +74,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
     wanted,
     desired,
     verdict,
-    notices,
+    notices: [...remarks, ...notices],
     steps: verdict.kind === 'no change' ? [] : job.renderer.plan(wanted, observed),
     added: subtract(wanted.ranges, observed.owned.ranges),
     removed: subtract(observed.owned.ranges, wanted.ranges),
@@ -140,6 +143,7 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
   if (plan.steps.length === 0) {
     if (plan.verdict.kind !== 'no change')
       await writeApplied(stateDir, job.name, appliedRecord(plan));
+    await closeJournal(stateDir, job.name);
     return { code: exit.ok, message: `${job.name}: no changes`, detail: [] };
   }
   await openJournal(stateDir, job.name, { before, wanted: plan.wanted });

@@ -116,16 +116,22 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   }
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;
-  const { parseExtra } = await import('./gate.ts');
-  const extra = config.settings.extra;
   const desired: Desired = {
     ranges,
-    extra: extra === undefined ? none : parseExtra(stringList(extra, 'extra')),
+    extra: await extraPrefixes(config),
     tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
     udpPorts: udpPorts(setting('udp-ports', '')),
     mode: oneOf(setting('mode', 'allow'), ['allow', 'lockdown'], 'mode'),
   };
   return { name, renderer, options: renderer.options(raw), raw, desired };
+}
+
+/** The gate loads a package, so only where there is something to check. */
+async function extraPrefixes(config: Config): Promise<Ranges> {
+  const { extra } = config.settings;
+  if (extra === undefined) return none;
+  const { parseExtra } = await import('./gate.ts');
+  return parseExtra(stringList(extra, 'extra'));
 }
 
 function udpPorts(value: unknown): readonly number[] {

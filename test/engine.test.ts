@@ -7,7 +7,7 @@ import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
-import { journalPath, readApplied } from '../src/records.ts';
+import { isCutOff, journalPath, openJournal, readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
 import { desired } from './helpers/desired.ts';
 
@@ -199,5 +199,30 @@ describe('makeRemoval', () => {
     expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and verified' });
     expect(existsSync(file)).toBe(false);
     expect(await readApplied(state, 'file')).toBeUndefined();
+  });
+});
+
+describe('records that cannot be used', () => {
+  it('are said, moved aside by the next apply, and do not stop it', async () => {
+    await apply(await plan(fileBackend()), state);
+    const record = join(state, 'applied', 'file.json');
+    writeFileSync(record, '{');
+    const made = await plan(fileBackend(), two);
+    expect(made.notices).toEqual([
+      { level: 'warning', text: expect.stringContaining('file.json is corrupt') },
+    ]);
+    expect(await apply(made, state)).toMatchObject({ code: exit.ok });
+    expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
+    expect(await readApplied(state, 'file')).toMatchObject({ ranges: two });
+  });
+
+  it('of an apply that was cut off are settled by the next one', async () => {
+    await openJournal(state, 'file', {
+      before: { ranges: none },
+      wanted: { ranges: none },
+    });
+    expect(await isCutOff(state, 'file')).toBe(true);
+    await apply(await plan(fileBackend()), state);
+    expect(await isCutOff(state, 'file')).toBe(false);
   });
 });

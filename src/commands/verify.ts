@@ -5,7 +5,7 @@ import type { Job } from '../job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';
-import { appliedNames, readApplied, readJournal } from '../records.ts';
+import { appliedNames, isCutOff, readApplied } from '../records.ts';
 import { makeJob, type Settings } from '../settings.ts';
 import { staleness } from '../policy.ts';
 import { attempt } from './apply.ts';
@@ -36,7 +36,7 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
     makePlan(job, policy, settings.stateDir),
   );
   output.notices(name, plan.notices);
-  if ((await readJournal(settings.stateDir, name)) !== undefined)
+  if (await isCutOff(settings.stateDir, name))
     output.warn(`warning: ${name}: an earlier run was cut off; cfsync apply settles it`);
   if (plan.steps.length === 0) {
     output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);
