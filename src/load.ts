@@ -11,6 +11,7 @@ type Module = { readonly default: unknown };
 
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  csf: () => import('../renderers/csf.ts'),
   nftables: () => import('../renderers/nftables.ts'),
 };
 

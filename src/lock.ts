@@ -1,4 +1,6 @@
 /** Holds the locks of other programs, so that they do not change a file while cfsync works on it. */
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { CfsyncError, exit } from './errors.ts';
 import { hold } from './host.ts';
 import type { Command, Lock } from './renderer.ts';
@@ -39,6 +41,8 @@ export async function withLocks<T>(
 ): Promise<T> {
   const [first, ...rest] = locks;
   if (first === undefined) return work();
+  // Its program is not installed: nobody to keep out, and `observe` says so better than a lock can.
+  if (!existsSync(dirname(first.path))) return withLocks(rest, seconds, work);
   const release = await hold(holder(first, seconds), (seconds + 5) * 1000);
   if (release === undefined)
     throw new CfsyncError(
