@@ -48,7 +48,7 @@ describe('what a line takes', () => {
     for (const port of [0, 65536, 80.5, Number.NaN])
       expect(want({ tcpPorts: [port] })).toThrow('is not a port');
     for (const v4 of ['0.0.0.0/0', '1.2.3.4/33', '1.2.3.4', '10.0.0.1/8', '10.0.0.0/8\nx'])
-      expect(want({ ranges: { v4: [v4], v6: [] } })).toThrow();
+      expect(want({ ranges: { v4: [v4], v6: [] } }), v4).toThrow('is not');
     expect(want({ ranges: { v4: [], v6: ['::/0'] } })).toThrow('is not a prefix that CSF takes');
   });
 
@@ -158,7 +158,7 @@ describe('the block', () => {
       good.trimEnd(),
       good + good.slice(2),
       `${good}Include ${path}\n`,
-      good.replace(`${path}`, `${path} `),
+      good.replace(path, `${path} `),
     ]) {
       expect(hasBlock(bad, path), bad).toBe(false);
       expect(addBlock(bad, path), bad).toBe(good);
@@ -375,6 +375,19 @@ describe('want', () => {
     expect(
       lockdown({ conf: { ...closed, CC_ALLOW_PORTS: 'DE', CC_ALLOW_PORTS_TCP: '22' } }),
     ).not.toThrow();
+  });
+
+  it('says when a list is so long that a set is better', () => {
+    const v4 = Array.from({ length: 201 }, (_, i) => `10.${i}.0.0/17`);
+    const { owned, notices } = csf.want(
+      { ...small, ranges: { v4, v6: [] } },
+      { reload: false },
+      around(),
+    );
+    expect(notices.map(({ level, text }) => `${level}: ${text}`).join()).toMatch(
+      /^note: 201 prefixes are as many rules/,
+    );
+    expect(stdin(csf.plan(owned, observed({}))).match(/^-I /gm)).toHaveLength(402);
   });
 
   it('refuses csf -r where it only asks lfd', () => {
