@@ -6,6 +6,7 @@ import { readConfig, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
+import { appliedNames } from './records.ts';
 import { flagSpec } from './flags.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
@@ -92,6 +93,17 @@ export function backendNames(settings: Settings): readonly string[] {
     `no backend: name one with --backend (cfsync backends lists them)${
       settings.config.file === undefined ? '' : `, or under backends in ${settings.config.file}`
     }`,
+  );
+}
+
+/** The backends that something was applied to: those named by --backend, else all that are recorded. */
+export async function appliedBackends(settings: Settings): Promise<readonly string[]> {
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? (await appliedNames(settings.stateDir));
+  if (names.length > 0) return [...new Set(names)];
+  throw new CfsyncError(
+    exit.failed,
+    `nothing was applied yet, as far as ${settings.stateDir} knows; name a backend with --backend, or run cfsync apply`,
   );
 }
 
