@@ -188,7 +188,9 @@ function matches(option: string, values: readonly string[], probe: Probe): Answe
       return said((mask?.includes('SYN') ? 'SYN' : 'NONE') === set?.join(','));
     }
     case '--dst-type':
-      return value === 'LOCAL' ? 'yes' : 'maybe';
+      return said(value.split(',').includes('LOCAL'));
+    case '--rt-type': // a routing header
+      return 'no';
     default:
       return 'maybe';
   }
