@@ -709,9 +709,11 @@ function parseSet(name: string, text: string): IpSet {
   const members = lines.filter(([word]) => word === 'add');
   // An element with a timeout or `nomatch` is not what we add.
   if (members.some((words) => words.length > 3)) type.push('with options');
-  const whole = members.map(([, , member]) =>
-    member!.includes('/') ? member! : `${member}/${member!.includes(':') ? 128 : 32}`,
-  );
+  const whole = members
+    .filter((words) => !words.includes('nomatch'))
+    .map(([, , member]) =>
+      member!.includes('/') ? member! : `${member}/${member!.includes(':') ? 128 : 32}`,
+    );
   const { v4, v6 } = prefixesIn(whole);
   return { name, type: type.join(' '), prefixes: [...v4, ...v6] };
 }
