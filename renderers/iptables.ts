@@ -342,7 +342,7 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
   for (const family of families)
     if (!options.set && desired.ranges[family].length > manyPrefixes)
       note(
-        `${count(desired.ranges[family].length, 'rule')} of ${tool[family]} are asked one after another for every new connection; --ipset makes that one look-up`,
+        `${count(desired.ranges[family].length, 'rule')} of ${tool[family]} are asked one after another; --ipset makes that one look-up`,
       );
   if (!options.set && around.shared.length > 0)
     warn(
@@ -587,18 +587,26 @@ async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatches'>> {
 
 async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
   const program = tool[family];
-  const [version, saved] = await Promise.all([
-    ask(host, { argv: [program, '--version'] }),
+  const [restores, saves, saved] = await Promise.all([
+    ask(host, { argv: [`${program}-restore`, '--version'] }),
+    ask(host, { argv: [`${program}-save`, '--version'] }),
     // All tables: -t loads the table that it names, where the legacy variant had none.
     ask(host, { argv: [`${program}-save`] }),
   ]);
+  const isNft = (version: string): boolean => version.includes('nf_tables');
+  if (isNft(restores) !== isNft(saves))
+    throw new BackendError(
+      'misconfigured',
+      `iptables: ${program}-restore and ${program}-save are of different variants, so what the one writes the other does not read; nothing was changed; choose one with update-alternatives`,
+      { detail: [restores, saves].flatMap((version) => firstLines(version)) },
+    );
   const foreign = /^# Table `(filter|raw)' is incompatible/m.exec(saved)?.[1];
   if (foreign !== undefined)
     throw new BackendError(
       'not supported',
       `iptables: table ${foreign} has rules of nft's own that ${program} cannot read; nothing was changed; use --backend nftables`,
     );
-  const variant = version.includes('nf_tables') ? 'legacy' : 'nft';
+  const variant = isNft(saves) ? 'legacy' : 'nft';
   return {
     tables: parseSave(saved),
     other: { variant, tables: await otherTables(host, family, variant) },

@@ -27,8 +27,10 @@ interface Situation {
 function hostWith({ v4 = '', v6 = '', variant = 'nf_tables', ...more }: Situation) {
   return recorded({
     answers: {
-      'iptables --version': `iptables v1.8.9 (${variant})\n`,
-      'ip6tables --version': `ip6tables v1.8.9 (${variant})\n`,
+      'iptables-restore --version': `iptables-restore v1.8.9 (${variant})\n`,
+      'iptables-save --version': `iptables-save v1.8.9 (${variant})\n`,
+      'ip6tables-restore --version': `ip6tables-restore v1.8.9 (${variant})\n`,
+      'ip6tables-save --version': `ip6tables-save v1.8.9 (${variant})\n`,
       'iptables-save': v4,
       'ip6tables-save': v6,
       'iptables-nft-save': '',
@@ -189,6 +191,11 @@ describe('reading', () => {
         command.argv[0] === 'ip6tables-save' ? { code, stdout: '', stderr } : host.query(command),
     };
     await expect(iptables.observe(failing, iptables.options({}))).rejects.toThrow(message);
+  });
+
+  it('refuses a writer and a reader of different variants', async () => {
+    const answers = { 'ip6tables-save --version': 'ip6tables-save v1.8.9 (legacy)\n' };
+    await expect(wantOn({ answers })).rejects.toThrow('of different variants');
   });
 
   it('takes a kernel without IPv6 for what it is', async () => {
@@ -413,6 +420,11 @@ describe('what is said', () => {
   it('does not trouble lockdown with what only matters for allow', async () => {
     const { notices } = await wantOn({ v4: printed('docker.save') }, { mode: 'lockdown' });
     expect(notices).toBe('');
+  });
+
+  it('does not say of one firewall that it drops nothing when only the other family is open', async () => {
+    const { notices } = await wantOn({ v6: printed('policy-drop.save') });
+    expect(notices).not.toContain('changes nothing today');
   });
 
   it('names a chain of nftables that drops the ports', async () => {
