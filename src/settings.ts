@@ -3,8 +3,10 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
 import { readConfig, type Config } from './config.ts';
-import type { Job } from './engine.ts';
+import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
+import { isAllowed } from './feed-url.ts';
+import { appliedNames } from './records.ts';
 import { flagSpec } from './flags.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
@@ -13,6 +15,7 @@ import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
+import { escape } from './text.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
 const feeds = {
@@ -62,14 +65,22 @@ export function sourceOptions(settings: Settings, whenUnset = 'auto'): SourceOpt
   return {
     source: ['auto', 'bundled', 'snapshot'].includes(source) ? source : resolve(source),
     urls: {
-      ipv4: setting('ipv4-url', feeds.ipv4),
-      ipv6: setting('ipv6-url', feeds.ipv6),
-      api: setting('api-url', feeds.api),
+      ipv4: url(setting('ipv4-url', feeds.ipv4), 'ipv4-url'),
+      ipv6: url(setting('ipv6-url', feeds.ipv6), 'ipv6-url'),
+      api: url(setting('api-url', feeds.api), 'api-url'),
     },
     stateDir,
     now: new Date(),
     maxAge,
   };
+}
+
+function url(value: string, where: string): string {
+  if (URL.canParse(value) && isAllowed(new URL(value))) return value;
+  throw new CfsyncError(
+    exit.usage,
+    `${where}: ${escape(value)} is not a URL with https (http is taken from this host alone)`,
+  );
 }
 
 /** The backends to work on: those named by --backend, else those in the configuration. */
@@ -82,6 +93,17 @@ export function backendNames(settings: Settings): readonly string[] {
     `no backend: name one with --backend (cfsync backends lists them)${
       settings.config.file === undefined ? '' : `, or under backends in ${settings.config.file}`
     }`,
+  );
+}
+
+/** The backends that something was applied to: those named by --backend, else all that are recorded. */
+export async function appliedBackends(settings: Settings): Promise<readonly string[]> {
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? (await appliedNames(settings.stateDir));
+  if (names.length > 0) return [...new Set(names)];
+  throw new CfsyncError(
+    exit.failed,
+    `nothing was applied yet, as far as ${settings.stateDir} knows; name a backend with --backend, or run cfsync apply`,
   );
 }
 
@@ -106,16 +128,22 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   }
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;
-  const { parseExtra } = await import('./gate.ts');
-  const extra = config.settings.extra;
   const desired: Desired = {
     ranges,
-    extra: extra === undefined ? none : parseExtra(stringList(extra, 'extra')),
+    extra: await extraPrefixes(config),
     tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
     udpPorts: udpPorts(setting('udp-ports', '')),
     mode: oneOf(setting('mode', 'allow'), ['allow', 'lockdown'], 'mode'),
   };
   return { name, renderer, options: renderer.options(raw), raw, desired };
+}
+
+/** The gate loads a package, so only where there is something to check. */
+async function extraPrefixes(config: Config): Promise<Ranges> {
+  const { extra } = config.settings;
+  if (extra === undefined) return none;
+  const { parseExtra } = await import('./gate.ts');
+  return parseExtra(stringList(extra, 'extra'));
 }
 
 function udpPorts(value: unknown): readonly number[] {

@@ -1,0 +1,271 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { apply, check, makePlan, makeRemoval, planId, type Policy } from '../src/engine.ts';
+import { CfsyncError, exit } from '../src/errors.ts';
+import { digest } from '../src/files.ts';
+import type { Job } from '../src/job.ts';
+import { none, parseRanges } from '../src/prefix.ts';
+import { isCutOff, journalPath, openJournal, readApplied } from '../src/records.ts';
+import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
+import { desired } from './helpers/desired.ts';
+
+let folder: string;
+let file: string;
+let state: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'cfsync-engine-'));
+  file = join(folder, 'rules');
+  state = join(folder, 'state');
+});
+
+afterEach(() => {
+  rmSync(folder, { recursive: true });
+});
+
+const policy: Policy = { mayRemove: true, known: undefined, acceptLargeChange: false };
+const one = parseRanges(['173.245.48.0/20', '2400:cb00::/32']);
+const two = parseRanges(['173.245.48.0/20', '190.93.240.0/21', '2400:cb00::/32']);
+
+interface FileOwned extends Owned {
+  readonly text: string | null;
+}
+
+/** A backend that is one file of prefixes; the first plan has the steps that a test adds. */
+function fileBackend(more: readonly Step[] = []): Renderer {
+  let rest = more;
+  const nothing: FileOwned = { ranges: none, text: null };
+  return defineRenderer<object, FileOwned, object>({
+    api: 1,
+    name: 'file',
+    kind: 'filter',
+    options: () => ({}),
+    nothing,
+    want: ({ ranges }) => ({
+      owned: { ranges, text: [...ranges.v4, ...ranges.v6].join('\n') },
+      notices: [],
+    }),
+    async observe() {
+      const text = existsSync(file) ? readFileSync(file, 'utf8') : null;
+      return { owned: { ranges: parseRanges(text?.split('\n') ?? []), text }, around: {} };
+    },
+    plan: (wanted, { owned }) => {
+      if (wanted.text === owned.text) return [];
+      const extra = rest;
+      rest = [];
+      return [
+        {
+          kind: 'file',
+          summary: 'write the file',
+          path: file,
+          content: wanted.text,
+          mode: 0o640,
+          expect: owned.text === null ? null : digest(owned.text),
+        },
+        ...extra,
+      ];
+    },
+    print: ({ text }) => (text === null ? [] : [{ path: 'file', content: text }]),
+  });
+}
+
+const command = (program: string, ...args: string[]): Step => ({
+  kind: 'run',
+  summary: `run ${program}`,
+  command: { argv: [program, ...args] },
+});
+
+function job(renderer: Renderer, ranges = one): Job {
+  return { name: 'file', renderer, options: {}, raw: { a: 1 }, desired: desired({ ranges }) };
+}
+
+const plan = (renderer: Renderer, ranges = one) => makePlan(job(renderer, ranges), policy, state);
+
+describe('apply', () => {
+  it('brings the backend to the plan, verifies it, and records it', async () => {
+    const result = await apply(await plan(fileBackend()), state);
+    expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await readApplied(state, 'file')).toMatchObject({ ranges: one, options: { a: 1 } });
+    expect(existsSync(journalPath(state, 'file'))).toBe(false);
+  });
+
+  it('has nothing to do the second time, and writes nothing', async () => {
+    await apply(await plan(fileBackend()), state);
+    const record = join(state, 'applied', 'file.json');
+    const before = readFileSync(record, 'utf8');
+    const again = await plan(fileBackend());
+    expect(again.steps).toEqual([]);
+    rmSync(journalPath(state, 'file'), { force: true });
+    expect(await apply(again, state)).toMatchObject({ code: exit.ok, message: 'file: no changes' });
+    expect(readFileSync(record, 'utf8')).toBe(before);
+  });
+
+  describe('a step that cannot be undone', () => {
+    const done = () => join(folder, 'done');
+    const final = (...argv: [string, ...string[]]): Step => ({
+      kind: 'run',
+      summary: 'cannot be undone',
+      final: true,
+      command: { argv },
+    });
+    const touch = (): Step => final('touch', done());
+
+    it('runs after the others, wherever it stands', async () => {
+      const after = command('test', '!', '-e', done());
+      const result = await apply(await plan(fileBackend([touch(), after])), state);
+      expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+      expect(existsSync(done())).toBe(true);
+    });
+
+    it('does not run when the rest does not settle', async () => {
+      const undo = command('rm', file);
+      const result = await apply(await plan(fileBackend([undo, touch()])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+    });
+
+    it('does not run on the way back', async () => {
+      const renderer = fileBackend([command('false')]);
+      const restless: Renderer = {
+        ...renderer,
+        plan: (wanted, observed) => [...renderer.plan(wanted, observed), touch()],
+      };
+      const result = await apply(await plan(restless), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+      expect(existsSync(file)).toBe(false);
+    });
+
+    it('takes the rest back when it fails', async () => {
+      const result = await apply(await plan(fileBackend([final('false')])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(file)).toBe(false);
+    });
+  });
+
+  it('goes back when a step fails, and says so', async () => {
+    await apply(await plan(fileBackend()), state);
+    const result = await apply(await plan(fileBackend([command('false')]), two), state);
+    expect(result.code).toBe(exit.rolledBack);
+    expect(result.message).toContain('run false');
+    expect(result.message).toContain('back to what it was before');
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(existsSync(journalPath(state, 'file'))).toBe(false);
+    expect(await readApplied(state, 'file')).toMatchObject({ ranges: one });
+  });
+
+  it('goes back when all steps succeed and the backend does not settle', async () => {
+    const undo = command('rm', '-f', file);
+    const result = await apply(await plan(fileBackend([undo])), state);
+    expect(result).toMatchObject({ code: exit.rolledBack });
+    expect(result.detail).toEqual(['left to do: write the file']);
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it('says where the journal is when going back fails as well', async () => {
+    // The file becomes a folder, which no step can replace.
+    const spoil = [command('rm', '-f', file), command('mkdir', '-p', file), command('false')];
+    const renderer = fileBackend(spoil);
+    const result = await apply(await plan(renderer), state);
+    expect(result.code).toBe(exit.broken);
+    expect(result.message).toContain(journalPath(state, 'file'));
+    const journal = JSON.parse(readFileSync(journalPath(state, 'file'), 'utf8')) as {
+      content: unknown;
+    };
+    expect(journal.content).toMatchObject({ before: { text: null } });
+  });
+
+  it('changes nothing when a check fails', async () => {
+    const bad: Step = { ...command('true'), check: { argv: ['false'] } };
+    await expect(check(await plan(fileBackend([bad])))).rejects.toMatchObject({
+      code: exit.failed,
+    });
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it('changes nothing when the file was changed after it was observed', async () => {
+    const made = await plan(fileBackend());
+    writeFileSync(file, '198.51.100.0/24');
+    const result = await apply(made, state);
+    expect(result.message).toContain('appeared while cfsync was at work');
+    // Going back plans from what is there now to what was observed: no file.
+    expect(result.code).toBe(exit.rolledBack);
+  });
+
+  it('does not follow a symbolic link', async () => {
+    symlinkSync(join(folder, 'elsewhere'), file);
+    const result = await apply(await plan(fileBackend()), state);
+    expect(result.message).toContain('symbolic link');
+    expect(existsSync(join(folder, 'elsewhere'))).toBe(false);
+  });
+
+  it('changes nothing when the journal cannot be written', async () => {
+    writeFileSync(state, 'a file where the state directory should be');
+    await expect(plan(fileBackend()).then((p) => apply(p, state))).rejects.toThrow(CfsyncError);
+    expect(existsSync(file)).toBe(false);
+  });
+});
+
+describe('makePlan', () => {
+  it('adds and never removes without leave, but puts drift right', async () => {
+    writeFileSync(file, '190.93.240.0/21\n198.18.0.0/24\n2400:cb00::/32');
+    const cautious = {
+      mayRemove: false,
+      known: two,
+      acceptLargeChange: true,
+    };
+    const made = await makePlan(job(fileBackend()), cautious, state);
+    expect(made.wanted.ranges).toEqual(two);
+    expect(made.removed).toEqual(parseRanges(['198.18.0.0/24']));
+  });
+
+  it('has no step when the growth is refused', async () => {
+    writeFileSync(file, '173.245.48.0/24\n2400:cb00::/32');
+    const made = await plan(fileBackend());
+    expect(made).toMatchObject({ verdict: { kind: 'no change' }, steps: [] });
+  });
+
+  it('has an id that tells plans apart', async () => {
+    const first = planId([await plan(fileBackend())]);
+    expect(planId([await plan(fileBackend())])).toBe(first);
+    expect(planId([await plan(fileBackend(), two)])).not.toBe(first);
+  });
+});
+
+describe('makeRemoval', () => {
+  it('leaves the host as if cfsync had never run, and no record', async () => {
+    await apply(await plan(fileBackend()), state);
+    const result = await apply(await makeRemoval(job(fileBackend())), state);
+    expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and verified' });
+    expect(existsSync(file)).toBe(false);
+    expect(await readApplied(state, 'file')).toBeUndefined();
+  });
+});
+
+describe('records that cannot be used', () => {
+  it('are said, moved aside by the next apply, and do not stop it', async () => {
+    await apply(await plan(fileBackend()), state);
+    const record = join(state, 'applied', 'file.json');
+    writeFileSync(record, '{');
+    const made = await plan(fileBackend(), two);
+    expect(made.notices).toEqual([
+      { level: 'warning', text: expect.stringContaining('file.json is corrupt') },
+    ]);
+    expect(await apply(made, state)).toMatchObject({ code: exit.ok });
+    expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
+    expect(await readApplied(state, 'file')).toMatchObject({ ranges: two });
+  });
+
+  it('of an apply that was cut off are settled by the next one', async () => {
+    await openJournal(state, 'file', {
+      before: { ranges: none },
+      wanted: { ranges: none },
+    });
+    expect(await isCutOff(state, 'file')).toBe(true);
+    await apply(await plan(fileBackend()), state);
+    expect(await isCutOff(state, 'file')).toBe(false);
+  });
+});
