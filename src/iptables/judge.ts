@@ -31,10 +31,9 @@ export function probes(
   interfaces: readonly string[],
 ): readonly Probe[] {
   const { ranges } = desired;
-  const probe = (protocol: 'tcp' | 'udp') => (port: number) => ({
-    ...{ family, protocol, port, ranges, interfaces },
-  });
-  return [...desired.tcpPorts.map(probe('tcp')), ...desired.udpPorts.map(probe('udp'))];
+  const each = (protocol: 'tcp' | 'udp', list: readonly number[]): Probe[] =>
+    list.map((port) => ({ family, protocol, port, ranges, interfaces }));
+  return [...each('tcp', desired.tcpPorts), ...each('udp', desired.udpPorts)];
 }
 
 /**

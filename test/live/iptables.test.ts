@@ -1,12 +1,16 @@
 /** iptables and ip6tables 1.8.9, both variants, and ipset 7.17, with real packets. */
 
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { Lab, type Counts, type Expected, type PerFamily, type Verdict } from './lab.ts';
+import { Lab, type Expected, type PerFamily, type Verdict } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
 const open = { edge: 'open', stranger: 'open' } as const;
 const closed = { edge: 'closed', stranger: 'closed' } as const;
 const edgeOnly = { edge: 'open', stranger: 'closed' } as const;
+
+const fixtures = join(import.meta.dirname, '..', 'fixtures', 'iptables');
 
 const tools = ['iptables', 'ip6tables'] as const;
 const alternatives = tools.flatMap((tool) => [tool, `${tool}-save`, `${tool}-restore`]);
@@ -83,9 +87,10 @@ class Origin {
     ]);
   }
 
-  async cfsync(expected: number, ...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await this.lab.cfsync(args);
-    expect(code, `${args.join(' ')}\n${stdout}${stderr}`).toBe(expected);
+  /** Runs a command line, expects its exit code and answers what it said. */
+  async cfsync(expected: number, line: string, ...more: string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.lab.cfsync([...line.split(' '), ...more]);
+    expect(code, `${line} ${more.join(' ')}\n${stdout}${stderr}`).toBe(expected);
     return stdout + stderr;
   }
 
@@ -132,14 +137,44 @@ exit 3
   }
 
   apply(...args: string[]): Promise<string> {
-    return this.cfsync(0, 'apply', '-b', 'iptables', '--source', 'bundled', ...args);
+    return this.cfsync(0, 'apply -b iptables --source bundled', ...args);
   }
 }
+
+/** The admin's rules, and who gets in on 80 and 443 without cfsync. */
+const cases = [
+  ['nothing', 'ACCEPT', [], open],
+  ['policy drop', 'DROP', basics, closed],
+  [
+    'a terminal reject',
+    'ACCEPT',
+    [...basics, '-A INPUT -p tcp --dport 80:9999 -j REJECT', '-A INPUT -j REJECT'],
+    closed,
+  ],
+  [
+    'a drop in a chain of the admin',
+    'ACCEPT',
+    [
+      ':WEB - [0:0]',
+      ...basics,
+      '-A INPUT -p tcp -m tcp --dport 443 -j WEB',
+      '-A WEB -j DROP',
+      '-A INPUT -p tcp -m multiport --dports 80,9999 -j DROP',
+    ],
+    closed,
+  ],
+  [
+    'ports open to everybody',
+    'DROP',
+    [...basics, '-A INPUT -p tcp -m multiport --dports 80,443 -j ACCEPT'],
+    open,
+  ],
+] as const;
 
 /** In each of four hammerings; CFSYNC_TEST_APPLIES=200 for a longer look. */
 const applies = Number(process.env.CFSYNC_TEST_APPLIES ?? 30);
 
-const all = (counts: PerFamily<Counts>): Counts[] => [counts.v4, counts.v6!];
+const all = <T>({ v4, v6 }: PerFamily<T>): readonly T[] => [v4, v6!];
 
 describeLive('iptables', { programs }, () => {
   describe.each(['nft', 'legacy'] as const)('%s', (variant) => {
@@ -159,62 +194,39 @@ describeLive('iptables', { programs }, () => {
       ['rules', []],
       ['ipsets', ['--ipset']],
     ])('with %s', (_, form) => {
-      test.for([
-        ['nothing', 'ACCEPT', [], open],
-        ['policy drop', 'DROP', basics, closed],
-        [
-          'a terminal reject',
-          'ACCEPT',
-          [...basics, '-A INPUT -p tcp --dport 80:9999 -j REJECT', '-A INPUT -j REJECT'],
-          closed,
-        ],
-        [
-          'a drop in a chain of the admin',
-          'ACCEPT',
-          [
-            ':WEB - [0:0]',
-            ...basics,
-            '-A INPUT -p tcp -m tcp --dport 443 -j WEB',
-            '-A WEB -j DROP',
-            '-A INPUT -p tcp -m multiport --dports 80,9999 -j DROP',
-          ],
-          closed,
-        ],
-        [
-          'ports open to everybody',
-          'DROP',
-          [...basics, '-A INPUT -p tcp -m multiport --dports 80,443 -j ACCEPT'],
-          open,
-        ],
-      ] as const)('%s', async ([, policy, rules, before]) => {
-        const other = rules.length > 0 ? closed : open;
-        const attached = { ...before, edge: 'open' } as const;
-        await origin.load('filter', policy, ...rules);
-        const admin = await origin.saved();
-        await origin.expect(before, other);
+      test.for(form.length === 0 ? cases : [cases[1], cases[4]])(
+        '%s',
+        async ([, policy, rules, before]) => {
+          const other = rules.length > 0 ? closed : open;
+          const attached = { ...before, edge: 'open' } as const;
+          await origin.load('filter', policy, ...rules);
+          const admin = await origin.saved();
+          await origin.expect(before, other);
+          await lab.expectVerdict(443, other, 'udp');
 
-        await origin.apply(...form);
-        await origin.expect(attached, other);
+          await origin.apply(...form);
+          await origin.expect(attached, other);
 
-        await origin.apply('--mode', 'lockdown', ...form);
-        await origin.expect(edgeOnly, other);
-        await lab.expectVerdict(443, closed, 'udp');
-        expect(await lab.origin.connect('127.0.0.1', 443)).toBe('open');
-        expect(await lab.origin.connect(lab.origin.v6!, 443)).toBe('open');
+          await origin.apply('--mode', 'lockdown', ...form);
+          await origin.expect(edgeOnly, other);
+          await lab.expectVerdict(443, closed, 'udp');
+          expect(await lab.origin.connect('127.0.0.1', 443)).toBe('open');
+          expect(await lab.origin.connect(lab.origin.v6!, 443)).toBe('open');
 
-        const applied = await origin.saved();
-        const again = await origin.apply('--mode', 'lockdown', '--verbose', ...form);
-        expect(again).toContain('no changes');
-        expect(await origin.saved()).toBe(applied);
-        await origin.cfsync(0, 'verify');
+          const applied = await origin.saved();
+          const again = await origin.apply('--mode', 'lockdown', '--verbose', ...form);
+          expect(again).toContain('no changes');
+          expect(await origin.saved()).toBe(applied);
+          await origin.cfsync(0, 'verify');
 
-        await origin.apply(...form);
-        await origin.expect(attached);
-        await origin.cfsync(0, 'remove', '-b', 'iptables');
-        await origin.expect(before);
-        expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(admin));
-        expect(await origin.run('ipset', 'list', '-n')).toBe('');
-      });
+          await origin.apply(...form);
+          await origin.expect(attached);
+          await origin.cfsync(0, 'remove -b iptables');
+          await origin.expect(before);
+          expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(admin));
+          expect(await origin.run('ipset', 'list', '-n')).toBe('');
+        },
+      );
 
       test(
         'no connection is lost and no stranger gets in while lists and modes change',
@@ -224,9 +236,10 @@ describeLive('iptables', { programs }, () => {
           await origin.lists();
           const change = (i: number): Promise<string> =>
             origin.cfsync(
-              ...([0, 'apply', '-b', 'iptables', '--accept-large-change'] as const),
-              ...['--mode', i % 10 < 5 ? 'allow' : 'lockdown'],
-              ...['--source', `/run/lab/list/${i % 2}`, ...form],
+              0,
+              `apply -b iptables --accept-large-change --source /run/lab/list/${i % 2}`,
+              ...form,
+              `--mode=${i % 10 < 5 ? 'allow' : 'lockdown'}`,
             );
           await change(0);
           const [edge, stranger] = await Promise.all([
@@ -274,7 +287,8 @@ describeLive('iptables', { programs }, () => {
         await origin.fail('ip6tables-restore', 'run');
         for (const mode of ['allow', 'lockdown']) {
           const said = await origin.cfsync(
-            ...([4, 'apply', '-b', 'iptables', '--source', 'bundled', '--mode', mode] as const),
+            4,
+            `apply -b iptables --source bundled --mode ${mode}`,
             ...form,
           );
           expect(said).toContain('the backend is back to what it was before');
@@ -286,15 +300,13 @@ describeLive('iptables', { programs }, () => {
 
         // And from one list to another, where the sets change as well.
         await origin.lists();
-        await origin.cfsync(
-          ...([0, 'apply', '-b', 'iptables', '--source', '/run/lab/list/0'] as const),
-          ...form,
-        );
+        await origin.cfsync(0, 'apply -b iptables --source /run/lab/list/0', ...form);
         const before = [await origin.saved(), await origin.sets()];
         await origin.fail('ip6tables-restore', 'run');
         await origin.cfsync(
-          ...([4, 'apply', '-b', 'iptables', '--source', '/run/lab/list/1'] as const),
-          ...['--mode', 'lockdown', '--accept-large-change', ...form],
+          4,
+          'apply -b iptables --source /run/lab/list/1 --mode lockdown --accept-large-change',
+          ...form,
         );
         const after = [withoutEmpty(await origin.saved()), await origin.sets()];
         expect(after).toEqual([withoutEmpty(before[0]!), before[1]]);
@@ -326,7 +338,7 @@ describeLive('iptables', { programs }, () => {
       await origin.apply();
       await origin.expect(edgeOnly);
       // And what the admin did in between stays after remove.
-      await origin.cfsync(0, 'remove', '-b', 'iptables');
+      await origin.cfsync(0, 'remove -b iptables');
       expect(await origin.saved()).toContain('-A INPUT -p tcp -m tcp --dport 443 -j REJECT');
     });
 
@@ -351,16 +363,16 @@ describeLive('iptables', { programs }, () => {
       await origin.run('iptables', '-A', 'INPUT', ...rule, '-j', 'ACCEPT');
       const said = await origin.apply();
       expect(said).toContain('cfsync4: rules that cfsync did not write use this set');
-      await origin.cfsync(0, 'remove', '-b', 'iptables');
+      await origin.cfsync(0, 'remove -b iptables');
       expect(await origin.run('ipset', 'list', '-n')).toBe('cfsync4\n');
       await origin.run('iptables', '-F');
     });
 
     test('a set of another type is refused, and remove clears it', async () => {
       await origin.run('ipset', 'create', 'cfsync4', 'hash:ip');
-      const args = ['apply', '-b', 'iptables', '--source', 'bundled', '--ipset'];
-      expect(await origin.cfsync(1, ...args)).toContain('ipset cfsync4 is of type hash:ip');
-      await origin.cfsync(0, 'remove', '-b', 'iptables');
+      const line = 'apply -b iptables --source bundled --ipset';
+      expect(await origin.cfsync(1, line)).toContain('ipset cfsync4 is of type hash:ip');
+      await origin.cfsync(0, 'remove -b iptables');
       await origin.apply('--ipset');
     });
 
@@ -383,6 +395,25 @@ describeLive('iptables', { programs }, () => {
     });
   });
 
+  test('the captured output is what iptables prints', async () => {
+    const lab = await Lab.create();
+    const origin = new Origin(lab);
+    const told = (text: string): string =>
+      text.replaceAll(/^#.*\n/gm, '').replaceAll(/\[\d+:\d+\]/g, '[0:0]');
+    try {
+      for (const name of readdirSync(fixtures).filter((file) => file.endsWith('.rules'))) {
+        await origin.run('ipset', 'create', 'cfsync4', 'hash:net');
+        const stdin = readFileSync(join(fixtures, name), 'utf8');
+        await lab.origin.must(['iptables-restore'], { stdin });
+        const saved = readFileSync(join(fixtures, name.replace('.rules', '.save')), 'utf8');
+        expect(told(await origin.run('iptables-save')), name).toBe(told(saved));
+        await origin.reset();
+      }
+    } finally {
+      await lab.close();
+    }
+  });
+
   test('rules of both variants: refused where the other one drops the ports, else said', async () => {
     const lab = await Lab.create();
     const origin = new Origin(lab);
@@ -402,17 +433,17 @@ describeLive('iptables', { programs }, () => {
         '-j',
         'DROP',
       );
-      const args = ['apply', '-b', 'iptables', '--source', 'bundled'];
-      expect(await origin.cfsync(1, ...args)).toContain('iptables-legacy drop the ports');
+      const line = 'apply -b iptables --source bundled';
+      expect(await origin.cfsync(1, line)).toContain('iptables-legacy drop the ports');
       await origin.run('iptables-legacy', '-F');
 
       await origin.choose('legacy');
-      expect(await origin.cfsync(1, ...args)).toContain('is also in the tables of iptables-nft');
+      expect(await origin.cfsync(1, line)).toContain('is also in the tables of iptables-nft');
       await origin.choose('nft');
-      await origin.cfsync(0, 'remove', '-b', 'iptables');
+      await origin.cfsync(0, 'remove -b iptables');
       await origin.run('iptables-nft', '-P', 'INPUT', 'DROP');
       await origin.choose('legacy');
-      expect(await origin.cfsync(1, ...args)).toContain('iptables-nft drop the ports (policy');
+      expect(await origin.cfsync(1, line)).toContain('iptables-nft drop the ports (policy');
     } finally {
       await lab.close();
     }
@@ -424,7 +455,7 @@ describeLive('iptables', { programs }, () => {
     try {
       for (const variant of ['nft', 'legacy'] as const) {
         await origin.choose(variant);
-        await origin.cfsync(0, 'diff', '-b', 'iptables', '--source', 'bundled', '--ipset');
+        await origin.cfsync(0, 'diff -b iptables --source bundled --ipset');
         await origin.cfsync(0, 'backends');
         for (const names of ['ip_tables_names', 'ip6_tables_names'])
           expect(await origin.run('cat', `/proc/net/${names}`)).toBe('');
@@ -447,8 +478,8 @@ describeLive('iptables', { programs }, () => {
       await lab.expectVerdict(443, closed);
       // As the warning says, both together.
       await origin.cfsync(
-        ...([0, 'apply', '--source', 'bundled', '--nft-chain', 'inet/fw/in'] as const),
-        ...['-b', 'nftables', '-b', 'iptables', '--mode', 'lockdown'],
+        0,
+        'apply --source bundled -b nftables -b iptables --mode lockdown --nft-chain inet/fw/in',
       );
       await lab.expectVerdict(443, edgeOnly);
     } finally {
@@ -495,7 +526,7 @@ COMMIT
         const saved = await origin.saved();
         expect(saved).toContain('-A CFSYNC -i docker0 -j RETURN');
 
-        await origin.cfsync(0, 'remove', '-b', 'iptables');
+        await origin.cfsync(0, 'remove -b iptables');
         await lab.expectVerdict(443, open);
       } finally {
         await lab.close();
@@ -517,7 +548,7 @@ COMMIT
       const again = await origin.apply('--mode', 'lockdown', '--ipset', '--verbose');
       expect(again).toContain('no changes');
       await origin.cfsync(0, 'verify');
-      await origin.cfsync(0, 'remove', '-b', 'iptables');
+      await origin.cfsync(0, 'remove -b iptables');
     } finally {
       await lab.close();
     }
@@ -527,19 +558,19 @@ COMMIT
     const lab = await Lab.create();
     const origin = new Origin(lab);
     try {
-      const args = ['apply', '-b', 'iptables', '--source', 'bundled', '--mode', 'lockdown'];
+      const line = 'apply -b iptables --source bundled --mode lockdown';
       const clean = await origin.run('iptables-save');
       for (const [program, when] of [
         ['ip6tables-save', 'always'],
         ['ip6tables-restore', 'test'],
       ] as const) {
         await origin.fail(program, when);
-        expect(await origin.cfsync(1, ...args)).toContain(program);
+        expect(await origin.cfsync(1, line)).toContain(program);
         expect(await origin.run('iptables-save')).toBe(clean);
         await origin.choose('nft');
       }
       await origin.run('rm', '/etc/alternatives/ip6tables-restore');
-      expect(await origin.cfsync(1, ...args)).toContain('ip6tables-restore is not installed');
+      expect(await origin.cfsync(1, line)).toContain('ip6tables-restore is not installed');
       expect(await origin.run('iptables-save')).toBe(clean);
     } finally {
       await lab.close();
@@ -553,19 +584,11 @@ COMMIT
       await lab.origin.listen({ tcp: [443] });
       const many = Array.from({ length: 10_000 }, (_, i) => `1.${i >> 7}.${(i & 127) * 2}.0/24`);
       await origin.list('many', [...many, '173.245.48.0/20'], ['2400:cb00::/32']);
-      const args = [
-        'apply',
-        '-b',
-        'iptables',
-        '--mode',
-        'lockdown',
-        '--source',
-        '/run/lab/list/many',
-      ];
+      const line = 'apply -b iptables --mode lockdown --source /run/lab/list/many';
       for (const form of [[], ['--ipset']]) {
-        await origin.cfsync(0, ...args, ...form);
+        await origin.cfsync(0, line, ...form);
         await lab.expectVerdict(443, edgeOnly);
-        expect(await origin.cfsync(0, ...args, '--verbose', ...form)).toContain('no changes');
+        expect(await origin.cfsync(0, line, '--verbose', ...form)).toContain('no changes');
       }
       expect((await origin.sets()).split('\n').length).toBeGreaterThan(10_000);
     } finally {
