@@ -78,6 +78,11 @@ export const flags = {
     choices: ['ruleset', 'sets', 'define'],
     help: 'nftables: what render writes: ruleset, sets or define',
   },
+  ipset: {
+    type: 'switch',
+    backend: ['iptables', 'set'],
+    help: 'iptables: the ranges in ipsets, not one rule each',
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'no-color': { type: 'switch', help: 'no colours' },
@@ -97,7 +102,7 @@ export interface CommandSpec {
 
 const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
 const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
-const desired = ['backend', 'ports', 'udp-ports', 'mode', 'nft-chain'] as const;
+const desired = ['backend', 'ports', 'udp-ports', 'mode', 'nft-chain', 'ipset'] as const;
 
 export const commands = {
   fetch: {

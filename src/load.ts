@@ -11,6 +11,7 @@ type Module = { readonly default: unknown };
 
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),
 };
 

@@ -20,7 +20,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
-	iproute2 iptables nftables procps strace systemd util-linux
+	iproute2 ipset iptables nftables procps strace systemd util-linux
 
 npm ci
 npm run types
