@@ -2,17 +2,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  apply,
-  check,
-  makePlan,
-  makeRemoval,
-  planId,
-  type Job,
-  type Policy,
-} from '../src/engine.ts';
+import { apply, check, makePlan, makeRemoval, planId, type Policy } from '../src/engine.ts';
 import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
+import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
 import { journalPath, readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
@@ -75,7 +68,7 @@ function fileBackend(more: readonly Step[] = []): Renderer {
       ];
     },
     print: ({ text }) => (text === null ? [] : [{ path: 'file', content: text }]),
-  }) as unknown as Renderer;
+  });
 }
 
 const command = (program: string, ...args: string[]): Step => ({
@@ -143,7 +136,7 @@ describe('apply', () => {
   });
 
   it('changes nothing when a check fails', async () => {
-    const bad: Step = { ...command('true'), check: { argv: ['false'] } } as Step;
+    const bad: Step = { ...command('true'), check: { argv: ['false'] } };
     await expect(check(await plan(fileBackend([bad])))).rejects.toMatchObject({
       code: exit.failed,
     });

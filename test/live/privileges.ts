@@ -18,7 +18,7 @@ export interface Needs {
 }
 
 /** The first need that this machine does not meet, as in `needs root`, or undefined. */
-export function needs({ root = false, programs = [] }: Needs): string | undefined {
+function needs({ root = false, programs = [] }: Needs): string | undefined {
   if (root && process.geteuid?.() !== 0) return 'needs root';
   const missing = programs.filter((program) => !installed(program));
   if (missing.length > 0) return `needs ${missing.join(', ')}`;
@@ -37,6 +37,8 @@ export function describeLive(
 ): void {
   const missing = needs({ root: true, programs: [...labPrograms, ...programs] });
   const mustRun = Boolean(process.env['CI']) || process.env['CFSYNC_TEST_ALL'] === '1';
+  // The default reporter only counts what is skipped.
+  if (missing !== undefined && !mustRun) console.warn(`skipped: ${name}: ${missing}`);
   describe(`live: ${name}`, () => {
     if (missing === undefined) {
       body();
