@@ -273,7 +273,7 @@ function refuseOpenings(desired: Desired, ranges: Ranges, around: UfwAround): vo
       refuse(
         `the kernel's policy for incoming ${labels[family]} is ${policy}, not UFW's; nothing was changed; ufw disable and ufw enable set it, with the firewall open for about a second`,
       );
-    const opening = openingLines(listing, desired, ranges, around);
+    const opening = openingLines(family, listing, desired, ranges, around);
     if (opening.length > 0)
       refuse(
         `${labels[family]} rules in the kernel that are not in ${paths[family]} let others than Cloudflare in; nothing was changed; delete them where they come from (/etc/ufw/before.rules and before6.rules, scripts)`,
@@ -307,8 +307,12 @@ function openingRules(
   );
 }
 
-/** Rules in the kernel that do the same, in the chains that every incoming packet passes. */
+/**
+ * Rules in the kernel that do the same, in the chains that every incoming packet passes. Those of our
+ * own form in UFW's chain are drift, which the next load takes away.
+ */
 function openingLines(
+  family: Family,
   { rules }: Listing,
   desired: Desired,
   ranges: Ranges,
@@ -319,6 +323,7 @@ function openingLines(
       /^(INPUT|ufw6?-(before|user|after)-input)$/.test(rule.chain) &&
       rule.target === 'ACCEPT' &&
       rule.conditions.length === 0 &&
+      !(isRunning(family, around) && rule.chain === inputChain(family) && isOfOurForm(rule)) &&
       isPublic(rule.input ?? '', around) &&
       opens(rule, desired, ranges),
   );
@@ -339,18 +344,16 @@ function opens(
   { mode, tcpPorts, udpPorts }: Desired,
   ranges: Ranges,
 ): boolean {
+  const over = {
+    tcp: tcpPorts,
+    udp: mode === 'lockdown' ? [...tcpPorts, ...udpPorts] : udpPorts,
+  };
   return (
-    [
-      ['tcp', tcpPorts, tcpPorts],
-      ['udp', mode === 'lockdown' ? [...tcpPorts, ...udpPorts] : udpPorts, udpPorts],
-    ] as const
-  ).some(
-    ([protocol, ports, ours]) =>
-      (rule.protocol === undefined || rule.protocol === 'any' || rule.protocol === protocol) &&
-      ports.some(
-        (port) =>
-          includesPort(rule.ports, port) && !(ours.includes(port) && within(rule.source, ranges)),
-      ),
+    (['tcp', 'udp'] as const).some(
+      (protocol) =>
+        [undefined, 'any', protocol].includes(rule.protocol) &&
+        over[protocol].some((port) => includesPort(rule.ports, port)),
+    ) && !within(rule.source, ranges)
   );
 }
 

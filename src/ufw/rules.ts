@@ -251,18 +251,19 @@ function editInPlace(
   const stay = new Set<Segment>();
   const missing = new Set(blocks);
   for (const segment of standing) if (missing.delete(segment.body)) stay.add(segment);
-  const pending = [...missing];
-  let text = head;
-  const addBefore = (next?: string): void => {
-    while (pending.length > 0 && (next === undefined || pending[0]! < next))
-      text += `\n${pending.shift()}`;
+  let pending = [...missing];
+  const out = [head];
+  const add = (due: readonly string[]): void => {
+    out.push(...due.map((body) => `\n${body}`));
+    pending = pending.slice(due.length);
   };
+  const end = stay.size === 0 ? standing[0] : standing.at(-1);
   for (const segment of segments) {
-    if (stay.has(segment)) addBefore(segment.body);
-    if (stay.has(segment) || !isOwnSegment(segment)) text += segment.lead + segment.body;
-    if (segment === (stay.size === 0 ? standing[0] : standing.at(-1))) addBefore();
+    if (stay.has(segment)) add(pending.filter((body) => body < segment.body));
+    if (stay.has(segment) || !isOwnSegment(segment)) out.push(segment.lead + segment.body);
+    if (segment === end) add(pending);
   }
-  return text;
+  return out.join('');
 }
 
 function insertAll(
