@@ -13,6 +13,7 @@ type Module = { readonly default: unknown };
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
   iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),
+  ufw: () => import('../renderers/ufw.ts'),
 };
 
 /** Parts of the core that are planned and applied like backends, and are not named by people. */
