@@ -169,8 +169,12 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
   }
   await openJournal(stateDir, job.name, { before, wanted: plan.wanted });
   try {
-    for (const step of plan.steps) await perform(step, job.name);
-    await settled(plan);
+    const undoable = plan.steps.filter(isUndoable);
+    for (const step of undoable) await perform(step, job.name);
+    if (undoable.length > 0) await settled(plan, isUndoable);
+    const final = plan.steps.filter((step) => !isUndoable(step));
+    for (const step of final) await perform(step, job.name);
+    if (final.length > 0) await settled(plan);
   } catch (error) {
     return goBack(job, before, error, stateDir);
   }
@@ -187,15 +191,19 @@ function appliedRecord(plan: Plan): Applied | undefined {
   return { ranges, extra, tcpPorts, udpPorts, mode, options: plan.job.raw };
 }
 
-/** Observes again and throws unless nothing is left to do. */
-async function settled(plan: Plan): Promise<void> {
+function isUndoable(step: Step): boolean {
+  return step.kind === 'file' || step.final !== true;
+}
+
+/** Observes again and throws unless nothing is left to do, of those steps that count. */
+async function settled(plan: Plan, counts: (step: Step) => boolean = () => true): Promise<void> {
   const { renderer, options } = plan.job;
   const observed = await renderer.observe(host, options);
   const wanted =
     plan.wanted === renderer.nothing
       ? plan.wanted
       : renderer.want(plan.desired, options, observed.around).owned;
-  const left = renderer.plan(wanted, observed);
+  const left = renderer.plan(wanted, observed).filter(counts);
   if (left.length > 0)
     throw new CfsyncError(
       exit.rolledBack,
@@ -209,9 +217,10 @@ async function goBack(job: Job, before: Owned, cause: unknown, stateDir: string)
   const why = cause instanceof Error ? cause.message : String(cause);
   const detail = cause instanceof CfsyncError ? cause.detail : [];
   try {
-    const observed = await renderer.observe(host, options);
-    for (const step of renderer.plan(before, observed)) await perform(step, name);
-    const left = renderer.plan(before, await renderer.observe(host, options));
+    const wayBack = async (): Promise<readonly Step[]> =>
+      renderer.plan(before, await renderer.observe(host, options)).filter(isUndoable);
+    for (const step of await wayBack()) await perform(step, name);
+    const left = await wayBack();
     if (left.length > 0)
       throw new CfsyncError(exit.broken, `it still differs: ${left[0]!.summary}`);
   } catch (error) {

@@ -110,6 +110,49 @@ describe('apply', () => {
     expect(readFileSync(record, 'utf8')).toBe(before);
   });
 
+  describe('a step that cannot be undone', () => {
+    const done = () => join(folder, 'done');
+    const final = (...argv: [string, ...string[]]): Step => ({
+      kind: 'run',
+      summary: 'cannot be undone',
+      final: true,
+      command: { argv },
+    });
+    const touch = (): Step => final('touch', done());
+
+    it('runs after the others, wherever it stands', async () => {
+      const after = command('test', '!', '-e', done());
+      const result = await apply(await plan(fileBackend([touch(), after])), state);
+      expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+      expect(existsSync(done())).toBe(true);
+    });
+
+    it('does not run when the rest does not settle', async () => {
+      const undo = command('rm', file);
+      const result = await apply(await plan(fileBackend([undo, touch()])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+    });
+
+    it('does not run on the way back', async () => {
+      const renderer = fileBackend([command('false')]);
+      const restless: Renderer = {
+        ...renderer,
+        plan: (wanted, observed) => [...renderer.plan(wanted, observed), touch()],
+      };
+      const result = await apply(await plan(restless), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+      expect(existsSync(file)).toBe(false);
+    });
+
+    it('takes the rest back when it fails', async () => {
+      const result = await apply(await plan(fileBackend([final('false')])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(file)).toBe(false);
+    });
+  });
+
   it('goes back when a step fails, and says so', async () => {
     await apply(await plan(fileBackend()), state);
     const result = await apply(await plan(fileBackend([command('false')]), two), state);
