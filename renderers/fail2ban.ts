@@ -36,7 +36,12 @@ interface Files {
   readonly late: string | null;
 }
 
+/** What the admin sets, by section. */
+type Sections = Readonly<Record<string, readonly string[]>>;
+
 export interface Fail2banOwned extends Owned, Files {
+  /** What the admin set when the files were read or composed. */
+  readonly beside: Sections;
   /** What of `ranges` the running server ignores, by jail; `null` when it is not running. */
   readonly server: Readonly<Record<string, Ranges>> | null;
 }
@@ -80,7 +85,7 @@ const localhost = ['127.0.0.1/8', '::1'];
 const indent = '    ';
 
 /** First line of a text that the server may not have loaded: a run that is cut off before the reload leaves it. */
-const pending = '# Not loaded yet; cfsync apply or cfsync remove goes on from here.\n';
+const pending = '# Not loaded yet; cfsync apply or cfsync remove goes on from here. Before:\n';
 
 export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
   api: 1,
@@ -92,23 +97,27 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
     return {};
   },
 
-  nothing: { ranges: none, ...absent, server: null },
+  nothing: { ranges: none, ...absent, beside: {}, server: null },
 
   want({ ranges }, _options, around) {
     if (around === undefined)
-      return { owned: { ranges, early: earlyText(ranges), late: null, server: null }, notices: [] };
+      return {
+        owned: { ranges, early: earlyText(ranges), late: null, beside: {}, server: null },
+        notices: [],
+      };
+    const beside = sectionsOf(around);
     const server =
       around.server &&
       Object.fromEntries(configured(around.server, around).map(({ name }) => [name, ranges]));
-    const owned = { ranges, ...compose(ranges, around), server };
+    const owned = { ranges, ...compose(ranges, beside), beside, server };
     return { owned, notices: noticesOf(owned, around) };
   },
 
   async observe(host) {
     const server = await askServer(host);
     await mustBeWritable(host);
-    const early = (await host.read(`${folder}/${names.early}`)) ?? null;
-    const late = (await host.read(`${folder}/${names.late}`)) ?? null;
+    const early = await readOurs(host, names.early);
+    const late = await readOurs(host, names.late);
     const around = { ...(await readConfiguration(host)), server };
     const ranges = rangesIn(early, late);
     const loaded =
@@ -119,21 +128,26 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
           intersect(prefixesOf(jail.ignores), ranges),
         ]),
       );
-    return { owned: { ranges, early, late, server: loaded }, around };
+    return {
+      owned: { ranges, early, late, beside: sectionsOf(around), server: loaded },
+      around,
+    };
   },
 
   plan(wanted, observed) {
     const { owned, around } = observed;
-    // Composed anew from what the admin's part is now, so that a way back does not undo his changes.
     const removal = wanted.early === null && wanted.late === null;
-    const files = removal ? absent : compose(wanted.ranges, around);
+    // A state that was recorded earlier may carry values that the admin has changed since.
+    const changes = JSON.stringify(wanted.beside) !== JSON.stringify(owned.beside);
+    const files = !removal && changes ? compose(wanted.ranges, owned.beside) : wanted;
     const changed = keys
       .filter((key) => files[key] !== owned[key])
       .sort((a, b) => Number(files[a] === null) - Number(files[b] === null));
     const reload = around.server !== null && (changed.length > 0 || lags(wanted.ranges, around));
     const edits = changed.map((key) => editOf(key, owned[key], files[key], reload));
     const steps: Step[] = edits.flatMap(({ before }) => before);
-    if (reload) steps.push(run('reload the configuration', ['reload']), ...keepExtras(around));
+    if (reload)
+      steps.push(run('reload the configuration', ['reload']), ...keepExtras(owned, around));
     steps.push(...edits.flatMap(({ after }) => after));
     const [first] = steps;
     if (first !== undefined) steps[0] = { ...first, check: checkOf(files, wanted.ranges, around) };
@@ -151,13 +165,15 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
 
 // ---- the two files ----
 
-function compose(ranges: Ranges, { defaults, jails }: Fail2banAround): Files {
-  const sections = [
-    ...(defaults === null ? [] : [section('DEFAULT', defaults, ranges)]),
-    ...jails.filter((jail) => jail.own).map((jail) => section(jail.name, jail.ignoreip, ranges)),
-  ];
+function sectionsOf({ defaults, jails }: Pick<Fail2banAround, 'defaults' | 'jails'>): Sections {
+  const own = jails.filter((jail) => jail.own).map(({ name, ignoreip }) => [name, ignoreip]);
+  return { ...(defaults && { DEFAULT: defaults }), ...Object.fromEntries(own) };
+}
+
+function compose(ranges: Ranges, beside: Sections): Files {
+  const sections = Object.entries(beside).map(([name, values]) => section(name, values, ranges));
   return {
-    early: defaults === null ? earlyText(ranges) : null,
+    early: beside.DEFAULT === undefined ? earlyText(ranges) : null,
     late: sections.length === 0 ? null : lateText(sections),
   };
 }
@@ -202,69 +218,110 @@ const probeJail = `[${probe}]\nenabled = true\nbackend = polling\nfilter =\nacti
 /** A value that nobody sets shows where a value of ours would arrive. */
 const token = 'cfsync.invalid';
 
-interface Dump {
-  readonly jails: Readonly<Record<string, readonly string[]>>;
+/** What `fail2ban-client -d` says of a configuration. */
+interface Loaded {
+  /** What the enabled jails ignore; `null` when the configuration does not load. */
+  readonly jails: Readonly<Record<string, readonly string[]>> | null;
   /** What was said of jails that are left out for their errors. */
   readonly skipped: readonly string[];
+  readonly errors: readonly string[];
 }
 
+/** One copy serves for all tries: to copy takes longer than to load (172 files, fail2ban 1.0.2). */
 async function readConfiguration(host: Host): Promise<Omit<Fail2banAround, 'server'>> {
-  const early = `[DEFAULT]\nignoreip = ${[...localhost, token].join(' ')}\n`;
-  const without = await stagedDump(host, { early: null, late: probeJail });
-  const first = await stagedDump(host, { early, late: probeJail });
-  const last = await stagedDump(host, {
-    early: null,
-    late: `[DEFAULT]\nignoreip = ${token}\n\n${probeJail}`,
+  const text = (values: readonly string[]): string =>
+    `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
+  const tries: readonly Files[] = [
+    { early: null, late: probeJail },
+    { early: text([...localhost, token]), late: probeJail },
+    { early: null, late: text([token]) + probeJail },
+  ];
+  const answer = await host.query({
+    ...staged(readScript, staging(absent)),
+    stdin: JSON.stringify({ folder, tries: tries.map(staging) }),
   });
-  const base = parseDump(without) ?? parseDump(first);
-  const inherited = parseDump(last);
-  if (base === undefined || inherited === undefined) throw misconfigured(errorLines(without));
+  if (answer.code !== 0)
+    throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
+      detail: firstLines(answer.stderr),
+    });
+  const [without, first, last, now] = JSON.parse(answer.stdout) as [Loaded, Loaded, Loaded, Loaded];
+  const base = without.jails === null ? first : without;
+  if (base.jails === null || last.jails === null) throw misconfigured(without.errors);
   const enabled = Object.keys(base.jails).filter((name) => name !== probe);
   if (enabled.length === 0 && base.skipped.length > 0) throw misconfigured(base.skipped);
-  const arrives = (dump: Dump | undefined, jail: string): boolean =>
-    dump?.jails[jail]?.includes(token) === true;
-  const values = (jail: string): readonly string[] =>
-    (base.jails[jail] ?? []).filter((value) => value !== token);
+  const arrives = ({ jails }: Loaded, name: string): boolean =>
+    jails?.[name]?.includes(token) === true;
+  const values = (name: string): readonly string[] =>
+    (base.jails?.[name] ?? []).filter((value) => value !== token);
+  const alone = without.jails !== null;
   // An empty `ignoreip =` of the admin's is a value as well: it stops ours.
-  const alone = parseDump(without) !== undefined;
-  const free = arrives(parseDump(first), probe) && !(alone && values(probe).length > 0);
+  const free = arrives(first, probe) && !(alone && values(probe).length > 0);
   return {
     jails: enabled
       .sort()
-      .map((name) => ({ name, ignoreip: values(name), own: !arrives(inherited, name) })),
+      .map((name) => ({ name, ignoreip: values(name), own: !arrives(last, name) })),
     defaults: free ? null : values(probe),
     alone,
-    effective: parseDump(await host.query({ argv: ['fail2ban-client', '-d'] }))?.jails ?? {},
+    effective: now.jails ?? {},
   };
 }
 
-function stagedDump(host: Host, files: Files): Promise<Outcome> {
-  return host.query({
-    argv: ['fail2ban-client', '-c', '{stage}', '-d'],
-    stage: { copy: folder, files: { [names.early]: files.early, [names.late]: files.late } },
-  });
+function staging(files: Files): Readonly<Record<string, string | null>> {
+  return { [names.early]: files.early, [names.late]: files.late };
 }
 
-/** Reads the commands that `-d` prints, one Python list a line; undefined when the configuration does not load. */
-function parseDump({ code, stdout }: Outcome): Dump | undefined {
-  if (code !== 0) return undefined;
-  const jails: Record<string, string[]> = {};
-  const skipped: string[] = [];
-  for (const line of stdout.split('\n')) {
-    if (!/^\['(add|set|config-error)', /.test(line)) continue;
-    const words = pythonStrings(line);
-    if (words[0] === 'add') jails[words[1]!] ??= [];
-    else if (words[0] === 'config-error') skipped.push(words[1]!);
-    else if (words[2] === 'addignoreip') (jails[words[1]!] ??= []).push(...words.slice(3));
-  }
-  return { jails, skipped };
+/** Runs a script on a copy of the configuration. */
+function staged(text: string, files: Readonly<Record<string, string | null>>): Command {
+  const name = 'cfsync.py';
+  return {
+    argv: ['python3', '-I', `{stage}/${name}`, '{stage}'],
+    timeout: 120_000,
+    stage: { copy: folder, files: { ...files, [name]: text } },
+  };
 }
 
-/** The string literals in what Python's repr() prints. */
-function pythonStrings(text: string): string[] {
-  return [...text.matchAll(pythonString)].map(([literal]) => unquote(literal));
-}
+/** `-d` prints one command a line, each a Python list. */
+const loadFunction = `import ast, json, os, subprocess, sys
 
+def load(folder):
+    ran = subprocess.run(["fail2ban-client", "-c", folder, "-d"], capture_output=True, text=True)
+    said = ran.stdout.splitlines(), ran.stderr.splitlines()
+    errors = [line for line in said[1] if "ERROR" in line] or said[0][-3:] + said[1][-3:]
+    no_log = [line for line in said[1] if "Have not found any log file" in line]
+    if ran.returncode != 0:
+        return {"jails": None, "skipped": [], "errors": errors, "no_log": no_log}
+    jails, skipped = {}, []
+    for line in said[0]:
+        if not line.startswith(("['add', ", "['set', ", "['config-error', ")):
+            continue
+        words = ast.literal_eval(line)
+        if words[0] == "config-error":
+            skipped.append(words[1])
+        elif words[0] == "add":
+            jails.setdefault(words[1], [])
+        elif words[2] == "addignoreip":
+            jails.setdefault(words[1], []).extend(words[3:])
+    return {"jails": jails, "skipped": skipped, "errors": errors, "no_log": no_log}
+`;
+
+const readScript = `${loadFunction}
+stage = sys.argv[1]
+asked = json.load(sys.stdin)
+answers = []
+for files in asked["tries"]:
+    for name, text in files.items():
+        path = os.path.join(stage, name)
+        if os.path.lexists(path):
+            os.remove(path)
+        if text is not None:
+            with open(path, "x") as file:
+                file.write(text)
+    answers.append(load(stage))
+answers.append(load(asked["folder"]))
+print(json.dumps(answers))
+`;
+
+/** A string literal as Python's repr() prints it. */
 const pythonString = /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/g;
 
 function unquote(literal: string): string {
@@ -277,12 +334,6 @@ function unquote(literal: string): string {
           ? String.fromCodePoint(parseInt((x ?? u ?? U)!, 16))
           : ({ n: '\n', t: '\t', r: '\r' }[c] ?? c),
     );
-}
-
-function errorLines({ stderr, stdout }: Outcome): readonly string[] {
-  const said = `${stdout}\n${stderr}`.split('\n');
-  const errors = said.filter((line) => line.includes('ERROR'));
-  return firstLines((errors.length > 0 ? errors : said).join('\n'));
 }
 
 function misconfigured(detail: readonly string[]): BackendError {
@@ -305,6 +356,16 @@ async function mustBeWritable(host: Host): Promise<void> {
       'no permission',
       `fail2ban: ${jails} may not be written to; nothing was changed; run cfsync as root`,
     );
+}
+
+async function readOurs(host: Host, name: string): Promise<string | null> {
+  const path = `${folder}/${name}`;
+  if ((await host.query({ argv: ['test', '-L', path] })).code === 0)
+    throw new BackendError(
+      'misconfigured',
+      `fail2ban: ${path} is a symbolic link, which cfsync does not follow; nothing was changed; delete the link`,
+    );
+  return (await host.read(path)) ?? null;
 }
 
 /** The jails of the running server with their ignore lists and bans. */
@@ -341,7 +402,7 @@ function notAnswered(outcome: Outcome): null {
   if (/Failed to access socket path|Unable to contact server|Connection refused/.test(said))
     return null;
   throw new BackendError('broken', 'fail2ban: the server does not answer as it should', {
-    detail: errorLines(outcome),
+    detail: firstLines(said),
   });
 }
 
@@ -382,13 +443,18 @@ function lags(ranges: Ranges, { server, effective }: Fail2banAround): boolean {
   });
 }
 
-/** A reload forgets what was added by `fail2ban-client set JAIL addignoreip`; that may be what keeps an admin in. */
-function keepExtras(around: Fail2banAround): readonly Step[] {
+/**
+ * A reload forgets what was added by `fail2ban-client set JAIL addignoreip`, and that may be what keeps an
+ * admin in. What a marked file had before is not of that kind.
+ */
+function keepExtras({ early, late }: Files, around: Fail2banAround): readonly Step[] {
+  const before = [early, late].flatMap((text) => text?.match(/^# .*/gm) ?? []);
   return configured(around.server ?? [], around).flatMap(({ name, ignores }) => {
     const loaded = around.effective[name];
     if (loaded === undefined) return [];
-    const known = new Set(loaded.map((entry) => prefixOf(entry) ?? entry));
-    const extra = ignores.filter((entry) => !known.has(prefixOf(entry) ?? entry));
+    const known = [...loaded, ...before.flatMap((line) => line.split(/\s+/))];
+    const ours = new Set(known.map((entry) => prefixOf(entry) ?? entry));
+    const extra = ignores.filter((entry) => !ours.has(prefixOf(entry) ?? entry));
     if (extra.length === 0) return [];
     const what = `jail ${name}: ignore ${extra.join(' ')} again, which was set at run time`;
     return [run(what, ['set', name, 'addignoreip', ...extra])];
@@ -444,9 +510,12 @@ function serverText(server: Fail2banOwned['server']): string | null {
 
 // ---- notices ----
 
-function noticesOf({ ranges, late }: Fail2banOwned, around: Fail2banAround): readonly Notice[] {
+function noticesOf(
+  { ranges, late, beside }: Fail2banOwned,
+  around: Fail2banAround,
+): readonly Notice[] {
   const notices: Notice[] = [];
-  if (late !== null) notices.push({ level: 'note', text: carriedText(around) });
+  if (late !== null) notices.push({ level: 'note', text: carriedText(beside) });
   if (!around.alone)
     notices.push({
       level: 'note',
@@ -471,11 +540,8 @@ function noticesOf({ ranges, late }: Fail2banOwned, around: Fail2banAround): rea
   return notices;
 }
 
-function carriedText({ defaults, jails }: Fail2banAround): string {
-  const places = [
-    ...(defaults === null ? [] : ['[DEFAULT]']),
-    ...jails.filter((jail) => jail.own).map((jail) => `[${jail.name}]`),
-  ];
+function carriedText(beside: Sections): string {
+  const places = Object.keys(beside).map((name) => `[${name}]`);
   return `ignoreip is set in ${places.join(', ')}: ${folder}/${names.late} repeats those values next to the ranges, so run cfsync apply after you change them`;
 }
 
@@ -510,40 +576,37 @@ function editOf(
   });
   const end = `${text === null ? 'delete' : 'write'} ${path}`;
   if (old === null || !reload) return { before: [write(end, old, text)], after: [] };
-  const marked = pending + (text ?? '');
+  const marked = pending + commented(old) + (text ?? '');
   return {
-    before: marked === old ? [] : [write(`mark ${path} as not loaded yet`, old, marked)],
+    before: [write(`mark ${path} as not loaded yet`, old, marked)],
     after: [write(end, marked, text)],
   };
 }
 
-/**
- * Loads a copy of the configuration with the new files in it: every jail must still be there, and ignore
- * what it ignored and the ranges. The server refuses a reload while a log file is missing, `-d` does not.
- */
-const checkScript = `import ast, json, subprocess, sys
+/** The text as comments, once and no deeper. */
+function commented(text: string): string {
+  const lines = text.replace(pending, '').trimEnd().split('\n');
+  return lines.map((line) => `${line.replace(/^(?:# ?)*/, '# ').trimEnd()}\n`).join('');
+}
 
+/**
+ * Every jail must still be there, and ignore what it ignored and the ranges. The server refuses a reload
+ * while a log file is missing; `-d` only warns.
+ */
+const checkScript = `${loadFunction}
 expected = json.load(sys.stdin)
-ran = subprocess.run(["fail2ban-client", "-c", sys.argv[1], "-d"], capture_output=True, text=True)
-if ran.returncode != 0:
-    errors = [line for line in ran.stderr.splitlines() if "ERROR" in line]
-    sys.exit("\\n".join([expected["hint"]] + (errors or [ran.stdout, ran.stderr])))
-jails = {}
-for line in ran.stdout.splitlines():
-    if line.startswith(("['add', ", "['set', ")):
-        words = ast.literal_eval(line)
-        if words[0] == "add":
-            jails.setdefault(words[1], set())
-        elif words[2] == "addignoreip":
-            jails.setdefault(words[1], set()).update(words[3:])
-problems = ["jail %s would be gone" % name for name in expected["jails"] if name not in jails]
-problems += ["jail %s would be new" % name for name in jails if name not in expected["jails"]]
+found = load(sys.argv[1])
+if found["jails"] is None:
+    sys.exit("\\n".join([expected["hint"]] + found["errors"]))
+problems = found["no_log"] if expected["running"] else []
+for name in sorted(set(expected["jails"]) ^ set(found["jails"])):
+    problems.append("jail %s would %s" % (name, "be gone" if name in expected["jails"] else "be new"))
 for name, values in expected["jails"].items():
-    missing = [value for value in values if value not in jails.get(name, values)]
+    ignored = set(found["jails"].get(name, values))
+    missing = [value for value in values if value not in ignored]
     if missing:
-        problems.append("jail %s would not ignore %s: a file that is read later replaces the list" % (name, " ".join(missing[:3])))
-if expected["running"]:
-    problems += [line for line in ran.stderr.splitlines() if "Have not found any log file" in line]
+        problems.append("jail %s would not ignore %s%s: a file that is read later sets ignoreip"
+                        % (name, missing[0], " and %d more" % (len(missing) - 1) if missing[1:] else ""))
 sys.exit("\\n".join(problems) or 0)
 `;
 
@@ -557,13 +620,5 @@ function checkOf(files: Files, ranges: Ranges, around: Fail2banAround): Command 
       ? 'the configuration would not load:'
       : `a jail refers to the ignoreip of ${names.early} by %(known/ignoreip)s; set ignoreip in [DEFAULT] of ${folder}/jail.local first`,
   };
-  const script = 'cfsync-check.py';
-  return {
-    argv: ['python3', '-I', `{stage}/${script}`, '{stage}'],
-    stdin: JSON.stringify(expected),
-    stage: {
-      copy: folder,
-      files: { [names.early]: files.early, [names.late]: files.late, [script]: checkScript },
-    },
-  };
+  return { ...staged(checkScript, staging(files)), stdin: JSON.stringify(expected) };
 }
