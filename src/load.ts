@@ -11,6 +11,7 @@ type Module = { readonly default: unknown };
 
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  fail2ban: () => import('../renderers/fail2ban.ts'),
   iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),
   ufw: () => import('../renderers/ufw.ts'),
