@@ -28,7 +28,12 @@ const packages: Readonly<Record<string, string>> = {
 
 /** A command as a person would type it; for messages, never for a shell. */
 export function show(command: Command): string {
-  return escape(command.argv.join(' '));
+  return escape(command.argv.map(shorten).join(' '));
+}
+
+/** A script among the words would bury the message. */
+function shorten(word: string): string {
+  return word.length > 80 ? `${word.slice(0, 60).split('\n')[0]}...` : word;
 }
 
 /** Runs a program to its end. Throws when it is missing, runs out of time or prints without end. */
