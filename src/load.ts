@@ -12,6 +12,7 @@ type Module = { readonly default: unknown };
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
   nftables: () => import('../renderers/nftables.ts'),
+  nginx: () => import('../renderers/nginx.ts'),
 };
 
 /** Parts of the core that are planned and applied like backends, and are not named by people. */
