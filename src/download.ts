@@ -4,6 +4,7 @@ import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
 import { CfsyncError, errno, exit } from './errors.ts';
+import { isAllowed, isLoopback } from './feed-url.ts';
 import { parseFeed, parseList } from './gate.ts';
 import type { Ranges } from './renderer.ts';
 import { escape } from './text.ts';
@@ -198,14 +199,9 @@ function parseUrl(text: string, base?: URL): URL {
   } catch (cause) {
     throw new Failure(base ? `redirect to ${text}, which is not a URL` : 'not a URL', { cause });
   }
-  if (url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback(url))) return url;
+  if (isAllowed(url)) return url;
   const what = base ? `redirect to ${url.href}; only` : 'only';
   throw new Failure(`${what} https is taken, and http from a loopback host`, {});
-}
-
-/** The URL parser has made every spelling of an IPv4 address into four decimal numbers. */
-function isLoopback(url: URL): boolean {
-  return /^(127(\.\d+){3}|\[::1\]|localhost)$/.test(url.hostname);
 }
 
 function decode(body: ArrayBuffer): string {

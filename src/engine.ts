@@ -3,20 +3,12 @@ import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import { digest, removeFile, writeFileAtomic } from './files.ts';
 import { guard, type Verdict } from './guard.ts';
+import { extraOf, type Job } from './job.ts';
 import { firstLines } from './text.ts';
 import { host, run, show } from './host.ts';
 import { withLocks } from './lock.ts';
 import { subtract } from './prefix.ts';
-import type {
-  Command,
-  Desired,
-  Notice,
-  Observed,
-  Owned,
-  Ranges,
-  Renderer,
-  Step,
-} from './renderer.ts';
+import type { Command, Desired, Notice, Observed, Owned, Ranges, Step } from './renderer.ts';
 import {
   closeJournal,
   journalPath,
@@ -25,18 +17,6 @@ import {
   writeApplied,
   type Applied,
 } from './records.ts';
-
-/** A backend with its checked options and what should be true of it. */
-export interface Job {
-  /** As in `--backend NAME`. */
-  readonly name: string;
-  readonly renderer: Renderer;
-  readonly options: unknown;
-  /** The options as they were given, for the record. */
-  readonly raw: Readonly<Record<string, unknown>>;
-  /** `ranges` as the source has them. */
-  readonly desired: Desired;
-}
 
 /** How a source and the person at the keyboard limit a change. */
 export interface Policy {
@@ -96,11 +76,6 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
     added: subtract(wanted.ranges, observed.owned.ranges),
     removed: subtract(observed.owned.ranges, wanted.ranges),
   };
-}
-
-/** The admin's own prefixes are for packet filters only. */
-export function extraOf(job: Job): Ranges {
-  return job.renderer.kind === 'filter' ? job.desired.extra : { v4: [], v6: [] };
 }
 
 /** The way back to a host without cfsync. */

@@ -23,15 +23,18 @@ export async function policyFor(
   return { mayRemove, known, ...said };
 }
 
-/** Whether the feeds were last believed too long ago; lists that a person named do not age. */
+/** Whether the feeds were last believed too long ago, with the code that `apply` ends with as well. */
 export async function staleness(
   stateDir: string,
   now: Date,
 ): Promise<{ readonly code: ExitCode; readonly notices: readonly Notice[] }> {
   const { check, notices } = await readState(stateDir);
-  if (check?.believed === undefined) return { code: exit.ok, notices };
-  const days = Math.floor((now.getTime() - Date.parse(check.believed.at)) / 86_400_000);
-  if (days < maxAge) return { code: exit.ok, notices };
-  const text = `the feeds were last believed ${days} days ago, on ${check.believed.at.slice(0, 10)}; cfsync fetch says why`;
-  return { code: exit.failed, notices: [...notices, { level: 'warning', text }] };
+  const { believed, problem } = check ?? {};
+  // A list that a person named, and that no failed download replaced, does not age.
+  if (believed === undefined && problem === undefined) return { code: exit.ok, notices };
+  const age = believed && Math.floor((now.getTime() - Date.parse(believed.at)) / 86_400_000);
+  if (age !== undefined && age < maxAge) return { code: exit.ok, notices };
+  const last = age === undefined ? 'never believed' : `last believed ${age} days ago`;
+  const text = `the feeds were ${last}; cfsync fetch says why`;
+  return { code: exit[problem ?? 'failed'], notices: [...notices, { level: 'warning', text }] };
 }

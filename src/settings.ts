@@ -3,8 +3,9 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
 import { readConfig, type Config } from './config.ts';
-import type { Job } from './engine.ts';
+import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
+import { isAllowed } from './feed-url.ts';
 import { flagSpec } from './flags.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
@@ -13,6 +14,7 @@ import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
+import { escape } from './text.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
 const feeds = {
@@ -62,14 +64,22 @@ export function sourceOptions(settings: Settings, whenUnset = 'auto'): SourceOpt
   return {
     source: ['auto', 'bundled', 'snapshot'].includes(source) ? source : resolve(source),
     urls: {
-      ipv4: setting('ipv4-url', feeds.ipv4),
-      ipv6: setting('ipv6-url', feeds.ipv6),
-      api: setting('api-url', feeds.api),
+      ipv4: url(setting('ipv4-url', feeds.ipv4), 'ipv4-url'),
+      ipv6: url(setting('ipv6-url', feeds.ipv6), 'ipv6-url'),
+      api: url(setting('api-url', feeds.api), 'api-url'),
     },
     stateDir,
     now: new Date(),
     maxAge,
   };
+}
+
+function url(value: string, where: string): string {
+  if (URL.canParse(value) && isAllowed(new URL(value))) return value;
+  throw new CfsyncError(
+    exit.usage,
+    `${where}: ${escape(value)} is not a URL with https (http is taken from this host alone)`,
+  );
 }
 
 /** The backends to work on: those named by --backend, else those in the configuration. */

@@ -272,6 +272,7 @@ function neither(
       checkedAt: now.toISOString(),
       ...(check?.believed && { believed: check.believed }),
       ...(check?.pending && { pending: check.pending }),
+      problem: refused ? 'refused' : 'failed',
       settled: snapshot !== undefined && check?.settled === true,
     },
   };

@@ -32,6 +32,8 @@ export interface Check {
   };
   /** An answer of one feed alone that would take ranges away: its digest, and when it first came. */
   readonly pending?: { readonly digest: string; readonly since: string };
+  /** Why no feed was believed at the last check: no answer, or one that is not to be believed. */
+  readonly problem?: 'failed' | 'refused';
   /** Whether all that is not in the snapshot is known not to be Cloudflare's, as removals need it. */
   readonly settled: boolean;
 }
@@ -243,6 +245,7 @@ function validCheck(content: unknown): Check {
       },
     }),
     ...(pending && { pending: { digest: textOf(pending.digest), since: time(pending.since) } }),
+    ...(check.problem !== undefined && { problem: oneOf(['failed', 'refused'], check.problem) }),
     settled: check.settled,
   };
 }

@@ -2,17 +2,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  apply,
-  check,
-  makePlan,
-  makeRemoval,
-  planId,
-  type Job,
-  type Policy,
-} from '../src/engine.ts';
+import { apply, check, makePlan, makeRemoval, planId, type Policy } from '../src/engine.ts';
 import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
+import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
 import { journalPath, readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';

@@ -240,7 +240,7 @@ describe('no feed is believed', () => {
     expect(said(decision)).toEqual([
       'warning: the feeds cannot be had: https://text: 502 Bad Gateway; https://json: 502 Bad Gateway; the last snapshot is used, which is 2 days old, and no range is taken away',
     ]);
-    expect(decision.check).toEqual({ ...settled, checkedAt: iso(50) });
+    expect(decision.check).toEqual({ ...settled, checkedAt: iso(50), problem: 'failed' });
   });
 
   test('without one, the bundled list', () => {
@@ -475,7 +475,7 @@ describe('resolveSource', () => {
     await answer.commit();
     const { snapshot, check } = await readState(stateDir);
     expect(snapshot?.origin).toEqual({ kind: 'bundled', detail: '2026-10-01' });
-    expect(check).toEqual({ checkedAt: iso(1), settled: false });
+    expect(check).toEqual({ checkedAt: iso(1), problem: 'failed', settled: false });
   });
 
   test('the feeds themselves, end to end', async () => {

@@ -1,17 +1,9 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
 import { unified } from '../diff.ts';
-import {
-  apply,
-  check,
-  locked,
-  makePlan,
-  planDiff,
-  planId,
-  type Job,
-  type Plan,
-} from '../engine.ts';
+import { apply, check, locked, makePlan, planDiff, planId, type Plan } from '../engine.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import type { Job } from '../job.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
 import { readJournal } from '../records.ts';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../files.ts';
 import type { Context } from '../main.ts';
-import { extraOf } from '../engine.ts';
+import { extraOf } from '../job.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
 import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
 import { resolveSource } from '../source.ts';

@@ -1,6 +1,7 @@
 /** `verify`: is the live system still what was applied? */
 import { unified } from '../diff.ts';
-import { locked, makePlan, planDiff, type Job } from '../engine.ts';
+import { locked, makePlan, planDiff } from '../engine.ts';
+import type { Job } from '../job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';

@@ -50,7 +50,7 @@ export const play = {
   json,
   list: (body: string) => answer(200, body),
   empty: answer(200, ''),
-  /** The home page with status 200, for an hour in 2022. */
+  /** The home page with status 200, as it came for an hour. */
   homePage: page(200, 'Cloudflare - The Web Performance & Security Company'),
   badGateway: page(502, '502 Bad Gateway'),
   serverError: page(500, '500 Internal Server Error'),

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { constants } from 'node:os';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Outcome } from '../../src/renderer.ts';
 import { path } from './privileges.ts';
@@ -121,8 +121,8 @@ export class Host {
       else call?.reject(new Error(`${name}: ${error}`));
     });
     const lost = (reason: string): void => {
-      for (const call of this.#waiting.values())
-        call.reject(new Error(`${name} is gone: ${reason}`));
+      const error = new Error(`${name} is gone: ${reason}`);
+      for (const call of this.#waiting.values()) call.reject(error);
       this.#waiting.clear();
     };
     this.#holder.on('error', (error) => lost(error.message));
@@ -132,11 +132,8 @@ export class Host {
 
   /** The process that holds the namespaces, as seen from outside. */
   get pid(): number {
-    const { pid, exitCode, signalCode } = this.#holder;
-    // With a process id that may be someone else's by now, nsenter could enter the machine itself.
-    if (pid === undefined || exitCode !== null || signalCode !== null) {
-      throw new Error(`${this.name} is gone`);
-    }
+    const { pid } = this.#living;
+    if (pid === undefined) throw new Error(`${this.name} did not start`);
     return pid;
   }
 
@@ -241,11 +238,19 @@ export class Host {
     clearTimeout(force);
   }
 
+  /** With a process id that may be someone else's by now, nsenter could enter the machine itself. */
+  get #living(): ChildProcessWithoutNullStreams {
+    const { exitCode, signalCode } = this.#holder;
+    if (exitCode !== null || signalCode !== null) throw new Error(`${this.name} is gone`);
+    return this.#holder;
+  }
+
   async #call<T = void>(operation: string, args: object = {}): Promise<T> {
+    const { stdin } = this.#living;
     const id = ++this.#calls;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
-      this.#holder.stdin.write(`${JSON.stringify({ id, operation, args })}\n`);
+      stdin.write(`${JSON.stringify({ id, operation, args })}\n`);
     });
   }
 }
@@ -473,8 +478,8 @@ async function finish(
   } finally {
     clearTimeout(timer);
   }
-  // A daemon may have inherited the output and never close it.
-  await Promise.race([closed, sleep(200)]);
+  // A daemon may have inherited the output and never close it. What is there by now is read before the next turn.
+  await Promise.race([closed, sleep(200).then(() => nextTurn())]);
   child.stdout.destroy();
   child.stderr.destroy();
   if (late) throw new Error(`${argv.join(' ')}: still running after ${timeout} ms\n${stderr}`);

@@ -37,6 +37,8 @@ export function describeLive(
 ): void {
   const missing = needs({ root: true, programs: [...labPrograms, ...programs] });
   const mustRun = Boolean(process.env['CI']) || process.env['CFSYNC_TEST_ALL'] === '1';
+  // The default reporter only counts what is skipped.
+  if (missing !== undefined && !mustRun) console.warn(`skipped: ${name}: ${missing}`);
   describe(`live: ${name}`, () => {
     if (missing === undefined) {
       body();

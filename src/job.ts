@@ -1,0 +1,19 @@
+/** A backend, with its checked options, as the commands hand it to the engine. */
+import { none } from './prefix.ts';
+import type { Desired, Ranges, Renderer } from './renderer.ts';
+
+export interface Job {
+  /** As in `--backend NAME`. */
+  readonly name: string;
+  readonly renderer: Renderer;
+  readonly options: unknown;
+  /** The options as they were given, for the record. */
+  readonly raw: Readonly<Record<string, unknown>>;
+  /** What should be true of it; `ranges` as the source has them. */
+  readonly desired: Desired;
+}
+
+/** The admin's own prefixes are for packet filters only. */
+export function extraOf(job: Job): Ranges {
+  return job.renderer.kind === 'filter' ? job.desired.extra : none;
+}

@@ -1,0 +1,275 @@
+/** The built program, end to end, as an ordinary user would run it: feeds on loopback, no firewall. */
+import { execFile } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { exit } from '../src/errors.ts';
+import { play, published, start, type FeedServer } from './helpers/feeds.ts';
+
+const program = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
+
+let folder: string;
+let state: string;
+let feeds: FeedServer;
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'cfsync-cli-'));
+  state = join(folder, 'state');
+  feeds = await start();
+});
+
+afterEach(async () => {
+  await feeds.close();
+  rmSync(folder, { recursive: true });
+});
+
+interface Ended {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function cfsync(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+  const { PATH = '' } = process.env;
+  return new Promise((resolve) => {
+    execFile(
+      process.execPath,
+      [program, ...args],
+      { env: { PATH, CFSYNC_STATE_DIR: state, ...env }, cwd: folder },
+      (error, stdout, stderr) =>
+        resolve({ code: typeof error?.code === 'number' ? error.code : 0, stdout, stderr }),
+    );
+  });
+}
+
+const urls = () => [
+  ...['--ipv4-url', feeds.urls.ipv4],
+  ...['--ipv6-url', feeds.urls.ipv6],
+  ...['--api-url', feeds.urls.api],
+];
+
+function breakAll(behaviour: Parameters<FeedServer['set']>[1]): void {
+  for (const path of ['/ips-v4', '/ips-v6', '/client/v4/ips']) feeds.set(path, behaviour);
+}
+
+describe('fetch', () => {
+  it('stores what the feeds say, shows it once, and is silent then', async () => {
+    const first = await cfsync(['fetch', ...urls()]);
+    expect(first).toMatchObject({ code: exit.ok, stderr: '' });
+    expect(first.stdout.split('\n')).toContain('+ 104.16.0.0/13');
+    expect(await cfsync(['fetch', ...urls()])).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+  });
+
+  it('takes another order and a final newline for no change', async () => {
+    await cfsync(['fetch', ...urls()]);
+    const turned = published.v4.split('\n').reverse().join('\n');
+    feeds.set('/ips-v4', play.list(`${turned}\n`));
+    expect(await cfsync(['fetch', ...urls()])).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+  });
+
+  it('says in addresses what is no longer covered', async () => {
+    const old = published.v4.replace('104.16.0.0/13\n104.24.0.0/14', '104.16.0.0/12');
+    feeds.set('/ips-v4', play.list(old));
+    feeds.set('/client/v4/ips', play.json(old, published.v6));
+    await cfsync(['fetch', ...urls()]);
+    feeds.set('/ips-v4', play.list(published.v4));
+    feeds.set('/client/v4/ips', play.json(published.v4, published.v6));
+    const { stdout, stderr } = await cfsync(['fetch', '-v', ...urls()]);
+    expect(stdout).toBe('- 104.28.0.0/14\n');
+    expect(stderr).toContain('no longer covered: 1 IPv4 prefix (262,144 addresses)');
+  });
+
+  it.each([
+    ['homePage', exit.refused],
+    ['challenge', exit.refused],
+    ['empty', exit.refused],
+    ['badGateway', exit.failed],
+    ['errorPage', exit.failed],
+    ['reset', exit.failed],
+  ] as const)('keeps the snapshot when the feeds answer with %s', async (name, code) => {
+    await cfsync(['fetch', ...urls()]);
+    const before = readFileSync(join(state, 'snapshot.json'), 'utf8');
+    breakAll(play[name]);
+    const ended = await cfsync(['fetch', ...urls()]);
+    expect(ended).toMatchObject({ code, stdout: '' });
+    expect(ended.stderr).toContain('the last snapshot is used');
+    expect(readFileSync(join(state, 'snapshot.json'), 'utf8')).toBe(before);
+  });
+
+  it('does not believe a list with one bad line', async () => {
+    const bad = published.v4.replace('190.93.240.0/20', '190.93.240.1/20');
+    breakAll(play.list(bad));
+    const { code, stderr } = await cfsync(['fetch', ...urls()]);
+    expect(code).toBe(exit.refused);
+    expect(stderr).toContain('line 7');
+    expect(stderr).toContain('190.93.240.1/20');
+  });
+
+  it('keeps a range that only one feed lost, and says when it will go', async () => {
+    await cfsync(['fetch', ...urls()]);
+    feeds.set('/ips-v4', play.list(published.v4.replace('190.93.240.0/20\n', '')));
+    feeds.set('/client/v4/ips', play.badGateway);
+    const { code, stdout, stderr } = await cfsync(['fetch', ...urls()]);
+    expect({ code, stdout }).toEqual({ code: exit.ok, stdout: '' });
+    expect(stderr).toContain('190.93.240.0/20, missing there, stays until');
+  });
+
+  it('moves a corrupt snapshot aside and says where', async () => {
+    await cfsync(['fetch', ...urls()]);
+    writeFileSync(join(state, 'snapshot.json'), '{"schema":1,');
+    const { code, stderr } = await cfsync(['fetch', ...urls()]);
+    expect(code).toBe(exit.ok);
+    expect(stderr).toContain('snapshot.json is corrupt');
+    expect(readdirSync(state)).toContain('snapshot.json.corrupt-1');
+  });
+
+  it('leaves a snapshot of a later release alone', async () => {
+    await cfsync(['fetch', ...urls()]);
+    const later = readFileSync(join(state, 'snapshot.json'), 'utf8').replace(
+      '"schema": 1',
+      '"schema": 9',
+    );
+    writeFileSync(join(state, 'snapshot.json'), later);
+    const { code, stderr } = await cfsync(['fetch', ...urls()]);
+    expect(code).toBe(exit.failed);
+    expect(stderr).toContain('schema 9');
+    expect(readFileSync(join(state, 'snapshot.json'), 'utf8')).toBe(later);
+  });
+
+  it('says when the state directory cannot be written', async () => {
+    writeFileSync(state, 'not a folder');
+    const { code, stderr } = await cfsync(['fetch', ...urls()]);
+    expect(code).toBe(exit.failed);
+    expect(stderr).toContain('not a directory');
+  });
+});
+
+describe('show and contains', () => {
+  it('prints the ranges, one a line or as JSON', async () => {
+    const { stdout } = await cfsync(['show', '--source', 'bundled']);
+    expect(stdout.trim().split('\n')).toHaveLength(22);
+    const json = await cfsync(['show', '--source', 'bundled', '--format', 'json']);
+    expect(JSON.parse(json.stdout)).toMatchObject({ origin: { kind: 'bundled' } });
+  });
+
+  it('answers with its exit code', async () => {
+    const ask = (...ips: string[]) => cfsync(['contains', '--source', 'bundled', ...ips]);
+    expect(await ask('173.245.48.10', '2400:cb00::10')).toMatchObject({
+      code: exit.ok,
+      stdout: '173.245.48.10 yes\n2400:cb00::10 yes\n',
+    });
+    expect(await ask('173.245.48.10', '198.51.100.1')).toMatchObject({ code: exit.pending });
+    expect(await ask('::ffff:173.245.48.10')).toMatchObject({ code: exit.ok });
+    const bad = await ask('173.245.48.300');
+    expect(bad.code).toBe(exit.usage);
+    expect(bad.stderr).toContain('173.245.48.300');
+  });
+});
+
+describe('render and diff --dir', () => {
+  const render = (...more: string[]) =>
+    cfsync(['render', '-b', 'nftables', '--source', 'bundled', ...more]);
+  const diff = (...more: string[]) =>
+    cfsync(['diff', '-b', 'nftables', '--dir', 'rules', '--exit-code', ...more]);
+
+  it('writes the rules and the lists they came from, and then sees no difference', async () => {
+    expect(await render('--out', 'rules')).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+    expect(readdirSync(join(folder, 'rules')).sort()).toEqual(['ips-v4', 'ips-v6', 'nftables']);
+    expect(await diff('--source', 'rules')).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+    expect(await render('--source', 'rules')).toMatchObject({ code: exit.usage });
+  });
+
+  it('shows what a new list changes, in the syntax of the backend', async () => {
+    await render('--out', 'rules');
+    mkdirSync(join(folder, 'new'));
+    writeFileSync(join(folder, 'new', 'ips-v4'), published.v4.replace('190.93.240.0/20\n', ''));
+    writeFileSync(join(folder, 'new', 'ips-v6'), published.v6);
+    const { code, stdout } = await diff('--source', 'new');
+    expect(code).toBe(exit.pending);
+    expect(stdout).toContain('--- a/nftables/cfsync.nft\n+++ b/nftables/cfsync.nft\n');
+    expect(stdout).toContain('-\t190.93.240.0/20,\n');
+    expect(stdout).not.toContain('\u001b[');
+    const json = await diff('--source', 'new', '--format', 'json');
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      changed: true,
+      removed: { v4: ['190.93.240.0/20'], v6: [] },
+    });
+    expect((await diff('--source', 'new', '--no-color')).stdout).toBe(stdout);
+    const coloured = await cfsync(['diff', '-b', 'nftables', '--dir', 'rules', '--source', 'new'], {
+      FORCE_COLOR: '1',
+    });
+    expect(coloured.code).toBe(exit.ok);
+    expect(coloured.stdout).toContain('\u001b[31m-\t190.93.240.0/20,');
+  });
+
+  it('writes the same bytes every time, and on standard output', async () => {
+    const once = await render();
+    expect(await render()).toEqual(once);
+    await render('--out', 'rules');
+    expect(readFileSync(join(folder, 'rules', 'nftables', 'cfsync.nft'), 'utf8')).toBe(once.stdout);
+  });
+});
+
+describe('bad input', () => {
+  it.each([
+    [['aply'], exit.usage, 'did you mean apply?'],
+    [['apply'], exit.usage, 'no backend: name one with --backend'],
+    [['apply', '-b', 'nftable'], exit.usage, 'did you mean nftables?'],
+    [
+      ['render', '-b', 'nftables', '--ports', '80;443', '--source', 'bundled'],
+      exit.usage,
+      '80;443',
+    ],
+    [['render', '-b', 'nftables', '--ports', '0', '--source', 'bundled'], exit.usage, 'not a port'],
+    [['render', '-b', 'nftables', '--source', 'nowhere'], exit.failed, 'nowhere'],
+    [['render', '-b', 'nftables', '--source', 'snapshot'], exit.failed, 'cfsync fetch makes one'],
+    [['show', '--config', 'nowhere.yaml'], exit.failed, 'nowhere.yaml'],
+    [['fetch', '--ipv4-url', 'http://203.0.113.1/x'], exit.usage, 'https'],
+    [['fetch', '--api-url', 'x'], exit.usage, 'api-url: x is not a URL'],
+  ])('%j', async (args, code, message) => {
+    const ended = await cfsync(args);
+    expect(ended.stderr).toContain(message);
+    expect(ended.code).toBe(code);
+    expect(ended.stdout).toBe('');
+    expect(ended.stderr).not.toContain('    at ');
+  });
+
+  it('says that a source is not to be believed', async () => {
+    writeFileSync(join(folder, 'list'), '173.245.48.0/20\n10.0.0.0/8\n2400:cb00::/32\n');
+    const ended = await cfsync(['render', '-b', 'nftables', '--source', 'list']);
+    expect(ended).toMatchObject({ code: exit.refused, stdout: '' });
+    expect(ended.stderr).toContain('line 2');
+  });
+});
+
+describe('start-up', () => {
+  it('answers --version and --help without loading a package', async () => {
+    const { version } = JSON.parse(
+      readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8'),
+    ) as { version: string };
+    const trace = { NODE_DEBUG: 'esm' };
+    for (const args of [['--version'], ['-V'], ['--help'], ['apply', '--help']]) {
+      const { code, stdout, stderr } = await cfsync(args, trace);
+      expect(code).toBe(exit.ok);
+      expect(stdout).toContain(args[0]!.toLowerCase().startsWith('--v') ? version : '');
+      expect(stderr).not.toContain('node_modules');
+    }
+  });
+
+  it.each([
+    [
+      ['render', '-b', 'nftables', '--source', 'bundled'],
+      ['undici', '/diff/', '/yaml/'],
+    ],
+    [
+      ['show', '--source', 'bundled'],
+      ['undici', '/diff/', '/yaml/'],
+    ],
+  ])('%j loads only what it needs', async (args, unwanted) => {
+    const { stderr } = await cfsync(args, { NODE_DEBUG: 'esm' });
+    expect(stderr).toContain('node_modules/yargs');
+    for (const name of unwanted)
+      expect(stderr).not.toContain(`node_modules/${name.replaceAll('/', '')}/`);
+  });
+});
