@@ -4,7 +4,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import { cp, lstat, mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import type { Stage } from './renderer.ts';
 import { escape } from './text.ts';
@@ -115,17 +115,36 @@ export async function withStage<T>(stage: Stage, work: (folder: string) => Promi
         });
       for (const [name, content] of Object.entries(stage.files)) {
         const path = join(folder, name);
-        if (content === null) await rm(path, { force: true });
-        else {
-          await mkdir(dirname(path), { recursive: true });
-          await writeFile(path, content, { mode: 0o600 });
-        }
+        await mustStayInside(folder, dirname(path));
+        // Deleted first: a copied link would lead the write to the file that it names.
+        await rm(path, { force: true });
+        if (content === null) continue;
+        await mkdir(dirname(path), { recursive: true });
+        await writeFile(path, content, { mode: 0o600, flag: 'wx' });
       }
     });
     return await work(folder);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Copied links to folders lead out of the copy, to what must not be written. */
+async function mustStayInside(folder: string, inside: string): Promise<void> {
+  for (let at = inside; at !== folder; at = dirname(at))
+    if ((await stats(at))?.isSymbolicLink())
+      throw new CfsyncError(
+        exit.failed,
+        `${escape(relative(folder, at))} is a symbolic link to a folder, so a change below it cannot be tried in a copy; nothing was changed`,
+      );
+}
+
+/**
+ * Asks whether a file could be replaced or created.
+ * @throws CfsyncError when something else is there.
+ */
+export async function mustBeFile(path: string): Promise<void> {
+  await attempt(`cannot look at ${path}`, () => regularFile(path));
 }
 
 /** Nothing was changed when this throws: it is asked before the one call that changes something. */
