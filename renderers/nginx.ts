@@ -17,7 +17,7 @@ import {
 } from '../src/file-renderer.ts';
 import { checkKeys, text } from '../src/options.ts';
 import { canonical, intersect, isEmpty, parseRanges } from '../src/prefix.ts';
-import type { Command, Desired, Host, Notice, Outcome, Ranges } from '../src/renderer.ts';
+import type { Command, Desired, Host, Notice, Ranges } from '../src/renderer.ts';
 import { count, escape, firstLines } from '../src/text.ts';
 
 export interface NginxOptions {
@@ -36,6 +36,8 @@ export interface Directive {
 }
 
 export interface NginxAround {
+  /** What nginx says of the present configuration when it refuses it. */
+  readonly broken: readonly string[] | null;
   /** Whether the configuration includes our file at http level. */
   readonly included: boolean;
   /** The admin's directives that touch ours. */
@@ -87,17 +89,22 @@ export default fileRenderer<NginxOptions, NginxAround>({
         `nginx: there is no folder ${dirname(options.path)}; nothing was changed; nginx is not installed, or path must name the folder of its configuration`,
       );
     const stage = await canStage(host, options.path);
-    const dump = dumpedFiles(await dumped(host, options.path, stage));
-    const ours = dump
+    const dump = await dumped(host, options.path, stage);
+    const broken = dump instanceof BackendError ? dump : null;
+    // Going back must work while our own file is what nginx refuses; `want` refuses it.
+    if (broken !== null && (await host.read(options.path)) === undefined) throw broken;
+    const files = dumpedFiles(typeof dump === 'string' ? dump : '');
+    const ours = files
       .filter((file) => isOurName(file.path) && file.content.startsWith(mark))
       .map((file) => file.path);
     const paths = [...new Set([...ours, options.path])];
-    const { directives, includes } = parse(dump);
+    const { directives, includes } = parse(files);
     const { pidFile, running } = await processes(host, directives, paths);
     return {
       paths,
       running,
       around: {
+        broken: broken?.detail ?? null,
         included: includes.some(
           ({ pattern, blocks }) => isHttp(blocks) && globbed(pattern).test(options.path),
         ),
@@ -149,6 +156,7 @@ function configuration({ ranges }: Desired, { header }: NginxOptions): string {
 
 /** What would break nginx, or a site, is found before anything is written. */
 function refuse(ranges: Ranges, { path }: NginxOptions, around: NginxAround): void {
+  if (around.broken !== null) throw refusal(around.broken);
   if (!around.included)
     throw new CfsyncError(
       exit.failed,
@@ -159,6 +167,12 @@ function refuse(ranges: Ranges, { path }: NginxOptions, around: NginxAround): vo
     throw new CfsyncError(
       exit.failed,
       `nginx: ${second.at} already says "${second.words.join(' ')}" at http level, and nginx takes one alone; nothing was changed; delete that line, or move it into the server that needs it`,
+    );
+  const taken = around.directives.find(({ words }) => words.slice(1).includes(variable));
+  if (taken !== undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `nginx: ${taken.at} gives ${variable} a value of its own, and of two nginx silently takes one; nothing was changed; rename the variable there`,
     );
   const shut = lockedOut(ranges, around);
   if (shut !== undefined)
@@ -228,7 +242,8 @@ function named(around: NginxAround, name: string): readonly Directive[] {
   return around.directives.filter(({ words }) => words[0] === name);
 }
 
-function isRelevant([name]: readonly string[]): boolean {
+function isRelevant([name, ...words]: readonly string[]): boolean {
+  if (['geo', 'map', 'set'].includes(name!)) return words.includes(variable);
   return ['set_real_ip_from', 'real_ip_header', 'allow', 'deny'].includes(name!);
 }
 
@@ -275,7 +290,7 @@ async function canStage(host: Host, path: string): Promise<boolean> {
  * All of the configuration. Where our file was broken by hand, or is gone while the admin's configuration
  * uses its variable, it is read with a stand-in for our file.
  */
-async function dumped(host: Host, path: string, stage: boolean): Promise<string> {
+async function dumped(host: Host, path: string, stage: boolean): Promise<string | BackendError> {
   const argv = ['nginx', '-T', '-q'] as const;
   const outcome = await host.query({ argv });
   if (outcome.code === 0) return outcome.stdout;
@@ -283,15 +298,14 @@ async function dumped(host: Host, path: string, stage: boolean): Promise<string>
   const again = stage ? staged(new Map([[path, standIn]]), argv) : undefined;
   const second = again === undefined ? outcome : await host.query(again);
   if (second.code === 0) return second.stdout;
-  throw refusal(outcome);
+  const detail = firstLines(outcome.stderr);
+  if (!outcome.stderr.includes('(13: Permission denied)')) return refusal(detail);
+  throw new BackendError('no permission', 'nginx: nginx -T needs root; nothing was changed', {
+    detail,
+  });
 }
 
-function refusal({ stderr }: Outcome): BackendError {
-  const detail = firstLines(stderr);
-  if (stderr.includes('(13: Permission denied)'))
-    return new BackendError('no permission', 'nginx: nginx -T needs root; nothing was changed', {
-      detail,
-    });
+function refusal(detail: readonly string[]): BackendError {
   return new BackendError(
     'misconfigured',
     'nginx: nginx refuses its present configuration; nothing was changed; mend it first, nginx -t says where',
