@@ -8,13 +8,9 @@
  */
 import { basename, dirname, resolve } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
-import {
-  fileRenderer,
-  type Changes,
-  type Look,
-  type OwnedFile,
-  type Running,
-} from '../src/file-renderer.ts';
+import { fileRenderer, type Changes, type Look } from '../src/file-renderer.ts';
+import { dumpedFiles, globbed, isHttp, parse, type Directive } from '../src/nginx/configuration.ts';
+import { processes } from '../src/nginx/processes.ts';
 import { checkKeys, text } from '../src/options.ts';
 import { canonical, intersect, isEmpty, parseRanges } from '../src/prefix.ts';
 import type { Command, Desired, Host, Notice, Ranges } from '../src/renderer.ts';
@@ -24,15 +20,6 @@ export interface NginxOptions {
   /** The header that carries the visitor's address. */
   readonly header: string;
   readonly path: string;
-}
-
-/** A directive of the admin's, with where it stands. */
-export interface Directive {
-  readonly words: readonly string[];
-  /** `FILE:LINE`. */
-  readonly at: string;
-  /** The blocks around it from outside in, as `http#1`, `server#7`. */
-  readonly blocks: readonly string[];
 }
 
 export interface NginxAround {
@@ -247,10 +234,6 @@ function isRelevant([name, ...words]: readonly string[]): boolean {
   return ['set_real_ip_from', 'real_ip_header', 'allow', 'deny'].includes(name!);
 }
 
-function isHttp(blocks: readonly string[]): boolean {
-  return blocks.length === 1 && blocks[0]!.startsWith('http#');
-}
-
 function isOurName(path: string): boolean {
   return basename(path).includes('cfsync');
 }
@@ -334,189 +317,3 @@ while [ $tries -lt 150 ]; do
 done
 echo "nginx goes on with its old workers: it cannot load the configuration, and its error log says why" >&2
 exit 1`;
-
-// ---- the running nginx ----
-
-/** Ticks per second of /proc/PID/stat (USER_HZ) on every architecture that Debian 12 has. */
-const ticks = 100;
-/** Seconds; the ages of files and processes are read one after the other. */
-const tolerance = 1;
-
-/**
- * nginx does not tell which configuration it runs with. What can be read: its workers are started anew by
- * every reload, so they use the files if they are younger.
- */
-async function processes(
-  host: Host,
-  directives: readonly Directive[],
-  paths: readonly string[],
-): Promise<{ pidFile: string | null; running?: Running }> {
-  const pidFile = await pidPath(host, directives);
-  const master = (await host.read(pidFile))?.trim();
-  if (master === undefined || !/^[1-9]\d*$/.test(master)) return { pidFile: null };
-  if ((await read(host, `/proc/${master}/comm`))?.trim() !== 'nginx') return { pidFile: null };
-  const workers: { pid: string; start: number }[] = [];
-  for (const pid of words(await read(host, `/proc/${master}/task/${master}/children`))) {
-    const title = await read(host, `/proc/${pid}/cmdline`);
-    const start = startOf(await read(host, `/proc/${pid}/stat`));
-    if (title?.includes('worker process') !== true || title.includes('shutting down')) continue;
-    if (start !== undefined) workers.push({ pid, start });
-  }
-  const changed = await lastChange(host, paths);
-  if (workers.length === 0 || changed === undefined) return { pidFile };
-  return {
-    pidFile,
-    running: {
-      id: workers.map(({ pid, start }) => `${pid}@${start}`).join(' '),
-      loaded: workers.every(({ start }) => start / ticks + tolerance >= changed),
-    },
-  };
-}
-
-/** When the files were last changed, in seconds since boot as /proc counts them; undefined if it cannot be told. */
-async function lastChange(host: Host, paths: readonly string[]): Promise<number | undefined> {
-  // The start of a process just started, not /proc/uptime: in LXC that is the container's.
-  const script = 'date +%s.%N; cat /proc/self/stat; stat -c %.Z "$@" 2>/dev/null; true';
-  const { stdout } = await host.query({ argv: ['sh', '-c', script, 'sh', ...paths] });
-  const [now, stat, ...times] = stdout.trim().split('\n');
-  const start = startOf(stat);
-  if (start === undefined) return undefined;
-  const last = Math.max(-Infinity, ...times.map(Number));
-  const seconds = start / ticks - (Number(now) - last);
-  return Number.isNaN(seconds) ? undefined : seconds;
-}
-
-/** Field 22 of proc(5); the name in field 2 may contain anything. */
-function startOf(stat: string | undefined): number | undefined {
-  const field = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
-  return field === undefined ? undefined : Number(field);
-}
-
-async function pidPath(host: Host, directives: readonly Directive[]): Promise<string> {
-  const given = directives.find(({ words, blocks }) => words[0] === 'pid' && blocks.length === 0);
-  const path = given?.words[1];
-  if (path?.startsWith('/')) return path;
-  const { stderr } = await host.query({ argv: ['nginx', '-V'] });
-  const built = (name: string): string => new RegExp(`--${name}=(\\S+)`).exec(stderr)?.[1] ?? '';
-  return resolve(built('prefix'), path ?? built('pid-path'));
-}
-
-/** A process may end while it is looked at. */
-async function read(host: Host, path: string): Promise<string | undefined> {
-  try {
-    return await host.read(path);
-  } catch (error) {
-    if (error instanceof CfsyncError) return undefined;
-    throw error;
-  }
-}
-
-function words(list: string | undefined): string[] {
-  return (list ?? '').split(/\s+/).filter((word) => word !== '');
-}
-
-// ---- the configuration as `nginx -T` prints it ----
-
-interface Include {
-  /** Absolute; may hold wildcards. */
-  readonly pattern: string;
-  readonly blocks: readonly string[];
-}
-
-function dumpedFiles(dump: string): OwnedFile[] {
-  const [, ...parts] = dump.split(/^# configuration file (.+):\n/m);
-  const files: OwnedFile[] = [];
-  for (let i = 0; i + 1 < parts.length; i += 2)
-    files.push({ path: parts[i]!, content: parts[i + 1]! });
-  return files;
-}
-
-/** All directives with the blocks they stand in, through includes. */
-export function parse(files: readonly OwnedFile[]): {
-  directives: readonly Directive[];
-  includes: readonly Include[];
-} {
-  const directives: Directive[] = [];
-  const includes: Include[] = [];
-  const [main] = files;
-  if (main === undefined) return { directives, includes };
-  const folder = dirname(main.path);
-  let blockCount = 0;
-
-  const walk = (file: OwnedFile, outer: readonly string[], depth: number): void => {
-    let blocks = outer;
-    let words: string[] = [];
-    let start = 0;
-    for (const { word, line } of tokens(file.content)) {
-      if (word === '}') blocks = blocks.slice(0, Math.max(outer.length, blocks.length - 1));
-      if (word !== ';' && word !== '{' && word !== '}') {
-        if (words.length === 0) start = line;
-        words.push(unquote(word));
-        continue;
-      }
-      if (words.length > 0) directives.push({ words, at: `${file.path}:${start}`, blocks });
-      if (word === '{') blocks = [...blocks, `${words[0]}#${++blockCount}`];
-      if (word === ';' && words[0] === 'include' && words[1] !== undefined) {
-        const pattern = resolve(folder, words[1]);
-        includes.push({ pattern, blocks });
-        const matching = globbed(pattern);
-        // nginx itself refuses a file that includes itself, at a depth of some hundreds.
-        if (depth < 20)
-          for (const next of files) if (matching.test(next.path)) walk(next, blocks, depth + 1);
-      }
-      words = [];
-    }
-  };
-  walk(main, [], 0);
-  return { directives, includes };
-}
-
-/** As ngx_conf_read_token: quotes and comments count at the start of a word alone, `${` does not open a block. */
-const token =
-  /(?<skip>\s+|#[^\n]*)|(?<word>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[;{}]|(?:\\.|\$\{|[^\s;{\\])+)/gs;
-/** The Lua module reads the blocks of *_by_lua_block itself; braces count outside of strings and comments. */
-const lua =
-  /--\[(=*)\[.*?\]\1\]|--[^\n]*|\[(=*)\[.*?\]\2\]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}]/gs;
-
-function* tokens(content: string): Generator<{ readonly word: string; readonly line: number }> {
-  const scan = new RegExp(token);
-  let line = 1;
-  let counted = 0;
-  let before = '';
-  for (let match = scan.exec(content); match !== null; match = scan.exec(content)) {
-    const word = match.groups?.word;
-    if (word === undefined) continue;
-    line += content.slice(counted, match.index).split('\n').length - 1;
-    counted = match.index;
-    yield { word, line };
-    if (word === '{' && before.endsWith('_by_lua_block')) scan.lastIndex = endOfLua(content, scan);
-    before = word;
-  }
-}
-
-/** The place of the brace that closes a block of Lua. */
-function endOfLua(content: string, { lastIndex }: RegExp): number {
-  const scan = new RegExp(lua);
-  scan.lastIndex = lastIndex;
-  let depth = 1;
-  for (let match = scan.exec(content); match !== null; match = scan.exec(content)) {
-    if (match[0] === '{') depth++;
-    else if (match[0] === '}') depth--;
-    if (depth === 0) return match.index;
-  }
-  return content.length;
-}
-
-function unquote(word: string): string {
-  return /^(["']).*\1$/s.test(word) ? word.slice(1, -1) : word;
-}
-
-/** As glob(3), which nginx includes files with. */
-function globbed(pattern: string): RegExp {
-  const source = pattern.replaceAll(/\[!?[^\]/]+\]|[^\w/]/g, (piece) => {
-    if (piece === '*') return '[^/]*';
-    if (piece === '?') return '[^/]';
-    return piece.startsWith('[') && piece.length > 1 ? piece.replace('[!', '[^') : `\\${piece}`;
-  });
-  return new RegExp(`^${source}$`);
-}
