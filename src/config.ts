@@ -6,7 +6,7 @@ import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
 
-export const defaultConfig = '/etc/cfsync/config.yaml';
+const defaultConfig = '/etc/cfsync/config.yaml';
 
 type Section = Readonly<Record<string, unknown>>;
 
@@ -21,7 +21,7 @@ export interface Config {
 }
 
 /** Settings of the file's top level that are flags as well. */
-export const settingKeys = [
+const settingKeys = [
   'ports',
   'udp-ports',
   'mode',

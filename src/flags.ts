@@ -85,7 +85,7 @@ export const flags = {
   version: { type: 'switch', short: 'V', help: 'print the version' },
 } as const satisfies Readonly<Record<string, Flag>>;
 
-export type FlagName = keyof typeof flags;
+type FlagName = keyof typeof flags;
 
 export interface CommandSpec {
   readonly help: string;

@@ -1,5 +1,5 @@
 /** Prints help from the tables in flags.ts, so that --help loads nothing else. */
-import { commands, commandSpec, flags, flagSpec } from './flags.ts';
+import { commands, commandSpec, flagSpec } from './flags.ts';
 
 export function help(command: string | undefined): string {
   const spec = command === undefined ? undefined : commandSpec(command);
@@ -59,6 +59,3 @@ function wrap(text: string, width: number): string[] {
   }
   return lines;
 }
-
-/** All names, for suggestions. */
-export const flagNames = Object.keys(flags);

@@ -1,6 +1,5 @@
 /** Writes to standard output (the answer) and standard error (the talk). */
 import { styleText } from 'node:util';
-import type { FileDiff } from './diff.ts';
 import type { Notice, Ranges } from './renderer.ts';
 import { addresses } from './prefix.ts';
 import { count, number } from './text.ts';
@@ -88,5 +87,3 @@ export function changeText(added: Ranges, removed: Ranges): string {
     ...(less === '' ? [] : [`no longer covered: ${less}`]),
   ].join('; ');
 }
-
-export type { FileDiff };

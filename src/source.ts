@@ -43,7 +43,7 @@ export interface SourceOptions {
 }
 
 /** Why a list that is not from the feeds is used. */
-export interface Fallback {
+interface Fallback {
   /** Its code is `failed` (no answer) or `refused` (an answer that is not believed). */
   readonly reason: CfsyncError;
   /** Of the list that is used, for people: `3 days old`. */

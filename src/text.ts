@@ -33,7 +33,7 @@ export function count(n: number, one: string, many = `${one}s`): string {
 }
 
 /** The entry of `known` that is most like `word`, or undefined when none is near. */
-export function nearest(word: string, known: readonly string[]): string | undefined {
+function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;
   for (const candidate of known) {

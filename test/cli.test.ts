@@ -44,9 +44,9 @@ function cfsync(args: readonly string[], env: Record<string, string> = {}): Prom
 }
 
 const urls = () => [
-  ...['--ipv4-url', feeds.urls.ipv4],
-  ...['--ipv6-url', feeds.urls.ipv6],
-  ...['--api-url', feeds.urls.api],
+  `--ipv4-url=${feeds.urls.ipv4}`,
+  `--ipv6-url=${feeds.urls.ipv6}`,
+  `--api-url=${feeds.urls.api}`,
 ];
 
 function breakAll(behaviour: Parameters<FeedServer['set']>[1]): void {
@@ -157,7 +157,7 @@ describe('show and contains', () => {
     const ask = (...ips: string[]) => cfsync(['contains', '--source', 'bundled', ...ips]);
     expect(await ask('173.245.48.10', '2400:cb00::10')).toMatchObject({
       code: exit.ok,
-      stdout: '173.245.48.10 yes\n2400:cb00::10 yes\n',
+      stdout: '173.245.48.10 yes 173.245.48.0/20\n2400:cb00::10 yes 2400:cb00::/32\n',
     });
     expect(await ask('173.245.48.10', '198.51.100.1')).toMatchObject({ code: exit.pending });
     expect(await ask('::ffff:173.245.48.10')).toMatchObject({ code: exit.ok });

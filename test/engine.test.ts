@@ -68,7 +68,7 @@ function fileBackend(more: readonly Step[] = []): Renderer {
       ];
     },
     print: ({ text }) => (text === null ? [] : [{ path: 'file', content: text }]),
-  }) as unknown as Renderer;
+  });
 }
 
 const command = (program: string, ...args: string[]): Step => ({
@@ -136,7 +136,7 @@ describe('apply', () => {
   });
 
   it('changes nothing when a check fails', async () => {
-    const bad: Step = { ...command('true'), check: { argv: ['false'] } } as Step;
+    const bad: Step = { ...command('true'), check: { argv: ['false'] } };
     await expect(check(await plan(fileBackend([bad])))).rejects.toMatchObject({
       code: exit.failed,
     });

@@ -47,7 +47,7 @@ const hammerTimeout = 900;
 export type Protocol = 'tcp' | 'udp';
 /** How one echo round trip ended; `refused` is also an ICMP rejection. */
 export type Reach = 'open' | 'refused' | 'timeout' | 'reset';
-export type Counts = Readonly<Record<Reach, number>>;
+type Counts = Readonly<Record<Reach, number>>;
 
 /** One value for each address family; without `v6` in a lab without IPv6. */
 export interface PerFamily<T> {

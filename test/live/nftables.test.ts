@@ -248,7 +248,10 @@ describeLive('nftables', { programs: ['nft'] }, () => {
       const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
       for (let i = 0; i < 100; i++) {
         const { code, stderr } = await lab.cfsync([
-          ...['apply', '-b', 'nftables', '--mode', 'lockdown', '--source', lists],
+          'apply',
+          '--backend=nftables',
+          '--mode=lockdown',
+          `--source=${lists}`,
           ...(i % 10 === 9 ? ['--ports', '80,443,8443'] : []),
         ]);
         expect(code, stderr).toBe(exit.ok);

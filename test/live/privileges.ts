@@ -18,7 +18,7 @@ export interface Needs {
 }
 
 /** The first need that this machine does not meet, as in `needs root`, or undefined. */
-export function needs({ root = false, programs = [] }: Needs): string | undefined {
+function needs({ root = false, programs = [] }: Needs): string | undefined {
   if (root && process.geteuid?.() !== 0) return 'needs root';
   const missing = programs.filter((program) => !installed(program));
   if (missing.length > 0) return `needs ${missing.join(', ')}`;

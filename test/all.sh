@@ -1,0 +1,30 @@
+#!/bin/sh
+# Installs what the tests need on Debian, then runs all checks and all tests. Needs root: the live tests make
+# network and mount namespaces, and touch nothing outside of them.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+	echo 'This runs every test, and the live ones need root; "npm test" runs the others.' >&2
+	exit 1
+fi
+
+# The packages are here to be run in namespaces; their services must not start on this machine.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+apt-get install -y --no-install-recommends \
+	iproute2 iptables nftables procps strace systemd util-linux
+
+npm ci
+npm run types
+npm run lint
+npm run format:check
+npm run deadcode
+CFSYNC_TEST_ALL=1 npm test
