@@ -13,6 +13,7 @@ type Module = { readonly default: unknown };
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
   nftables: () => import('../renderers/nftables.ts'),
   nginx: () => import('../renderers/nginx.ts'),
+  'nginx-ingress': () => import('../renderers/nginx-ingress.ts'),
 };
 
 /** Parts of the core that are planned and applied like backends, and are not named by people. */

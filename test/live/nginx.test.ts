@@ -197,22 +197,24 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
   });
 
   describe('refuses, and changes nothing', () => {
-    const refused = async (code: number, ...message: string[]): Promise<void> => {
+    const refused = async (code: number, ...message: string[]): Promise<boolean> => {
       const before = await tree();
       const outcome = await apply();
       expect(outcome, outcome.stderr).toMatchObject({ code });
       for (const part of message) expect(outcome.stderr).toContain(part);
-      expect(await tree()).toBe(before);
+      return (await tree()) === before;
     };
 
     test('a broken configuration of the admin', async () => {
       await write(site, 'server { listen 8080 }');
-      await refused(1, 'nginx refuses its present configuration', `${site}:1`);
+      expect(await refused(1, 'nginx refuses its present configuration', `${site}:1`)).toBe(true);
     });
 
     test('a second real_ip_header at http level', async () => {
       await write(site, `${answers}real_ip_header X-Real-IP;\n`);
-      await refused(1, `nginx: ${site}:6 already says "real_ip_header X-Real-IP"`);
+      expect(await refused(1, `nginx: ${site}:6 already says "real_ip_header X-Real-IP"`)).toBe(
+        true,
+      );
     });
 
     test('a configuration that does not include the file', async () => {
@@ -222,7 +224,7 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
         's|conf.d/[*].conf|conf.d/site.conf|',
         '/etc/nginx/nginx.conf',
       ]);
-      await refused(1, `does not include ${conf} at http level`);
+      expect(await refused(1, `does not include ${conf} at http level`)).toBe(true);
     });
 
     test('an allow of Cloudflare that would shut out its visitors', async () => {
@@ -230,17 +232,21 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
         site,
         'server {\n listen 8080;\n allow 173.245.48.0/20;\n deny all;\n return 200 x;\n}\n',
       );
-      await refused(3, `${site}:3 says "allow 173.245.48.0/20"`, 'every visitor');
+      expect(await refused(3, `${site}:3 says "allow 173.245.48.0/20"`, 'every visitor')).toBe(
+        true,
+      );
     });
 
     test('a variable of the same name', async () => {
       await write(site, `${answers}geo $remote_addr $from_cloudflare { default 0; }\n`);
-      await refused(1, `${site}:6 gives $from_cloudflare a value of its own`);
+      expect(await refused(1, `${site}:6 gives $from_cloudflare a value of its own`)).toBe(true);
     });
 
     test('what only nginx itself can tell', async () => {
       await write(site, `${answers}include /etc/nginx/conf.d/cf*.conf;\n`);
-      await refused(1, 'nginx: the check failed', '"real_ip_header" directive is duplicate');
+      expect(
+        await refused(1, 'nginx: the check failed', '"real_ip_header" directive is duplicate'),
+      ).toBe(true);
     });
 
     test('a removal that the site could not bear', async () => {
@@ -256,7 +262,7 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
     test('a symbolic link', async () => {
       await write('/etc/nginx/elsewhere', '# the admin\n');
       await origin.must(['ln', '-s', '/etc/nginx/elsewhere', conf]);
-      await refused(1, `${conf} is a symbolic link`);
+      expect(await refused(1, `${conf} is a symbolic link`)).toBe(true);
     });
   });
 
@@ -282,7 +288,11 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
         origin.run(
           [
             ...(['setpriv', '--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin'] as const),
-            ...[process.execPath, program, 'apply', '-b', 'nginx', '--source', 'bundled'],
+            process.execPath,
+            program,
+            'apply',
+            '--backend=nginx',
+            '--source=bundled',
           ],
           { env: { CFSYNC_STATE_DIR: '/run/lab/state' }, timeout: 60_000 },
         );
