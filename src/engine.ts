@@ -14,6 +14,7 @@ import {
   journalPath,
   openJournal,
   readApplied,
+  tolerant,
   writeApplied,
   type Applied,
 } from './records.ts';
@@ -50,7 +51,9 @@ export interface Result {
 /** Observes one backend and plans the way from there to the desired state. */
 export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
   const observed = await job.renderer.observe(host, job.options);
-  const applied = await readApplied(stateDir, job.name);
+  const { content: applied, notices: remarks } = await tolerant(() =>
+    readApplied(stateDir, job.name),
+  );
   const extra = extraOf(job);
   const verdict = guard({
     held: observed.owned.ranges,
@@ -71,7 +74,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
     wanted,
     desired,
     verdict,
-    notices,
+    notices: [...remarks, ...notices],
     steps: verdict.kind === 'no change' ? [] : job.renderer.plan(wanted, observed),
     added: subtract(wanted.ranges, observed.owned.ranges),
     removed: subtract(observed.owned.ranges, wanted.ranges),
@@ -142,12 +145,17 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
   if (plan.steps.length === 0) {
     if (plan.verdict.kind !== 'no change')
       await writeApplied(stateDir, job.name, appliedRecord(plan));
+    await closeJournal(stateDir, job.name);
     return { code: exit.ok, message: `${job.name}: no changes`, detail: [] };
   }
   await openJournal(stateDir, job.name, { before, wanted: plan.wanted });
   try {
-    for (const step of plan.steps) await perform(step);
-    await settled(plan);
+    const undoable = plan.steps.filter(isUndoable);
+    for (const step of undoable) await perform(step);
+    if (undoable.length > 0) await settled(plan, isUndoable);
+    const final = plan.steps.filter((step) => !isUndoable(step));
+    for (const step of final) await perform(step);
+    if (final.length > 0) await settled(plan);
   } catch (error) {
     return goBack(job, before, error, stateDir);
   }
@@ -164,15 +172,19 @@ function appliedRecord(plan: Plan): Applied | undefined {
   return { ranges, extra, tcpPorts, udpPorts, mode, options: plan.job.raw };
 }
 
-/** Observes again and throws unless nothing is left to do. */
-async function settled(plan: Plan): Promise<void> {
+function isUndoable(step: Step): boolean {
+  return step.kind === 'file' || step.final !== true;
+}
+
+/** Observes again and throws unless nothing is left to do, of those steps that count. */
+async function settled(plan: Plan, counts: (step: Step) => boolean = () => true): Promise<void> {
   const { renderer, options } = plan.job;
   const observed = await renderer.observe(host, options);
   const wanted =
     plan.wanted === renderer.nothing
       ? plan.wanted
       : renderer.want(plan.desired, options, observed.around).owned;
-  const left = renderer.plan(wanted, observed);
+  const left = renderer.plan(wanted, observed).filter(counts);
   if (left.length > 0)
     throw new CfsyncError(
       exit.rolledBack,
@@ -186,9 +198,10 @@ async function goBack(job: Job, before: Owned, cause: unknown, stateDir: string)
   const why = cause instanceof Error ? cause.message : String(cause);
   const detail = cause instanceof CfsyncError ? cause.detail : [];
   try {
-    const observed = await renderer.observe(host, options);
-    for (const step of renderer.plan(before, observed)) await perform(step);
-    const left = renderer.plan(before, await renderer.observe(host, options));
+    const wayBack = async (): Promise<readonly Step[]> =>
+      renderer.plan(before, await renderer.observe(host, options)).filter(isUndoable);
+    for (const step of await wayBack()) await perform(step);
+    const left = await wayBack();
     if (left.length > 0)
       throw new CfsyncError(exit.broken, `it still differs: ${left[0]!.summary}`);
   } catch (error) {

@@ -2,9 +2,23 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
-import { cp, lstat, mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import {
+  cp,
+  lstat,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import type { Stage } from './renderer.ts';
 import { escape } from './text.ts';
@@ -106,17 +120,10 @@ export async function withStage<T>(stage: Stage, work: (folder: string) => Promi
   );
   try {
     await attempt(`cannot fill the temporary folder ${folder}`, async () => {
-      const { copy } = stage;
-      if (copy !== undefined)
-        await cp(copy, folder, {
-          recursive: true,
-          verbatimSymlinks: true,
-          preserveTimestamps: true,
-        });
+      if (stage.copy !== undefined) await copyFolder(stage.copy, folder);
       for (const [name, content] of Object.entries(stage.files)) {
         const path = join(folder, name);
-        await mustStayInside(folder, dirname(path));
-        // Deleted first: a copied link would lead the write to the file that it names.
+        await ownFolder(folder, dirname(name));
         await rm(path, { force: true });
         if (content === null) continue;
         await mkdir(dirname(path), { recursive: true });
@@ -129,14 +136,33 @@ export async function withStage<T>(stage: Stage, work: (folder: string) => Promi
   }
 }
 
-/** Copied links to folders lead out of the copy, to what must not be written. */
-async function mustStayInside(folder: string, inside: string): Promise<void> {
-  for (let at = inside; at !== folder; at = dirname(at))
-    if ((await stats(at))?.isSymbolicLink())
-      throw new CfsyncError(
-        exit.failed,
-        `${escape(relative(folder, at))} is a symbolic link to a folder, so a change below it cannot be tried in a copy; nothing was changed`,
-      );
+/** Links in the copy lead to what they led to before, or to the copy of that. */
+async function copyFolder(folder: string, copy: string): Promise<void> {
+  const original = await realpath(folder);
+  await cp(original, copy, { recursive: true, verbatimSymlinks: true, preserveTimestamps: true });
+  for (const entry of await readdir(copy, { withFileTypes: true, recursive: true })) {
+    if (!entry.isSymbolicLink()) continue;
+    const link = join(entry.parentPath, entry.name);
+    const target = await readlink(link);
+    const meant = resolve(original, relative(copy, entry.parentPath), target);
+    const inside = relative(original, meant);
+    const outside = inside === '..' || inside.startsWith('../');
+    if (outside === isAbsolute(target)) continue;
+    await rm(link);
+    await symlink(outside ? meant : join(copy, inside), link);
+  }
+}
+
+/** Replaces links to folders on the way to `name` by copies, so that nothing is written through them. */
+async function ownFolder(stage: string, name: string): Promise<void> {
+  let path = stage;
+  for (const part of name.split('/')) {
+    path = join(path, part);
+    if (!(await stats(path))?.isSymbolicLink()) continue;
+    const original = await realpath(path);
+    await rm(path);
+    await copyFolder(original, path);
+  }
 }
 
 /**

@@ -3,8 +3,8 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno } from './errors.ts';
 import { removeFile } from './files.ts';
-import type { Mode, Owned, Ranges } from './renderer.ts';
-import { readRecord, writeRecord } from './store.ts';
+import type { Mode, Notice, Owned, Ranges } from './renderer.ts';
+import { CorruptRecord, readRecord, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
 export interface Applied {
@@ -51,6 +51,22 @@ export function readApplied(stateDir: string, name: string): Promise<Applied | u
   return readRecord(appliedPath(stateDir, name), 'applied', validApplied);
 }
 
+/** A record that cannot be used counts as none, which a notice says; it is kept when the next one is written. */
+export async function tolerant<T>(
+  read: () => Promise<T | undefined>,
+): Promise<{ readonly content: T | undefined; readonly notices: readonly Notice[] }> {
+  try {
+    return { content: await read(), notices: [] };
+  } catch (error) {
+    if (!(error instanceof CorruptRecord)) throw error;
+    const notice: Notice = {
+      level: 'warning',
+      text: `${error.message}; it is not used, and kept aside when the next one is written`,
+    };
+    return { content: undefined, notices: [notice] };
+  }
+}
+
 /** Records an apply; undefined takes the record away. The same record again writes nothing. */
 export async function writeApplied(
   stateDir: string,
@@ -59,8 +75,11 @@ export async function writeApplied(
 ): Promise<void> {
   const path = appliedPath(stateDir, name);
   if (applied === undefined) await removeFile(path);
-  else if (JSON.stringify(await readApplied(stateDir, name)) !== JSON.stringify(applied))
+  else {
+    const { content } = await tolerant(() => readApplied(stateDir, name));
+    if (JSON.stringify(content) === JSON.stringify(applied)) return;
     await writeRecord(path, 'applied', applied, validApplied);
+  }
 }
 
 /** The names of the backends that an apply was recorded for. */
@@ -86,7 +105,9 @@ export async function closeJournal(stateDir: string, name: string): Promise<void
   await removeFile(journalPath(stateDir, name));
 }
 
-/** The entry of an apply that did not end, if there is one. */
-export function readJournal(stateDir: string, name: string): Promise<Journal | undefined> {
-  return readRecord(journalPath(stateDir, name), 'journal', validJournal);
+/** Whether an apply began and did not end; an entry that cannot be read counts. */
+export async function isCutOff(stateDir: string, name: string): Promise<boolean> {
+  const path = journalPath(stateDir, name);
+  const { content, notices } = await tolerant(() => readRecord(path, 'journal', validJournal));
+  return content !== undefined || notices.length > 0;
 }

@@ -60,7 +60,7 @@ export interface Command {
 
 /** What lies in a temporary folder: how a configuration is tried before it is in place. */
 export interface Stage {
-  /** A folder whose content is copied there first, links and modes kept. */
+  /** A folder whose content is copied there first, modes kept; links lead to the same files. */
   readonly copy?: string;
   /** Files by relative path; `null` deletes one of the copy. */
   readonly files: Readonly<Record<string, string | null>>;
@@ -88,6 +88,8 @@ export interface RunStep {
   readonly kind: 'run';
   readonly summary: string;
   readonly command: Command;
+  /** It cannot be undone: it runs when all the rest is verified, and never on the way back. */
+  readonly final?: true;
   /** Asks the program to validate without changing anything; every check runs before the first step. */
   readonly check?: Command;
 }

@@ -7,6 +7,7 @@ import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
 import { flags, type Flag } from './flags.ts';
+import { appliedNames } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
 import { maxAge } from './policy.ts';
@@ -95,6 +96,17 @@ export function backendNames(settings: Settings): readonly string[] {
   );
 }
 
+/** The backends that something was applied to: those named by --backend, else all that are recorded. */
+export async function appliedBackends(settings: Settings): Promise<readonly string[]> {
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? (await appliedNames(settings.stateDir));
+  if (names.length > 0) return [...new Set(names)];
+  throw new CfsyncError(
+    exit.failed,
+    `nothing was applied yet, as far as ${settings.stateDir} knows; name a backend with --backend, or run cfsync apply`,
+  );
+}
+
 /** The keys of a backend's section that the core reads itself. */
 const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
 
@@ -120,16 +132,22 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   }
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;
-  const { parseExtra } = await import('./gate.ts');
-  const extra = config.settings.extra;
   const desired: Desired = {
     ranges,
-    extra: extra === undefined ? none : parseExtra(stringList(extra, 'extra')),
+    extra: await extraPrefixes(config),
     tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
     udpPorts: udpPorts(setting('udp-ports', '')),
     mode: oneOf(setting('mode', 'allow'), ['allow', 'lockdown'], 'mode'),
   };
   return { name, renderer, options: renderer.options(raw), raw, desired };
+}
+
+/** The gate loads a package, so only where there is something to check. */
+async function extraPrefixes(config: Config): Promise<Ranges> {
+  const { extra } = config.settings;
+  if (extra === undefined) return none;
+  const { parseExtra } = await import('./gate.ts');
+  return parseExtra(stringList(extra, 'extra'));
 }
 
 function udpPorts(value: unknown): readonly number[] {

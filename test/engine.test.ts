@@ -7,7 +7,7 @@ import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
-import { journalPath, readApplied } from '../src/records.ts';
+import { isCutOff, journalPath, openJournal, readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
 import { desired } from './helpers/desired.ts';
 
@@ -101,6 +101,49 @@ describe('apply', () => {
     rmSync(journalPath(state, 'file'), { force: true });
     expect(await apply(again, state)).toMatchObject({ code: exit.ok, message: 'file: no changes' });
     expect(readFileSync(record, 'utf8')).toBe(before);
+  });
+
+  describe('a step that cannot be undone', () => {
+    const done = () => join(folder, 'done');
+    const final = (...argv: [string, ...string[]]): Step => ({
+      kind: 'run',
+      summary: 'cannot be undone',
+      final: true,
+      command: { argv },
+    });
+    const touch = (): Step => final('touch', done());
+
+    it('runs after the others, wherever it stands', async () => {
+      const after = command('test', '!', '-e', done());
+      const result = await apply(await plan(fileBackend([touch(), after])), state);
+      expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+      expect(existsSync(done())).toBe(true);
+    });
+
+    it('does not run when the rest does not settle', async () => {
+      const undo = command('rm', file);
+      const result = await apply(await plan(fileBackend([undo, touch()])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+    });
+
+    it('does not run on the way back', async () => {
+      const renderer = fileBackend([command('false')]);
+      const restless: Renderer = {
+        ...renderer,
+        plan: (wanted, observed) => [...renderer.plan(wanted, observed), touch()],
+      };
+      const result = await apply(await plan(restless), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(done())).toBe(false);
+      expect(existsSync(file)).toBe(false);
+    });
+
+    it('takes the rest back when it fails', async () => {
+      const result = await apply(await plan(fileBackend([final('false')])), state);
+      expect(result.code).toBe(exit.rolledBack);
+      expect(existsSync(file)).toBe(false);
+    });
   });
 
   it('goes back when a step fails, and says so', async () => {
@@ -200,5 +243,30 @@ describe('makeRemoval', () => {
     expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and verified' });
     expect(existsSync(file)).toBe(false);
     expect(await readApplied(state, 'file')).toBeUndefined();
+  });
+});
+
+describe('records that cannot be used', () => {
+  it('are said, moved aside by the next apply, and do not stop it', async () => {
+    await apply(await plan(fileBackend()), state);
+    const record = join(state, 'applied', 'file.json');
+    writeFileSync(record, '{');
+    const made = await plan(fileBackend(), two);
+    expect(made.notices).toEqual([
+      { level: 'warning', text: expect.stringContaining('file.json is corrupt') },
+    ]);
+    expect(await apply(made, state)).toMatchObject({ code: exit.ok });
+    expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
+    expect(await readApplied(state, 'file')).toMatchObject({ ranges: two });
+  });
+
+  it('of an apply that was cut off are settled by the next one', async () => {
+    await openJournal(state, 'file', {
+      before: { ranges: none },
+      wanted: { ranges: none },
+    });
+    expect(await isCutOff(state, 'file')).toBe(true);
+    await apply(await plan(fileBackend()), state);
+    expect(await isCutOff(state, 'file')).toBe(false);
   });
 });

@@ -17,14 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { CfsyncError, exit } from '../src/errors.ts';
-import {
-  digest,
-  ensureDir,
-  moveAside,
-  removeFile,
-  withStage,
-  writeFileAtomic,
-} from '../src/files.ts';
+import { digest, ensureDir, moveAside, removeFile, writeFileAtomic } from '../src/files.ts';
 
 const root = process.getuid?.() === 0;
 const nobody = 65534;
@@ -253,44 +246,6 @@ describe('directories', () => {
       `cannot make the directory ${path}: EEXIST: file already exists`,
     );
     expect(await failure(ensureDir(join(path, 'a'), 0o700))).toMatch(/ENOTDIR/);
-  });
-});
-
-describe('a stage', () => {
-  const live = () => join(dir, 'live');
-  const outside = () => join(dir, 'outside');
-  beforeEach(async () => {
-    await mkdir(live());
-    await mkdir(outside());
-    await writeFile(join(outside(), 'file'), 'outside');
-  });
-
-  test('is a copy with some files changed', async () => {
-    await writeFile(join(live(), 'a'), 'old');
-    await writeFile(join(live(), 'b'), 'old');
-    const files = { a: 'new', 'c/d': 'new', b: null };
-    const seen = await withStage({ copy: live(), files }, async (stage) => [
-      await readFile(join(stage, 'a'), 'utf8'),
-      await readFile(join(stage, 'c', 'd'), 'utf8'),
-      (await readdir(stage)).join(),
-    ]);
-    expect(seen).toEqual(['new', 'new', 'a,c']);
-    expect(await readFile(join(live(), 'a'), 'utf8')).toBe('old');
-  });
-
-  test('does not write through a link that was copied', async () => {
-    await symlink(join(outside(), 'file'), join(live(), 'a'));
-    await withStage({ copy: live(), files: { a: 'new' } }, async (stage) => {
-      expect(await readFile(join(stage, 'a'), 'utf8')).toBe('new');
-    });
-    expect(await readFile(join(outside(), 'file'), 'utf8')).toBe('outside');
-  });
-
-  test.each(['new', null])('does not go through a link to a folder: %s', async (content) => {
-    await symlink(outside(), join(live(), 'sub'));
-    const stage = { copy: live(), files: { 'sub/file': content } };
-    expect(await failure(withStage(stage, async () => {}))).toMatch(/^sub is a symbolic link/);
-    expect(await readFile(join(outside(), 'file'), 'utf8')).toBe('outside');
   });
 });
 

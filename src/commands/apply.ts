@@ -6,7 +6,7 @@ import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import type { Job } from '../job.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
-import { readJournal } from '../records.ts';
+import { isCutOff } from '../records.ts';
 import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
@@ -27,6 +27,8 @@ export async function run(context: Context): Promise<ExitCode> {
     const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
     for (const job of jobs) {
+      // A backend that cannot be applied now is not promised for the next boot.
+      if (job.name === 'boot' && plans.length < jobs.length - 1) continue;
       const plan = await attempt(output, codes, async () => {
         const made = await makePlan(job, policy, settings.stateDir);
         // Said even if the check fails: they may say why.
@@ -45,7 +47,10 @@ export async function run(context: Context): Promise<ExitCode> {
       return worst(codes);
     }
     output.notices('', await answer.commit());
-    for (const plan of plans) codes.push(await applyOne(plan, context));
+    for (const plan of plans)
+      await attempt(output, codes, async () => {
+        codes.push(await applyOne(plan, context));
+      });
     return worst(codes);
   });
 }
@@ -90,7 +95,7 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
 /** Applies one plan and says how it ended. */
 export async function applyOne(plan: Plan, { settings, output }: Context): Promise<ExitCode> {
   const { name } = plan.job;
-  if ((await readJournal(settings.stateDir, name)) !== undefined)
+  if (await isCutOff(settings.stateDir, name))
     output.warn(
       `warning: ${name}: an earlier run was cut off; the backend is brought to the state wanted now`,
     );

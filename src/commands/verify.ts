@@ -5,20 +5,14 @@ import type { Job } from '../job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';
-import { appliedNames, readApplied, readJournal } from '../records.ts';
-import { makeJob, type Settings } from '../settings.ts';
+import { isCutOff, readApplied } from '../records.ts';
+import { appliedBackends, makeJob, type Settings } from '../settings.ts';
 import { staleness } from '../policy.ts';
 import { attempt } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const named = settings.values.backend as readonly string[] | undefined;
-  const names = named ?? (await appliedNames(settings.stateDir));
-  if (names.length === 0)
-    throw new CfsyncError(
-      exit.failed,
-      `nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend NAME does it`,
-    );
+  const names = await appliedBackends(settings);
   const stale = await staleness(settings.stateDir, new Date());
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
@@ -36,7 +30,7 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
     makePlan(job, policy, settings.stateDir),
   );
   output.notices(name, plan.notices);
-  if ((await readJournal(settings.stateDir, name)) !== undefined)
+  if (await isCutOff(settings.stateDir, name))
     output.warn(`warning: ${name}: an earlier run was cut off; cfsync apply settles it`);
   if (plan.steps.length === 0) {
     output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);

@@ -211,6 +211,10 @@ describe('plan', () => {
     });
   });
 
+  it('does not make a ConfigMap that is gone, on the way back either', () => {
+    expect(stdin(none, owned, { data: null })).toBeUndefined();
+  });
+
   it('forces only when asked', () => {
     const forced = ingress.plan(owned, { owned: none, around: { ...around, force: true } });
     expect(JSON.stringify(forced)).toContain('--force-conflicts');
