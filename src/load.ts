@@ -11,9 +11,11 @@ type Module = { readonly default: unknown };
 
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  'nginx-ingress': () => import('../renderers/nginx-ingress.ts'),
   fail2ban: () => import('../renderers/fail2ban.ts'),
   iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),
+  nginx: () => import('../renderers/nginx.ts'),
   ufw: () => import('../renderers/ufw.ts'),
 };
 
