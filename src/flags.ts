@@ -112,6 +112,11 @@ export const flags = {
     backend: ['nginx-ingress', 'force-conflicts'],
     help: 'nginx-ingress: take over keys that somebody else has set',
   },
+  'csf-reload': {
+    type: 'switch',
+    backend: ['csf', 'reload'],
+    help: 'csf: run csf -r, which flushes every rule of iptables, and not rule by rule',
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'no-color': { type: 'switch', help: 'no colours' },
@@ -139,6 +144,7 @@ const desired = [
   'mode',
   'nft-chain',
   'ipset',
+  'csf-reload',
   ...cluster,
 ] as const;
 

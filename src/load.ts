@@ -12,6 +12,7 @@ type Module = { readonly default: unknown };
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
   'nginx-ingress': () => import('../renderers/nginx-ingress.ts'),
+  csf: () => import('../renderers/csf.ts'),
   fail2ban: () => import('../renderers/fail2ban.ts'),
   iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),

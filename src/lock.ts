@@ -1,5 +1,5 @@
 /** Holds the locks of other programs, so that they do not change a file while cfsync works on it. */
-import { constants } from 'node:fs';
+import { constants, existsSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
@@ -42,6 +42,8 @@ export async function withLocks<T>(
 ): Promise<T> {
   const [first, ...rest] = locks;
   if (first === undefined) return work();
+  // Its program is not installed: nobody to keep out, and `observe` says so better than a lock can.
+  if (!existsSync(dirname(first.path))) return withLocks(rest, seconds, work);
   const release = await hold(holder(first, seconds), (seconds + 5) * 1000);
   if (release === undefined) {
     await mustBeWritable(first.path);
