@@ -6,7 +6,8 @@ import { readConfig, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
-import { flagSpec } from './flags.ts';
+import { flags, type Flag } from './flags.ts';
+import { appliedNames } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
 import { maxAge } from './policy.ts';
@@ -95,6 +96,17 @@ export function backendNames(settings: Settings): readonly string[] {
   );
 }
 
+/** The backends that something was applied to: those named by --backend, else all that are recorded. */
+export async function appliedBackends(settings: Settings): Promise<readonly string[]> {
+  const named = settings.values.backend as readonly string[] | undefined;
+  const names = named ?? (await appliedNames(settings.stateDir));
+  if (names.length > 0) return [...new Set(names)];
+  throw new CfsyncError(
+    exit.failed,
+    `nothing was applied yet, as far as ${settings.stateDir} knows; name a backend with --backend, or run cfsync apply`,
+  );
+}
+
 /** The keys of a backend's section that the core reads itself. */
 const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
 
@@ -110,9 +122,13 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   const raw: Record<string, unknown> = Object.fromEntries(
     Object.entries(section).filter(([key]) => !coreKeys.includes(key)),
   );
-  for (const [flag, value] of Object.entries(values)) {
-    const target = flagSpec(flag)?.backend;
-    if (target?.[0] === name) raw[target[1]] = value;
+  for (const [flag, { backend, env, path }] of Object.entries<Flag>(flags)) {
+    if (backend?.[0] !== name) continue;
+    const key = backend[1];
+    const unset = values[flag] === undefined && raw[key] === undefined;
+    const given = unset && env !== undefined ? process.env[env] || undefined : values[flag];
+    if (given === undefined) continue;
+    raw[key] = path === true ? resolve(String(given)) : given;
   }
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;

@@ -32,11 +32,12 @@ export async function run(context: Context): Promise<ExitCode> {
       if (job.name === 'boot' && plans.length < jobs.length - 1) continue;
       const plan = await attempt(output, codes, async () => {
         const made = await makePlan(job, policy, settings.stateDir);
+        // Said even if the check fails: they may say why.
+        output.notices(job.name, made.notices);
         await check(made);
         return made;
       });
       if (plan === undefined) continue;
-      output.notices(job.name, plan.notices);
       codes.push(...explainVerdict(plan, output));
       plans.push(plan);
     }

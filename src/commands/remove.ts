@@ -1,21 +1,15 @@
 /** `remove`: take away everything that cfsync owns, and leave the rest as it is. */
 import { locked, makeRemoval, check } from '../engine.ts';
-import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { none } from '../prefix.ts';
 import { appliedNames } from '../records.ts';
-import { makeJob } from '../settings.ts';
+import { appliedBackends, makeJob, type Settings } from '../settings.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const named = settings.values.backend as readonly string[] | undefined;
-  const names = named ?? (await appliedNames(settings.stateDir));
-  if (names.length === 0)
-    throw new CfsyncError(
-      exit.usage,
-      'nothing was applied yet, as far as the state directory knows; name a backend with --backend',
-    );
+  const names = await withBoot(settings, await appliedBackends(settings));
   const codes: ExitCode[] = [];
   for (const name of names)
     await attempt(output, codes, async () => {
@@ -28,4 +22,10 @@ export async function run(context: Context): Promise<ExitCode> {
       });
     });
   return codes.length === 0 ? exit.ok : worst(codes);
+}
+
+/** The boot unit applies all backends again, so it goes with the first of them. */
+async function withBoot(settings: Settings, names: readonly string[]): Promise<readonly string[]> {
+  const recorded = await appliedNames(settings.stateDir);
+  return recorded.includes('boot') && !names.includes('boot') ? ['boot', ...names] : names;
 }

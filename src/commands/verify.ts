@@ -5,20 +5,14 @@ import type { Job } from '../job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';
-import { appliedNames, isCutOff, readApplied } from '../records.ts';
-import { makeJob, type Settings } from '../settings.ts';
+import { isCutOff, readApplied } from '../records.ts';
+import { appliedBackends, makeJob, type Settings } from '../settings.ts';
 import { staleness } from '../policy.ts';
 import { attempt } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const named = settings.values.backend as readonly string[] | undefined;
-  const names = named ?? (await appliedNames(settings.stateDir));
-  if (names.length === 0)
-    throw new CfsyncError(
-      exit.failed,
-      `nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend NAME does it`,
-    );
+  const names = await appliedBackends(settings);
   const stale = await staleness(settings.stateDir, new Date());
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
