@@ -71,6 +71,8 @@ export interface CsfAround {
   /** The lines that load rules in ALLOWIN and ALLOWOUT beside ours, in the form of `lineOf`. */
   readonly others: readonly string[];
   readonly disabled: boolean;
+  /** The text of cfsync.allow. */
+  readonly own: string | null;
   /** A csf is at work that flushes and loads everything. */
   readonly restarting: boolean;
   /** What csf.error says of the last start. */
@@ -159,7 +161,7 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
       blocks: { allow: true, ignore: true },
     };
     if (around === undefined) return { owned, notices: [] };
-    refuse(reload, around);
+    refuse(owned, reload, around);
     if (desired.mode === 'lockdown') refuseOpen(desired, around);
     return { owned, notices: remarks(desired, ranges, around) };
   },
@@ -269,8 +271,9 @@ function text(head: string, lines: readonly string[]): string {
   return [`# ${head}`, '# Do not edit; cfsync remove takes it away.', ...lines, ''].join('\n');
 }
 
-function refuse(reload: boolean, around: CsfAround): void {
-  if (around.restarting)
+function refuse(owned: CsfOwned, reload: boolean, around: CsfAround): void {
+  // With the same lines it loads what is wanted, also when it started while cfsync was at work.
+  if (around.restarting && around.own !== owned.allow)
     throw new CfsyncError(
       exit.busy,
       `csf: CSF is being restarted by somebody else (${lockFile}); nothing was changed; try again later`,
@@ -293,6 +296,7 @@ function refuseOpen(desired: Desired, around: CsfAround): void {
   const no = (why: string, instead: string): never => {
     throw new CfsyncError(exit.failed, `csf: lockdown: ${why}; nothing was changed; ${instead}`);
   };
+  if (around.restarting) return;
   if (!filters(around, 'v4'))
     no(
       around.disabled ? 'CSF is disabled (csf.disable)' : 'CSF is not running',
@@ -377,7 +381,9 @@ function remarks(desired: Desired, ranges: Ranges, around: CsfAround): Notice[] 
   const note = (text: string): void => void notices.push({ level: 'note', text });
   const warn = (text: string): void => void notices.push({ level: 'warning', text });
   const { conf } = around;
-  if (around.disabled)
+  if (around.restarting)
+    warn('CSF is being restarted, and loads the lines of cfsync.allow by itself');
+  else if (around.disabled)
     warn('CSF is disabled (csf.disable), so only its files are kept; csf -e enables it');
   else if (!filters(around, 'v4'))
     warn('CSF is not running, so only its files are kept; csf -s starts it');
@@ -448,6 +454,7 @@ async function look(host: Host, { reload }: CsfOptions): Promise<Observed<CsfOwn
     kernel,
     others: await otherLines(host, allow),
     disabled: (await read(`${folder}/csf.disable`)) !== null,
+    own: ownAllow,
     restarting: await isRestarting(host),
     error: error === null ? null : (firstLines(error, 1)[0] ?? 'no reason given'),
     lfd: await lfdState(host),
@@ -537,8 +544,9 @@ function table(tables: readonly SavedTable[] | undefined, name: string): SavedTa
   return tables?.find((t) => t.name === name);
 }
 
-/** Whether CSF's chains are there. */
-function filters({ kernel }: CsfAround, family: Family): boolean {
+/** Whether CSF's chains are there, and nobody is about to fill them. */
+function filters({ kernel, restarting }: CsfAround, family: Family): boolean {
+  if (restarting) return false;
   const chains = table(kernel[family], 'filter')?.chains.map((chain) => chain.name) ?? [];
   return directions.every((direction) => chains.includes(chainOf[direction]));
 }
@@ -650,8 +658,8 @@ function withLeaving(text: string, now: Lines, then: Lines): string {
 }
 
 /** CSF failed at its last start and left nothing in place. */
-function isDown({ error, disabled }: CsfAround): boolean {
-  return error !== null && !disabled;
+function isDown({ error, disabled, restarting }: CsfAround): boolean {
+  return error !== null && !disabled && !restarting;
 }
 
 function fileStep(path: string, now: string | null, then: string | null): FileStep[] {

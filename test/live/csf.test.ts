@@ -10,6 +10,7 @@ import { Lab, type Host } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
 const own = '/etc/csf/cfsync.allow';
+const soon = { timeout: 10_000 };
 
 describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
   let lab: Lab;
@@ -409,7 +410,7 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     await applied();
     expect(await sh('ls /run')).not.toContain('lfd'); // it did not run, so it does not start
     await lab.origin.must(['csf', '--lfd', 'restart']);
-    await expect.poll(ignored).toContain('173.245.48.0/20');
+    await expect.poll(ignored, soon).toContain('173.245.48.0/20');
     let last = await pid();
     await applied();
     await applied('--ports', '443');
@@ -417,7 +418,7 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     const lists = await shorter('173.245');
     expect((await lab.cfsync(['apply', '-b', 'csf', '--source', lists])).code).toBe(exit.ok);
     expect(await pid()).not.toBe(last);
-    await expect.poll(ignored).not.toContain('173.245.48.0/20');
+    await expect.poll(ignored, soon).not.toContain('173.245.48.0/20');
     // A run that was cut off before the restart is made good for by the next.
     last = await pid();
     await sh('sleep 0.05; touch /etc/csf/cfsync.ignore');
@@ -425,7 +426,7 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     expect((await lab.cfsync(['apply', '-b', 'csf', '--source', lists])).code).toBe(exit.ok);
     expect(await pid()).not.toBe(last);
     await removed();
-    await expect.poll(ignored).toBe('127.0.0.1\n');
+    await expect.poll(ignored, soon).toBe('127.0.0.1\n');
   });
 
   it('waits for CSF, and refuses a symbolic link', async () => {
@@ -433,7 +434,7 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     for (const path of ['/etc/csf/csf.allow', '/var/lib/csf/csf.lock']) {
       const holder = lab.origin.spawn(['flock', path, 'cat']);
       await expect
-        .poll(async () => (await lab.origin.run(['flock', '-n', path, 'true'])).code)
+        .poll(async () => (await lab.origin.run(['flock', '-n', path, 'true'])).code, soon)
         .not.toBe(0);
       const { code, stderr } = await apply('--lock-timeout', '1');
       expect(code, stderr).toBe(exit.busy);
@@ -456,14 +457,15 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     // It holds csf.allow while lfd restarts, and csf -r must neither give up nor end with half of the rules.
     await lab.origin.must(['csf', '--lfd', 'restart']);
     await sh('cp /usr/local/sbin/csf /run/lab/csf');
-    await wrap('csf', 'real=/run/lab/csf; [ "$1" = --lfd ] && { touch /run/lab/at; sleep 0.5; }');
+    await wrap('csf', 'real=/run/lab/csf; [ "$1" = --lfd ] && { touch /run/lab/at; sleep 1; }');
     const run = apply();
     await expect
-      .poll(async () => (await lab.origin.run(['test', '-e', '/run/lab/at'])).code)
+      .poll(async () => (await lab.origin.run(['test', '-e', '/run/lab/at'])).code, soon)
       .toBe(0);
     const restart = await lab.origin.run(['/run/lab/csf', '-r']);
-    expect(restart.code, restart.stderr).toBe(0);
-    await run;
+    expect(restart.code, restart.stdout + restart.stderr).toBe(0);
+    const { code, stderr } = await run;
+    expect(code, stderr).toBe(exit.ok);
     expect(await verify()).toBe(exit.ok);
     await onlyEdge();
   });

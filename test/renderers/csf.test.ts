@@ -190,6 +190,7 @@ const around = (changes: Partial<CsfAround> = {}): CsfAround => ({
   kernel: { v4: parseSave(skeleton()), v6: parseSave(skeleton()) },
   others: [],
   disabled: false,
+  own: null,
   restarting: false,
   error: null,
   lfd: 'stopped',
@@ -496,9 +497,16 @@ describe('observe', () => {
     expect((await look({ '/proc/locks': locks.replace('77', '177') })).around.restarting).toBe(
       false,
     );
-    expect(() => csf.want(small, { reload: false }, around({ restarting: true }))).toThrow(
-      'CSF is being restarted',
-    );
+  });
+
+  it('leaves the rules to a CSF that is being restarted with the same lines', () => {
+    const restarting = { restarting: true, own: wanted.allow };
+    const want = (changes: Partial<CsfAround>) => () =>
+      csf.want({ ...small, mode: 'lockdown' }, { reload: false }, around(changes));
+    expect(want(restarting)).not.toThrow();
+    expect(want({ ...restarting, own: 'other' })).toThrow('CSF is being restarted');
+    for (const reload of [false, true])
+      expect(told(csf.plan(wanted, observed({}, { ...restarting, reload })))).toHaveLength(4);
   });
 
   it('tells whether lfd has read the list', async () => {
