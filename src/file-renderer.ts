@@ -13,7 +13,7 @@ import {
   type Step,
 } from './renderer.ts';
 
-export interface OwnedFile {
+interface OwnedFile {
   /** Absolute. */
   readonly path: string;
   readonly content: string;

@@ -82,6 +82,11 @@ export const flags = {
     choices: ['ruleset', 'sets', 'define'],
     help: 'nftables: what render writes: ruleset, sets or define',
   },
+  ipset: {
+    type: 'switch',
+    backend: ['iptables', 'set'],
+    help: 'iptables: the ranges in ipsets, not one rule each',
+  },
   'ingress-flavour': {
     type: 'text',
     value: 'NAME',
@@ -107,6 +112,11 @@ export const flags = {
     backend: ['nginx-ingress', 'force-conflicts'],
     help: 'nginx-ingress: take over keys that somebody else has set',
   },
+  'csf-reload': {
+    type: 'switch',
+    backend: ['csf', 'reload'],
+    help: 'csf: run csf -r, which flushes every rule of iptables, and not rule by rule',
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'no-color': { type: 'switch', help: 'no colours' },
@@ -127,7 +137,16 @@ export interface CommandSpec {
 const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
 const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
 const cluster = ['ingress-flavour', 'kubeconfig'] as const;
-const desired = ['backend', 'ports', 'udp-ports', 'mode', 'nft-chain', ...cluster] as const;
+const desired = [
+  'backend',
+  'ports',
+  'udp-ports',
+  'mode',
+  'nft-chain',
+  'ipset',
+  'csf-reload',
+  ...cluster,
+] as const;
 
 export const commands = {
   fetch: {

@@ -18,7 +18,11 @@ const defaultTimeout = 30_000;
 const packages: Readonly<Record<string, string>> = {
   nft: 'nftables',
   iptables: 'iptables',
+  'iptables-save': 'iptables',
   'iptables-restore': 'iptables',
+  ip6tables: 'iptables',
+  'ip6tables-save': 'iptables',
+  'ip6tables-restore': 'iptables',
   ipset: 'ipset',
   ufw: 'ufw',
   'fail2ban-client': 'fail2ban',
