@@ -243,6 +243,17 @@ describe('where our rules stand', () => {
     );
   });
 
+  it('above a rule that shuts one of our prefixes out as a whole', async () => {
+    const text = sections('ours')[rules]!;
+    const deny = tuple('deny any any 0.0.0.0/0 any 198.0.0.0/8 in', '-s 198.0.0.0/8 -j DROP');
+    const { steps } = await wantOn('ours', {}, { [rules]: head(text, deny) });
+    expect(order((steps[0] as FileStep).content!).slice(0, 3)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'deny 198.0.0.0/8',
+    ]);
+  });
+
   it('in the shipped file, which has no END RULES, and out of it again', async () => {
     const shipped = sections('inactive')[rules]!;
     expect(shipped).not.toContain('END RULES');
