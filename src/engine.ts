@@ -1,7 +1,7 @@
 /** Brings backends to the desired state: observe, plan, guard, check, apply, verify, and back on failure. */
 import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import { digest, removeFile, writeFileAtomic } from './files.ts';
+import { digest, mustBeFile, removeFile, writeFileAtomic } from './files.ts';
 import { guard, type Verdict } from './guard.ts';
 import { extraOf, type Job } from './job.ts';
 import { firstLines } from './text.ts';
@@ -109,10 +109,12 @@ export function planId(plans: readonly Plan[]): string {
   return digest(JSON.stringify(plans.map((p) => [p.job.name, p.steps]))).slice(0, 12);
 }
 
-/** Asks every program whether it would take its part; nothing is changed. */
+/** Asks whether every file can be replaced, and every program whether it would take its part; nothing is changed. */
 export async function check(plan: Plan): Promise<void> {
-  for (const step of plan.steps)
+  for (const step of plan.steps) {
+    if (step.kind === 'file') await mustBeFile(step.path);
     if (step.check !== undefined) await must(step.check, `${plan.job.name}: the check failed`);
+  }
 }
 
 async function must(command: Command, what: string): Promise<void> {
@@ -127,8 +129,8 @@ async function must(command: Command, what: string): Promise<void> {
     );
 }
 
-async function perform(step: Step, name: string): Promise<void> {
-  if (step.kind === 'run') await must(step.command, `${name}: ${step.summary}`);
+async function perform(step: Step): Promise<void> {
+  if (step.kind === 'run') await must(step.command, step.summary);
   else if (step.content === null) await removeFile(step.path, { expect: step.expect });
   else await writeFileAtomic(step.path, step.content, { mode: step.mode, expect: step.expect });
 }
@@ -149,10 +151,10 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
   await openJournal(stateDir, job.name, { before, wanted: plan.wanted });
   try {
     const undoable = plan.steps.filter(isUndoable);
-    for (const step of undoable) await perform(step, job.name);
+    for (const step of undoable) await perform(step);
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
-    for (const step of final) await perform(step, job.name);
+    for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);
   } catch (error) {
     return goBack(job, before, error, stateDir);
@@ -198,7 +200,7 @@ async function goBack(job: Job, before: Owned, cause: unknown, stateDir: string)
   try {
     const wayBack = async (): Promise<readonly Step[]> =>
       renderer.plan(before, await renderer.observe(host, options)).filter(isUndoable);
-    for (const step of await wayBack()) await perform(step, name);
+    for (const step of await wayBack()) await perform(step);
     const left = await wayBack();
     if (left.length > 0)
       throw new CfsyncError(exit.broken, `it still differs: ${left[0]!.summary}`);

@@ -165,6 +165,14 @@ async function ownFolder(stage: string, name: string): Promise<void> {
   }
 }
 
+/**
+ * Asks whether a file could be replaced or created.
+ * @throws CfsyncError when something else is there.
+ */
+export async function mustBeFile(path: string): Promise<void> {
+  await attempt(`cannot look at ${path}`, () => regularFile(path));
+}
+
 /** Nothing was changed when this throws: it is asked before the one call that changes something. */
 async function compare(path: string, expect: string | null | undefined): Promise<void> {
   if (expect === undefined) return;

@@ -10,6 +10,10 @@ export interface Flag {
   readonly choices?: readonly string[];
   /** Sets this option of this backend. */
   readonly backend?: readonly [backend: string, key: string];
+  /** The environment variable that sets the option when neither flag nor configuration does. */
+  readonly env?: string;
+  /** A path, seen from the working directory; the option gets it absolute. */
+  readonly path?: true;
 }
 
 export const flags = {
@@ -83,6 +87,36 @@ export const flags = {
     backend: ['iptables', 'set'],
     help: 'iptables: the ranges in ipsets, not one rule each',
   },
+  'ingress-flavour': {
+    type: 'text',
+    value: 'NAME',
+    backend: ['nginx-ingress', 'flavour'],
+    choices: ['community', 'f5'],
+    help: 'nginx-ingress: which controller: community (ingress-nginx, the default) or f5',
+  },
+  'helm-values': {
+    type: 'switch',
+    backend: ['nginx-ingress', 'helm'],
+    help: 'nginx-ingress: render Helm values instead of a ConfigMap',
+  },
+  kubeconfig: {
+    type: 'text',
+    value: 'FILE',
+    backend: ['nginx-ingress', 'kubeconfig'],
+    env: 'KUBECONFIG',
+    path: true,
+    help: 'nginx-ingress: how to reach the cluster (default: KUBECONFIG, ~/.kube/config)',
+  },
+  'force-conflicts': {
+    type: 'switch',
+    backend: ['nginx-ingress', 'force-conflicts'],
+    help: 'nginx-ingress: take over keys that somebody else has set',
+  },
+  'csf-reload': {
+    type: 'switch',
+    backend: ['csf', 'reload'],
+    help: 'csf: run csf -r, which flushes every rule of iptables, and not rule by rule',
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'no-color': { type: 'switch', help: 'no colours' },
@@ -102,7 +136,17 @@ export interface CommandSpec {
 
 const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
 const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
-const desired = ['backend', 'ports', 'udp-ports', 'mode', 'nft-chain', 'ipset'] as const;
+const cluster = ['ingress-flavour', 'kubeconfig'] as const;
+const desired = [
+  'backend',
+  'ports',
+  'udp-ports',
+  'mode',
+  'nft-chain',
+  'ipset',
+  'csf-reload',
+  ...cluster,
+] as const;
 
 export const commands = {
   fetch: {
@@ -116,6 +160,7 @@ export const commands = {
       ...desired,
       ...from,
       'nft-file',
+      'helm-values',
       'dir',
       'format',
       'exit-code',
@@ -126,7 +171,7 @@ export const commands = {
   },
   render: {
     help: 'write the rules, without touching the system',
-    flags: [...desired, ...from, 'nft-file', 'out', ...common],
+    flags: [...desired, ...from, 'nft-file', 'helm-values', 'out', ...common],
     example: 'cfsync render --backend nftables --source bundled --out firewall',
   },
   apply: {
@@ -138,6 +183,7 @@ export const commands = {
       'exit-code',
       'accept-large-change',
       'persist',
+      'force-conflicts',
       'lock-timeout',
       ...common,
     ],
@@ -150,7 +196,7 @@ export const commands = {
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', ...common],
     example: 'cfsync remove --backend nftables',
   },
   show: {
@@ -166,7 +212,7 @@ export const commands = {
   },
   backends: {
     help: 'list the backends: usable here, and why not',
-    flags: ['format', ...common],
+    flags: [...cluster, 'format', ...common],
     example: 'cfsync backends',
   },
 } as const satisfies Readonly<Record<string, CommandSpec>>;

@@ -11,8 +11,13 @@ type Module = { readonly default: unknown };
 
 /** The renderers that come with cfsync; one line each. */
 export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
+  'nginx-ingress': () => import('../renderers/nginx-ingress.ts'),
+  csf: () => import('../renderers/csf.ts'),
+  fail2ban: () => import('../renderers/fail2ban.ts'),
   iptables: () => import('../renderers/iptables.ts'),
   nftables: () => import('../renderers/nftables.ts'),
+  nginx: () => import('../renderers/nginx.ts'),
+  ufw: () => import('../renderers/ufw.ts'),
 };
 
 /** Parts of the core that are planned and applied like backends, and are not named by people. */

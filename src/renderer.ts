@@ -141,6 +141,8 @@ export interface Renderer<Options = unknown, State extends Owned = Owned, Around
   readonly api: 1;
   /** As in `--backend NAME`. */
   readonly name: string;
+  /** Backends that cannot be kept in the same run as this one, each with the reason. */
+  readonly conflicts?: Readonly<Record<string, string>>;
   /** `filter` has a mode, ports and extra prefixes; `list` (real-IP, ban list) has none. */
   readonly kind: 'filter' | 'list';
   /** Validates the backend's section of the configuration; throws CfsyncError with code `usage`. */

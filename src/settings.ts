@@ -6,8 +6,8 @@ import { readConfig, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
+import { flags, type Flag } from './flags.ts';
 import { appliedNames } from './records.ts';
-import { flagSpec } from './flags.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
 import { maxAge } from './policy.ts';
@@ -122,9 +122,13 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   const raw: Record<string, unknown> = Object.fromEntries(
     Object.entries(section).filter(([key]) => !coreKeys.includes(key)),
   );
-  for (const [flag, value] of Object.entries(values)) {
-    const target = flagSpec(flag)?.backend;
-    if (target?.[0] === name) raw[target[1]] = value;
+  for (const [flag, { backend, env, path }] of Object.entries<Flag>(flags)) {
+    if (backend?.[0] !== name) continue;
+    const key = backend[1];
+    const unset = values[flag] === undefined && raw[key] === undefined;
+    const given = unset && env !== undefined ? process.env[env] || undefined : values[flag];
+    if (given === undefined) continue;
+    raw[key] = path === true ? resolve(String(given)) : given;
   }
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;

@@ -35,6 +35,20 @@ describe('unified', () => {
     );
   });
 
+  it('joins changes that share their context', () => {
+    const before = text(Array.from({ length: 20 }, (_, i) => `line ${i}`));
+    const hunks = (second: number): number =>
+      unified(
+        {
+          path: 'x',
+          before,
+          after: before.replace('line 2\n', '').replace(`line ${second}\n`, ''),
+        },
+        labels,
+      ).match(/^@@/gm)!.length;
+    expect([hunks(6), hunks(8), hunks(12)]).toEqual([1, 1, 2]);
+  });
+
   it('is empty when nothing differs', () => {
     expect(unified({ path: 'x', before: 'a\n', after: 'a\n' }, labels)).toBe('');
   });

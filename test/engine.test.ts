@@ -197,6 +197,7 @@ describe('apply', () => {
 
   it('does not follow a symbolic link', async () => {
     symlinkSync(join(folder, 'elsewhere'), file);
+    await expect(check(await plan(fileBackend()))).rejects.toThrow('is a symbolic link');
     const result = await apply(await plan(fileBackend()), state);
     expect(result.message).toContain('symbolic link');
     expect(existsSync(join(folder, 'elsewhere'))).toBe(false);

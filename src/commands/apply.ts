@@ -22,6 +22,7 @@ export async function run(context: Context): Promise<ExitCode> {
     acceptLargeChange: settings.values['accept-large-change'] === true,
   });
   const jobs = await Promise.all(names.map((name) => makeJob(settings, name, answer.ranges)));
+  refuseConflicts(jobs);
   if (settings.values.persist === true) jobs.push(await bootJob(jobs[0]!, settings));
   return locked(jobs, settings.lockTimeout, async () => {
     const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
@@ -31,11 +32,12 @@ export async function run(context: Context): Promise<ExitCode> {
       if (job.name === 'boot' && plans.length < jobs.length - 1) continue;
       const plan = await attempt(output, codes, async () => {
         const made = await makePlan(job, policy, settings.stateDir);
+        // Said even if the check fails: they may say why.
+        output.notices(job.name, made.notices);
         await check(made);
         return made;
       });
       if (plan === undefined) continue;
-      output.notices(job.name, plan.notices);
       codes.push(...explainVerdict(plan, output));
       plans.push(plan);
     }
@@ -52,6 +54,19 @@ export async function run(context: Context): Promise<ExitCode> {
       });
     return worst(codes);
   });
+}
+
+/** Two backends of one run may undo each other's work. */
+export function refuseConflicts(jobs: readonly Job[]): void {
+  for (const { name, renderer } of jobs)
+    for (const other of jobs) {
+      const why = renderer.conflicts?.[other.renderer.name];
+      if (why !== undefined)
+        throw new CfsyncError(
+          exit.usage,
+          `${name} and ${other.name} cannot be kept in one run: ${why}; nothing was changed; name one of them with --backend`,
+        );
+    }
 }
 
 /** The unit that runs this command again at boot, from the snapshot. */

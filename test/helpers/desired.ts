@@ -6,7 +6,7 @@ import type { Desired, Ranges } from '../../src/renderer.ts';
 
 const data = join(import.meta.dirname, '..', '..', 'data');
 
-const bundled: Ranges = parseRanges(
+export const bundled: Ranges = parseRanges(
   ['ips-v4', 'ips-v6'].flatMap((name) => readFileSync(join(data, name), 'utf8').split('\n')),
 );
 

@@ -10,6 +10,7 @@ import {
   listings,
   ourSets,
   ownerText,
+  sharedSets,
   wrongSet,
 } from '../fixtures/nftables/listings.ts';
 
@@ -281,6 +282,16 @@ describe('plan', () => {
         '',
       ].join('\n'),
     );
+  });
+
+  it("leaves a set that a rule of the admin's uses", async () => {
+    const observed = await nftables.observe(hostWith('shared', sharedSets), nftables.options({}));
+    const [unhook, sweep] = nftables
+      .plan(nftables.nothing, observed)
+      .map((s) => (s.kind === 'run' ? s.command.stdin : ''));
+    expect(unhook).toMatch(/^delete rule inet filter input handle \d+\n$/);
+    expect(sweep).toContain('delete set inet filter cfsync6');
+    expect(sweep).not.toContain('delete set inet filter cfsync4');
   });
 
   it('puts a jump right that stands below a drop', async () => {

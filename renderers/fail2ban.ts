@@ -1,0 +1,624 @@
+/**
+ * fail2ban: Cloudflare's ranges in `ignoreip`, because a banned edge address is an outage.
+ *
+ * `%(known/ignoreip)s` would be the obvious way to add to the admin's list. fail2ban knows one level
+ * of it, so a second one, of the admin's, breaks the whole configuration (measured on 1.0.2). So:
+ * where nobody sets `ignoreip`, a file that is read before all others, which any value of the admin's
+ * replaces; where somebody does, one that is read last, with his values and ours, all literal.
+ * What his values are is never parsed here: `fail2ban-client -d` is asked, in a copy without our files.
+ */
+import { createRequire } from 'node:module';
+import { isIP } from 'node:net';
+import { BackendError } from '../src/errors.ts';
+import { digest } from '../src/files.ts';
+import { checkKeys } from '../src/options.ts';
+import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../src/prefix.ts';
+import {
+  defineRenderer,
+  type Command,
+  type Host,
+  type Notice,
+  type Outcome,
+  type Owned,
+  type Ranges,
+  type Step,
+} from '../src/renderer.ts';
+import { count, firstLines } from '../src/text.ts';
+
+// `import` of a CommonJS package is ten times as slow as `require` (Node 20.20).
+const ipaddr: typeof import('ipaddr.js') = createRequire(import.meta.url)('ipaddr.js');
+
+/** Our two files: the texts, `null` for none. */
+interface Files {
+  /** `jail.d/00-cfsync.conf`: read early, holds as long as nobody sets `ignoreip`. */
+  readonly early: string | null;
+  /** `jail.d/zz-cfsync.local`: read last, carries what the admin set. */
+  readonly late: string | null;
+}
+
+/** What the admin sets, by section. */
+type Sections = Readonly<Record<string, readonly string[]>>;
+
+export interface Fail2banOwned extends Owned, Files {
+  /** What the admin set when the files were read or composed. */
+  readonly beside: Sections;
+  /** What of `ranges` the running server ignores, by jail; `null` when it is not running. */
+  readonly server: Readonly<Record<string, Ranges>> | null;
+}
+
+interface Jail {
+  readonly name: string;
+  /** What it ignores without us. */
+  readonly ignoreip: readonly string[];
+  /** Its own section sets `ignoreip` and does not refer to that of `[DEFAULT]`. */
+  readonly own: boolean;
+}
+
+interface RunningJail {
+  readonly name: string;
+  /** As the server lists them: networks without host bits, addresses, host names. */
+  readonly ignores: readonly string[];
+  readonly bans: readonly string[];
+}
+
+export interface Fail2banAround {
+  /** The enabled jails, by name. */
+  readonly jails: readonly Jail[];
+  /** What the admin's `[DEFAULT]` says; `null` when it says nothing. */
+  readonly defaults: readonly string[] | null;
+  /** The configuration loads without our files too. */
+  readonly alone: boolean;
+  /** What the jails of the configuration on disk ignore, ours included; empty when that does not load. */
+  readonly effective: Readonly<Record<string, readonly string[]>>;
+  /** The jails of the running server, `null` when it is not running. */
+  readonly server: readonly RunningJail[] | null;
+}
+
+const folder = '/etc/fail2ban';
+const names = { early: 'jail.d/00-cfsync.conf', late: 'jail.d/zz-cfsync.local' } as const;
+const keys = ['early', 'late'] as const;
+const absent: Files = { early: null, late: null };
+
+/** What fail2ban's documentation proposes as a first value. */
+const localhost = ['127.0.0.1/8', '::1'];
+
+const indent = '    ';
+
+/** First line of a text that the server may not have loaded: a run that is cut off before the reload leaves it. */
+const pending = '# Not loaded yet; cfsync apply or cfsync remove goes on from here. Before:\n';
+
+export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
+  api: 1,
+  name: 'fail2ban',
+  kind: 'list',
+
+  options(raw) {
+    checkKeys(raw, [], 'fail2ban');
+    return {};
+  },
+
+  nothing: { ranges: none, ...absent, beside: {}, server: null },
+
+  want({ ranges }, _options, around) {
+    if (around === undefined)
+      return {
+        owned: { ranges, early: earlyText(ranges), late: null, beside: {}, server: null },
+        notices: [],
+      };
+    const beside = sectionsOf(around);
+    const server =
+      around.server &&
+      Object.fromEntries(configured(around.server, around).map(({ name }) => [name, ranges]));
+    const owned = { ranges, ...compose(ranges, beside), beside, server };
+    return { owned, notices: noticesOf(owned, around) };
+  },
+
+  async observe(host) {
+    const server = await askServer(host);
+    await mustBeWritable(host);
+    const early = await readOurs(host, names.early);
+    const late = await readOurs(host, names.late);
+    const around = { ...(await readConfiguration(host)), server };
+    const ranges = rangesIn(early, late);
+    const loaded =
+      server &&
+      Object.fromEntries(
+        configured(server, around).map((jail) => [
+          jail.name,
+          intersect(prefixesOf(jail.ignores), ranges),
+        ]),
+      );
+    return {
+      owned: { ranges, early, late, beside: sectionsOf(around), server: loaded },
+      around,
+    };
+  },
+
+  plan(wanted, observed) {
+    const { owned, around } = observed;
+    const removal = wanted.early === null && wanted.late === null;
+    // A state that was recorded earlier may carry values that the admin has changed since.
+    const changes = JSON.stringify(wanted.beside) !== JSON.stringify(owned.beside);
+    const files = !removal && changes ? compose(wanted.ranges, owned.beside) : wanted;
+    const changed = keys
+      .filter((key) => files[key] !== owned[key])
+      .sort((a, b) => Number(files[a] === null) - Number(files[b] === null));
+    const reload = around.server !== null && (changed.length > 0 || lags(wanted.ranges, around));
+    const edits = changed.map((key) => editOf(key, owned[key], files[key], reload));
+    const steps: Step[] = edits.flatMap(({ before }) => before);
+    if (reload)
+      steps.push(run('reload the configuration', ['reload']), ...keepExtras(owned, around));
+    steps.push(...edits.flatMap(({ after }) => after));
+    const [first] = steps;
+    if (first !== undefined) steps[0] = { ...first, check: checkOf(files, wanted.ranges, around) };
+    if (!removal) steps.push(...unban(wanted.ranges, around, reload));
+    return steps;
+  },
+
+  print({ early, late, server }) {
+    const texts = { [names.early]: early, [names.late]: late, server: serverText(server) };
+    return Object.entries(texts).flatMap(([name, content]) =>
+      content === null ? [] : [{ path: `fail2ban/${name}`, content }],
+    );
+  },
+});
+
+// ---- the two files ----
+
+function sectionsOf({ defaults, jails }: Pick<Fail2banAround, 'defaults' | 'jails'>): Sections {
+  const own = jails.filter((jail) => jail.own).map(({ name, ignoreip }) => [name, ignoreip]);
+  return { ...(defaults && { DEFAULT: defaults }), ...Object.fromEntries(own) };
+}
+
+function compose(ranges: Ranges, beside: Sections): Files {
+  const sections = Object.entries(beside).map(([name, values]) => section(name, values, ranges));
+  return {
+    early: beside.DEFAULT === undefined ? earlyText(ranges) : null,
+    late: sections.length === 0 ? null : lateText(sections),
+  };
+}
+
+function earlyText(ranges: Ranges): string {
+  return `# Written by cfsync: addresses of Cloudflare are not banned.
+# This is read first: an ignoreip of yours, in jail.local for instance, replaces it. Then run cfsync
+# apply, which adds these ranges to it in ${names.late}.
+
+${section('DEFAULT', localhost, ranges)}`;
+}
+
+function lateText(sections: readonly string[]): string {
+  return `# Written by cfsync: addresses of Cloudflare are not banned.
+# This is read last and holds what the other files set (the line of ignoreip itself), then the ranges.
+# Change your values where you set them, then run cfsync apply.
+
+${sections.join('\n')}`;
+}
+
+/** The values stay on the first line: on a line of its own, `#` (which fail2ban takes for an entry) is a comment. */
+function section(name: string, values: readonly string[], { v4, v6 }: Ranges): string {
+  const first = values.map((value) => value.replaceAll('%', '%%')).join(' ');
+  const rest = [...v4, ...v6].map((prefix) => `${indent}${prefix}\n`).join('');
+  return `[${name}]\n${`ignoreip = ${first}`.trimEnd()}\n${rest}`;
+}
+
+function rangesIn(...texts: readonly (string | null)[]): Ranges {
+  const lines = texts.flatMap((text) => (text ?? '').split('\n'));
+  return parseRanges(
+    lines
+      .filter((line) => line.startsWith(indent) && canonical(line.trim()) !== undefined)
+      .map((line) => line.trim()),
+  );
+}
+
+// ---- observe ----
+
+/** A jail that nobody configures shows what `[DEFAULT]` says. */
+const probe = 'cfsync-probe';
+const probeJail = `[${probe}]\nenabled = true\nbackend = polling\nfilter =\naction =\nlogpath = /dev/null\n`;
+/** A value that nobody sets shows where a value of ours would arrive. */
+const token = 'cfsync.invalid';
+
+/** What `fail2ban-client -d` says of a configuration. */
+interface Loaded {
+  /** What the enabled jails ignore; `null` when the configuration does not load. */
+  readonly jails: Readonly<Record<string, readonly string[]>> | null;
+  /** What was said of jails that are left out for their errors. */
+  readonly skipped: readonly string[];
+  readonly errors: readonly string[];
+}
+
+/** One copy serves for all tries: to copy takes longer than to load (172 files, fail2ban 1.0.2). */
+async function readConfiguration(host: Host): Promise<Omit<Fail2banAround, 'server'>> {
+  const text = (values: readonly string[]): string =>
+    `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
+  const tries: readonly Files[] = [
+    { early: null, late: probeJail },
+    { early: text([...localhost, token]), late: probeJail },
+    { early: null, late: text([token]) + probeJail },
+  ];
+  const answer = await host.query({
+    ...staged(readScript, staging(absent)),
+    stdin: JSON.stringify({ folder, tries: tries.map(staging) }),
+  });
+  if (answer.code !== 0)
+    throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
+      detail: firstLines(answer.stderr),
+    });
+  const [without, first, last, now] = JSON.parse(answer.stdout) as [Loaded, Loaded, Loaded, Loaded];
+  const base = without.jails === null ? first : without;
+  if (base.jails === null || last.jails === null) throw misconfigured(without.errors);
+  const enabled = Object.keys(base.jails).filter((name) => name !== probe);
+  if (enabled.length === 0 && base.skipped.length > 0) throw misconfigured(base.skipped);
+  const arrives = ({ jails }: Loaded, name: string): boolean =>
+    jails?.[name]?.includes(token) === true;
+  const values = (name: string): readonly string[] =>
+    (base.jails?.[name] ?? []).filter((value) => value !== token);
+  const alone = without.jails !== null;
+  // An empty `ignoreip =` of the admin's is a value as well: it stops ours.
+  const free = arrives(first, probe) && !(alone && values(probe).length > 0);
+  return {
+    jails: enabled
+      .sort()
+      .map((name) => ({ name, ignoreip: values(name), own: !arrives(last, name) })),
+    defaults: free ? null : values(probe),
+    alone,
+    effective: now.jails ?? {},
+  };
+}
+
+function staging(files: Files): Readonly<Record<string, string | null>> {
+  return { [names.early]: files.early, [names.late]: files.late };
+}
+
+/** Runs a script on a copy of the configuration. */
+function staged(text: string, files: Readonly<Record<string, string | null>>): Command {
+  const name = 'cfsync.py';
+  return {
+    argv: ['python3', '-I', `{stage}/${name}`, '{stage}'],
+    timeout: 120_000,
+    stage: { copy: folder, files: { ...files, [name]: text } },
+  };
+}
+
+/** `-d` prints one command a line, each a Python list. */
+const loadFunction = `import ast, json, os, subprocess, sys
+
+def load(folder):
+    ran = subprocess.run(["fail2ban-client", "-c", folder, "-d"], capture_output=True, text=True)
+    said = ran.stdout.splitlines(), ran.stderr.splitlines()
+    errors = [line for line in said[1] if "ERROR" in line] or said[0][-3:] + said[1][-3:]
+    no_log = [line for line in said[1] if "Have not found any log file" in line]
+    if ran.returncode != 0:
+        return {"jails": None, "skipped": [], "errors": errors, "no_log": no_log}
+    jails, skipped = {}, []
+    for line in said[0]:
+        if not line.startswith(("['add', ", "['set', ", "['config-error', ")):
+            continue
+        words = ast.literal_eval(line)
+        if words[0] == "config-error":
+            skipped.append(words[1])
+        elif words[0] == "add":
+            jails.setdefault(words[1], [])
+        elif words[2] == "addignoreip":
+            jails.setdefault(words[1], []).extend(words[3:])
+    return {"jails": jails, "skipped": skipped, "errors": errors, "no_log": no_log}
+`;
+
+const readScript = `${loadFunction}
+stage = sys.argv[1]
+asked = json.load(sys.stdin)
+answers = []
+for files in asked["tries"]:
+    for name, text in files.items():
+        path = os.path.join(stage, name)
+        if os.path.lexists(path):
+            os.remove(path)
+        if text is not None:
+            with open(path, "x") as file:
+                file.write(text)
+    answers.append(load(stage))
+answers.append(load(asked["folder"]))
+print(json.dumps(answers))
+`;
+
+/** A string literal as Python's repr() prints it. */
+const pythonString = /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/g;
+
+function unquote(literal: string): string {
+  return literal
+    .slice(1, -1)
+    .replaceAll(
+      /\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))/g,
+      (_, x?: string, u?: string, U?: string, c?: string) =>
+        c === undefined
+          ? String.fromCodePoint(parseInt((x ?? u ?? U)!, 16))
+          : ({ n: '\n', t: '\t', r: '\r' }[c] ?? c),
+    );
+}
+
+function misconfigured(detail: readonly string[]): BackendError {
+  return new BackendError(
+    'misconfigured',
+    `fail2ban: its configuration does not load, with or without cfsync's files; nothing was changed; fail2ban-client -t says why`,
+    { detail },
+  );
+}
+
+async function mustBeWritable(host: Host): Promise<void> {
+  const jails = `${folder}/jail.d`;
+  if ((await host.list(jails)) === undefined)
+    throw new BackendError(
+      'misconfigured',
+      `fail2ban: there is no ${jails}; nothing was changed; make that folder`,
+    );
+  if ((await host.query({ argv: ['test', '-w', jails] })).code !== 0)
+    throw new BackendError(
+      'no permission',
+      `fail2ban: ${jails} may not be written to; nothing was changed; run cfsync as root`,
+    );
+}
+
+async function readOurs(host: Host, name: string): Promise<string | null> {
+  const path = `${folder}/${name}`;
+  if ((await host.query({ argv: ['test', '-L', path] })).code === 0)
+    throw new BackendError(
+      'misconfigured',
+      `fail2ban: ${path} is a symbolic link, which cfsync does not follow; nothing was changed; delete the link`,
+    );
+  return (await host.read(path)) ?? null;
+}
+
+/** The jails of the running server with their ignore lists and bans. */
+async function askServer(host: Host): Promise<readonly RunningJail[] | null> {
+  // In place of `status`: one answer has the jails and the bans.
+  const banned = await host.query({ argv: ['fail2ban-client', 'banned'] });
+  if (banned.code !== 0) return notAnswered(banned);
+  const lists = JSON.parse(
+    banned.stdout.replaceAll(pythonString, (literal) => JSON.stringify(unquote(literal))),
+  ) as Readonly<Record<string, string[]>>[];
+  const jails: RunningJail[] = [];
+  for (const [name, bans] of lists.flatMap((list) => Object.entries(list))) {
+    const answer = await host.query({ argv: ['fail2ban-client', 'get', name, 'ignoreip'] });
+    if (answer.code !== 0) return notAnswered(answer);
+    const ignores = [...answer.stdout.matchAll(/^[|`]- (.+)$/gm)].map(([, entry]) => entry!);
+    jails.push({ name, ignores, bans });
+  }
+  return jails.sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function notAnswered(outcome: Outcome): null {
+  const said = outcome.stdout + outcome.stderr;
+  if (said.includes('Permission denied'))
+    throw new BackendError(
+      'no permission',
+      'fail2ban: its socket may not be used; nothing was changed; run cfsync as root',
+    );
+  if (said.includes('Invalid command'))
+    throw new BackendError(
+      'not supported',
+      'fail2ban: this version cannot list its bans; nothing was changed; 0.11.2 and later can',
+    );
+  // No socket, or one that a killed server left behind.
+  if (/Failed to access socket path|Unable to contact server|Connection refused/.test(said))
+    return null;
+  throw new BackendError('broken', 'fail2ban: the server does not answer as it should', {
+    detail: firstLines(said),
+  });
+}
+
+// ---- the running server ----
+
+/** The running jails that the configuration has too; the next reload ends the others. */
+function configured(
+  server: readonly RunningJail[],
+  { jails }: Pick<Fail2banAround, 'jails'>,
+): readonly RunningJail[] {
+  return server.filter(({ name }) => jails.some((jail) => jail.name === name));
+}
+
+/** An address or network as a prefix, host bits cut off as fail2ban does; undefined for a host name. */
+function prefixOf(entry: string): string | undefined {
+  const [address, length] = entry.split('/');
+  const family = isIP(address!);
+  if (family === 0) return undefined;
+  const whole = `${address}/${length ?? (family === 4 ? 32 : 128)}`;
+  try {
+    const kind = family === 4 ? ipaddr.IPv4 : ipaddr.IPv6;
+    const network = kind.networkAddressFromCIDR(whole).toString();
+    return canonical(`${network}/${whole.split('/')[1]}`)?.text;
+  } catch {
+    return undefined;
+  }
+}
+
+function prefixesOf(entries: readonly string[]): Ranges {
+  return parseRanges(entries.map(prefixOf).filter((prefix) => prefix !== undefined));
+}
+
+/** Whether a running jail lacks ranges that the files give it: a reload did not happen. */
+function lags(ranges: Ranges, { server, effective }: Fail2banAround): boolean {
+  return (server ?? []).some(({ name, ignores }) => {
+    const meant = intersect(prefixesOf(effective[name] ?? []), ranges);
+    return !isEmpty(subtract(meant, prefixesOf(ignores)));
+  });
+}
+
+/**
+ * A reload forgets what was added by `fail2ban-client set JAIL addignoreip`, and that may be what keeps an
+ * admin in. What a marked file had before is not of that kind.
+ */
+function keepExtras({ early, late }: Files, around: Fail2banAround): readonly Step[] {
+  const before = [early, late].flatMap((text) => text?.match(/^# .*/gm) ?? []);
+  return configured(around.server ?? [], around).flatMap(({ name, ignores }) => {
+    const loaded = around.effective[name];
+    if (loaded === undefined) return [];
+    const known = [...loaded, ...before.flatMap((line) => line.split(/\s+/))];
+    const ours = new Set(known.map((entry) => prefixOf(entry) ?? entry));
+    const extra = ignores.filter((entry) => !ours.has(prefixOf(entry) ?? entry));
+    if (extra.length === 0) return [];
+    const what = `jail ${name}: ignore ${extra.join(' ')} again, which was set at run time`;
+    return [run(what, ['set', name, 'addignoreip', ...extra])];
+  });
+}
+
+interface Ban {
+  readonly jail: string;
+  readonly entry: string;
+}
+
+/** The bans that lie inside the ranges, and those that reach beyond them. */
+function bansOn(ranges: Ranges, { server }: Fail2banAround): { inside: Ban[]; wider: Ban[] } {
+  const bans = (server ?? []).flatMap(({ name, bans }) =>
+    bans.map((entry) => ({ jail: name, entry })),
+  );
+  const inside: Ban[] = [];
+  const wider: Ban[] = [];
+  if (isEmpty(intersect(prefixesOf(bans.map((ban) => ban.entry)), ranges)))
+    return { inside, wider };
+  for (const ban of bans) {
+    const prefix = prefixesOf([ban.entry]);
+    if (isEmpty(intersect(prefix, ranges))) continue;
+    (isEmpty(subtract(prefix, ranges)) ? inside : wider).push(ban);
+  }
+  return { inside, wider };
+}
+
+/** `unban` with a network lifts every ban inside it, also one that came after we looked. */
+function unban(ranges: Ranges, around: Fail2banAround, reload: boolean): readonly Step[] {
+  const { inside } = bansOn(ranges, around);
+  if (inside.length === 0 && !reload) return [];
+  const what =
+    inside.length === 0 ? 'lift what is banned of the ranges by then' : `lift ${list(inside)}`;
+  return [{ ...run(what, ['unban', ...ranges.v4, ...ranges.v6]), final: true }];
+}
+
+function list(bans: readonly Ban[]): string {
+  const some = bans.slice(0, 5).map(({ jail, entry }) => `${entry} (jail ${jail})`);
+  const rest = bans.length > 5 ? ` and ${bans.length - 5} more` : '';
+  return `${count(bans.length, 'ban')}: ${some.join(', ')}${rest}`;
+}
+
+function serverText(server: Fail2banOwned['server']): string | null {
+  const lines = Object.entries(server ?? {})
+    .filter(([, ranges]) => !isEmpty(ranges))
+    .map(
+      ([jail, { v4, v6 }]) =>
+        `jail ${jail} ignores ${count(v4.length, 'IPv4 prefix', 'IPv4 prefixes')} and ${count(v6.length, 'IPv6 prefix', 'IPv6 prefixes')}\n`,
+    );
+  return lines.length === 0 ? null : lines.join('');
+}
+
+// ---- notices ----
+
+function noticesOf(
+  { ranges, late, beside }: Fail2banOwned,
+  around: Fail2banAround,
+): readonly Notice[] {
+  const notices: Notice[] = [];
+  if (late !== null) notices.push({ level: 'note', text: carriedText(beside) });
+  if (!around.alone)
+    notices.push({
+      level: 'note',
+      text: `a jail refers to the ignoreip of ${names.early} by %(known/ignoreip)s: before cfsync remove, set ignoreip in [DEFAULT] of ${folder}/jail.local`,
+    });
+  if (around.server === null)
+    notices.push({
+      level: 'note',
+      text: 'the server is not running: its files are kept in step, and it reads them when it starts',
+    });
+  const { inside, wider } = bansOn(ranges, around);
+  if (inside.length > 0)
+    notices.push({
+      level: 'warning',
+      text: `addresses of Cloudflare are banned; apply lifts ${list(inside)}`,
+    });
+  if (wider.length > 0)
+    notices.push({
+      level: 'warning',
+      text: `banned, and wider than Cloudflare's ranges: ${list(wider)}; cfsync leaves that alone; fail2ban-client set JAIL unbanip NETWORK lifts it`,
+    });
+  return notices;
+}
+
+function carriedText(beside: Sections): string {
+  const places = Object.keys(beside).map((name) => `[${name}]`);
+  return `ignoreip is set in ${places.join(', ')}: ${folder}/${names.late} repeats those values next to the ranges, so run cfsync apply after you change them`;
+}
+
+// ---- steps ----
+
+function run(what: string, words: readonly string[]): Extract<Step, { kind: 'run' }> {
+  return {
+    kind: 'run',
+    summary: `fail2ban: ${what}`,
+    command: { argv: ['fail2ban-client', ...words], timeout: 120_000 },
+  };
+}
+
+/**
+ * What was ours and goes away is still in the server until the reload, and only the file says that it
+ * was ours. So a file is deleted or replaced in two steps around the reload, the first leaves a mark.
+ */
+function editOf(
+  key: keyof Files,
+  old: string | null,
+  text: string | null,
+  reload: boolean,
+): { readonly before: readonly Step[]; readonly after: readonly Step[] } {
+  const path = `${folder}/${names[key]}`;
+  const write = (what: string, from: string | null, to: string | null): Step => ({
+    kind: 'file',
+    summary: `fail2ban: ${what}`,
+    path,
+    content: to,
+    mode: 0o644,
+    expect: from === null ? null : digest(from),
+  });
+  const end = `${text === null ? 'delete' : 'write'} ${path}`;
+  if (old === null || !reload) return { before: [write(end, old, text)], after: [] };
+  const marked = pending + commented(old) + (text ?? '');
+  return {
+    before: [write(`mark ${path} as not loaded yet`, old, marked)],
+    after: [write(end, marked, text)],
+  };
+}
+
+/** The text as comments, once and no deeper. */
+function commented(text: string): string {
+  const lines = text.replace(pending, '').trimEnd().split('\n');
+  return lines.map((line) => `${line.replace(/^(?:# ?)*/, '# ').trimEnd()}\n`).join('');
+}
+
+/**
+ * Every jail must still be there, and ignore what it ignored and the ranges. The server refuses a reload
+ * while a log file is missing; `-d` only warns.
+ */
+const checkScript = `${loadFunction}
+expected = json.load(sys.stdin)
+found = load(sys.argv[1])
+if found["jails"] is None:
+    sys.exit("\\n".join([expected["hint"]] + found["errors"]))
+problems = found["no_log"] if expected["running"] else []
+for name in sorted(set(expected["jails"]) ^ set(found["jails"])):
+    problems.append("jail %s would %s" % (name, "be gone" if name in expected["jails"] else "be new"))
+for name, values in expected["jails"].items():
+    ignored = set(found["jails"].get(name, values))
+    missing = [value for value in values if value not in ignored]
+    if missing:
+        problems.append("jail %s would not ignore %s%s: a file that is read later sets ignoreip"
+                        % (name, missing[0], " and %d more" % (len(missing) - 1) if missing[1:] else ""))
+sys.exit("\\n".join(problems) or 0)
+`;
+
+function checkOf(files: Files, ranges: Ranges, around: Fail2banAround): Command {
+  const removal = files.early === null && files.late === null;
+  const ours = removal ? [] : [...ranges.v4, ...ranges.v6];
+  const expected = {
+    jails: Object.fromEntries(around.jails.map((j) => [j.name, [...j.ignoreip, ...ours]])),
+    running: around.server !== null,
+    hint: around.alone
+      ? 'the configuration would not load:'
+      : `a jail refers to the ignoreip of ${names.early} by %(known/ignoreip)s; set ignoreip in [DEFAULT] of ${folder}/jail.local first`,
+  };
+  return { ...staged(checkScript, staging(files)), stdin: JSON.stringify(expected) };
+}

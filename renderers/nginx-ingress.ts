@@ -1,0 +1,501 @@
+/**
+ * nginx-ingress: the real-IP keys in the ConfigMap of an ingress controller, for the two that go by
+ * this name; their keys differ, and each ignores those of the other without a word.
+ *
+ * Applied with server-side apply under the field manager `cfsync`: the API server then keeps the
+ * record of which keys are ours, and that is what is read back.
+ */
+import { isAbsolute } from 'node:path';
+import { BackendError, CfsyncError, exit } from '../src/errors.ts';
+import { checkKeys, oneOf, text } from '../src/options.ts';
+import { canonical, intersect, isEmpty, none, parseRanges } from '../src/prefix.ts';
+import {
+  defineRenderer,
+  type Command,
+  type Desired,
+  type Host,
+  type Notice,
+  type Observed,
+  type Owned,
+  type Ranges,
+} from '../src/renderer.ts';
+import { escape, firstLines } from '../src/text.ts';
+
+type Data = Readonly<Record<string, string>>;
+
+interface Target {
+  /** `community`: kubernetes/ingress-nginx; `f5`: nginx/kubernetes-ingress of F5, NGINX Inc before. */
+  readonly flavour: 'community' | 'f5';
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface IngressOptions extends Target {
+  /** Undefined: kubectl's own default, ~/.kube/config. */
+  readonly kubeconfig: string | undefined;
+  readonly context: string | undefined;
+  /** Renders Helm values instead of a ConfigMap. */
+  readonly helm: boolean;
+  /** Takes over keys that somebody else has set. */
+  readonly force: boolean;
+}
+
+export interface IngressOwned extends Owned {
+  readonly form: 'configmap' | 'helm';
+  readonly target: Target | null;
+  /** The keys that the API server records as ours. */
+  readonly data: Data;
+  /** The controller's real-IP keys that are somebody else's: what to go back to after a take-over. */
+  readonly foreign: Data;
+}
+
+export interface IngressAround {
+  readonly target: Target;
+  /** The data of the ConfigMap; null when there is no ConfigMap. */
+  readonly data: Data | null;
+  /** Who has set a key, without cfsync, sorted; as in managedFields. */
+  readonly owners: Readonly<Record<string, readonly string[]>>;
+  /** Services of the controller that replace the sender's address with a node's. */
+  readonly hiding: readonly string[];
+  /** The words before a subcommand. */
+  readonly kubectl: readonly [string, ...string[]];
+  readonly force: boolean;
+}
+
+const manager = 'cfsync';
+
+const flavours = {
+  // kubernetes/ingress-nginx dbb11b9 (controller 1.15.1): proxy-real-ip-cidr alone does nothing, and
+  // there is no key real-ip-header.
+  community: {
+    namespace: 'ingress-nginx',
+    name: 'ingress-nginx-controller',
+    values: ['controller', 'config'],
+    cidrs: 'proxy-real-ip-cidr',
+    fixed: { 'enable-real-ip': 'true', 'forwarded-for-header': 'CF-Connecting-IP' },
+    foreign: ['real-ip-header', 'set-real-ip-from'],
+  },
+  // nginx/kubernetes-ingress b7e6252: splits the list at commas and trims nothing.
+  f5: {
+    namespace: 'nginx-ingress',
+    name: 'nginx-config',
+    values: ['controller', 'config', 'entries'],
+    cidrs: 'set-real-ip-from',
+    fixed: { 'real-ip-header': 'CF-Connecting-IP', 'real-ip-recursive': 'True' },
+    foreign: ['proxy-real-ip-cidr', 'forwarded-for-header', 'enable-real-ip'],
+  },
+} as const;
+
+const nothing: IngressOwned = {
+  ranges: none,
+  form: 'configmap',
+  target: null,
+  data: {},
+  foreign: {},
+};
+
+export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
+  api: 1,
+  name: 'nginx-ingress',
+  kind: 'list',
+
+  options(raw) {
+    const keys = ['flavour', 'namespace', 'name', 'kubeconfig', 'context', 'helm'];
+    checkKeys(raw, [...keys, 'force-conflicts'], 'nginx-ingress');
+    const flavour = oneOf(
+      raw.flavour ?? 'community',
+      ['community', 'f5'],
+      'nginx-ingress: flavour',
+    );
+    const optional = (key: string): string | undefined =>
+      raw[key] === undefined ? undefined : text(raw[key], `nginx-ingress: ${key}`);
+    const kubeconfig = optional('kubeconfig');
+    if (kubeconfig !== undefined && !isAbsolute(kubeconfig))
+      throw new CfsyncError(
+        exit.usage,
+        `nginx-ingress: kubeconfig: ${escape(kubeconfig)} is not an absolute path`,
+      );
+    return {
+      flavour,
+      namespace: objectName(raw.namespace ?? flavours[flavour].namespace, 'namespace'),
+      name: objectName(raw.name ?? flavours[flavour].name, 'name'),
+      kubeconfig,
+      context: optional('context'),
+      helm: flag(raw.helm, 'helm'),
+      force: flag(raw['force-conflicts'], 'force-conflicts'),
+    };
+  },
+
+  nothing,
+
+  want(desired, options, around) {
+    if (around !== undefined) refuse(desired.ranges, options, around);
+    const { flavour, namespace, name } = options;
+    const data = keysOf(desired, flavour);
+    return {
+      owned: {
+        ranges: desired.ranges,
+        form: options.helm ? 'helm' : 'configmap',
+        target: { flavour, namespace, name },
+        data,
+        foreign: {},
+      },
+      notices: notices(flavour, data, around),
+    };
+  },
+
+  async observe(host, options) {
+    const { flavour, namespace, name } = options;
+    const target = { flavour, namespace, name };
+    const kubectl = kubectlOf(options);
+    const { force } = options;
+    const api = `/api/v1/namespaces/${namespace}`;
+    // Not -o json: that leaves managedFields out since kubectl 1.21, and 1.20 has no flag to have them.
+    const map = await get<ConfigMap>(host, kubectl, `${api}/configmaps/${name}`);
+    if (map === undefined)
+      return {
+        owned: { ...nothing, target },
+        around: { target, data: null, owners: {}, hiding: [], kubectl, force },
+      };
+    const data = map.data ?? {};
+    const { ours, owners } = managers(map);
+    const { cidrs, fixed } = flavours[flavour];
+    const mine = pick(data, (key) => ours.has(key));
+    const list = (mine[cidrs] ?? '').split(',').flatMap((word) => canonical(word)?.text ?? []);
+    return {
+      owned: {
+        ranges: parseRanges(list),
+        form: 'configmap',
+        target,
+        data: mine,
+        foreign: pick(data, (key) => !ours.has(key) && (key === cidrs || key in fixed)),
+      },
+      around: { target, data, owners, hiding: await hiding(host, kubectl, api), kubectl, force },
+    };
+  },
+
+  plan(wanted, observed) {
+    const { target, kubectl, force, data: present } = observed.around;
+    const data = dataFor(wanted, observed);
+    const ours = observed.owned.data;
+    const same =
+      Object.keys(ours).every((key) => key in data) &&
+      Object.entries(data).every(([key, value]) => ours[key] === value);
+    // A ConfigMap that is gone took our keys with it, and apply would make a new one.
+    if (same || present === null) return [];
+    const stdin = `${JSON.stringify({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: target.name, namespace: target.namespace },
+      ...(Object.keys(data).length > 0 && { data }),
+    })}\n`;
+    const apply = (...more: string[]): Command => ({
+      // Without validation kubectl need not download the schema of the cluster; the server checks as well.
+      argv: [
+        ...kubectl,
+        '--cache-dir={stage}',
+        'apply',
+        '--server-side',
+        `--field-manager=${manager}`,
+        '--validate=false',
+        ...(force ? ['--force-conflicts'] : []),
+        ...more,
+        '-f',
+        '-',
+      ],
+      stdin,
+      stage: { files: {} },
+    });
+    const place = `ConfigMap ${target.namespace}/${target.name}`;
+    const what = Object.keys(data).length === 0 ? 'take our keys out of' : 'apply our keys to';
+    return [
+      {
+        kind: 'run',
+        summary: `nginx-ingress: ${what} ${place}`,
+        command: apply(),
+        check: apply('--dry-run=server'),
+      },
+    ];
+  },
+
+  print({ form, target, data }) {
+    if (target === null || Object.keys(data).length === 0) return [];
+    return form === 'helm'
+      ? [{ path: 'nginx-ingress/values.yaml', content: helmValues(target, data) }]
+      : [{ path: 'nginx-ingress/configmap.yaml', content: manifest(target, data) }];
+  },
+});
+
+// ---- options ----
+
+/** RFC 1123, as the API server has it for namespaces; names of ConfigMaps may have dots too. */
+function objectName(value: unknown, key: 'namespace' | 'name'): string {
+  const name = text(value, `nginx-ingress: ${key}`);
+  const label = '[a-z0-9]([-a-z0-9]*[a-z0-9])?';
+  const pattern = key === 'name' ? `^${label}(\\.${label})*$` : `^${label}$`;
+  if (new RegExp(pattern).test(name) && name.length <= (key === 'name' ? 253 : 63)) return name;
+  throw new CfsyncError(
+    exit.usage,
+    `nginx-ingress: ${key}: ${escape(name)} is not the name of a ${key === 'name' ? 'ConfigMap' : 'namespace'}`,
+  );
+}
+
+function flag(value: unknown, key: string): boolean {
+  if (value === undefined || typeof value === 'boolean') return value ?? false;
+  throw new CfsyncError(exit.usage, `nginx-ingress: ${key}: must be true or false`);
+}
+
+// ---- wanted ----
+
+function keysOf({ ranges }: Desired, flavour: Target['flavour']): Data {
+  const { cidrs, fixed } = flavours[flavour];
+  return { ...fixed, [cidrs]: [...ranges.v4, ...ranges.v6].join(',') };
+}
+
+function refuse(ranges: Ranges, options: IngressOptions, around: IngressAround): void {
+  const place = `ConfigMap ${options.namespace}/${options.name}`;
+  if (options.helm)
+    throw new CfsyncError(
+      exit.usage,
+      'nginx-ingress: helm values are for render and diff --dir only; nothing was changed; leave helm out',
+    );
+  const { data } = around;
+  if (data === null)
+    throw new CfsyncError(
+      exit.failed,
+      `nginx-ingress: there is no ${place}, and one that no controller reads would be of no use; nothing was changed; set namespace and name to those of the controller's own (its argument ${options.flavour === 'f5' ? '-nginx-configmaps' : '--configmap'})`,
+    );
+  if (options.flavour !== 'community') return;
+  if (isTrue(data['use-proxy-protocol']) && !isTrue(data['use-forwarded-headers']))
+    throw new CfsyncError(
+      exit.failed,
+      `nginx-ingress: ${place} has use-proxy-protocol: the controller then takes the visitor from the PROXY protocol and not from a header, and would believe it from Cloudflare's ranges alone; nothing was changed; the load balancer must be believed there, not Cloudflare`,
+    );
+  const allowed = (data['whitelist-source-range'] ?? '')
+    .split(',')
+    .flatMap((word) => canonical(word.trim())?.text ?? [])
+    .filter((prefix) => !prefix.endsWith('/0'));
+  if (!isEmpty(intersect(parseRanges(allowed), ranges)))
+    throw new CfsyncError(
+      exit.refused,
+      `nginx-ingress: ${place} has Cloudflare's ranges in whitelist-source-range: the controller will compare the visitor's address with it and refuse every visitor; nothing was changed; take them out of it, and let only Cloudflare in with loadBalancerSourceRanges of the Service or a firewall`,
+    );
+}
+
+function isTrue(value: string | undefined): boolean {
+  return value?.toLowerCase() === 'true';
+}
+
+function notices(
+  flavour: Target['flavour'],
+  wanted: Data,
+  around: IngressAround | undefined,
+): Notice[] {
+  const list: Notice[] = [];
+  const add = (level: Notice['level'], text: string): void => void list.push({ level, text });
+  if (flavour === 'community')
+    add(
+      'note',
+      'ingress-nginx is retired: no releases and no security fixes after March 2026; plan to move to another controller',
+    );
+  else
+    add(
+      'note',
+      'with TLS passthrough switched on the controller ignores real-ip-header and expects the PROXY protocol',
+    );
+  if (around === undefined) return list;
+  const { data, owners, force } = around;
+  if (data === null) return list;
+  for (const [key, value] of Object.entries(wanted)) {
+    const there = data[key];
+    if (there === undefined || there === value || owners[key] === undefined) continue;
+    add(
+      'warning',
+      `${key} is "${escape(shorten(there))}", set by ${owners[key].map((o) => `"${escape(o)}"`).join(' and ')}${
+        force ? ': taken over, as asked' : '; --force-conflicts takes it over'
+      }`,
+    );
+  }
+  for (const key of flavours[flavour].foreign)
+    if (data[key] !== undefined)
+      add(
+        'warning',
+        `the ConfigMap has ${key}, which this controller (flavour ${flavour}) does not know; is it the other one?`,
+      );
+  if (flavour === 'community' && isTrue(data['use-forwarded-headers']))
+    add(
+      'warning',
+      'use-forwarded-headers is on: X-Forwarded-* headers are believed from everybody, not from Cloudflare alone',
+    );
+  if (flavour === 'f5' && isTrue(data['proxy-protocol']))
+    add(
+      'warning',
+      'proxy-protocol is on: connections come from the load balancer, so the header of Cloudflare is never believed',
+    );
+  for (const service of around.hiding)
+    add(
+      'warning',
+      `Service ${escape(service)} has externalTrafficPolicy Cluster: the controller sees addresses of nodes, never Cloudflare's, and the ranges have no effect; set it to Local`,
+    );
+  return list;
+}
+
+function shorten(value: string): string {
+  return value.length > 60 ? `${value.slice(0, 60)}...` : value;
+}
+
+// ---- observed ----
+
+// What the API server answers; only the members that are read here.
+interface ConfigMap {
+  readonly data?: Data;
+  readonly metadata?: {
+    readonly managedFields?: readonly {
+      readonly manager?: string;
+      readonly operation?: string;
+      readonly fieldsV1?: Readonly<Record<string, unknown>>;
+    }[];
+  };
+}
+
+interface Services {
+  readonly items?: readonly {
+    readonly metadata: { readonly name: string; readonly namespace: string };
+    readonly spec: {
+      readonly type?: string;
+      readonly externalTrafficPolicy?: string;
+      readonly selector?: Data;
+    };
+  }[];
+}
+
+function kubectlOf({ kubeconfig, context }: IngressOptions): [string, ...string[]] {
+  if (kubeconfig?.includes(':'))
+    throw new BackendError(
+      'misconfigured',
+      `nginx-ingress: kubeconfig: ${escape(kubeconfig)} is a list of files; nothing was changed; name one with --kubeconfig`,
+    );
+  return [
+    'kubectl',
+    ...(kubeconfig === undefined ? [] : [`--kubeconfig=${kubeconfig}`]),
+    ...(context === undefined ? [] : [`--context=${context}`]),
+    '--request-timeout=20s',
+  ];
+}
+
+/** An object of the API, or undefined when there is none. */
+async function get<T>(
+  host: Host,
+  kubectl: IngressAround['kubectl'],
+  path: string,
+): Promise<T | undefined> {
+  const outcome = await host.query({ argv: [...kubectl, 'get', '--raw', path] });
+  if (outcome.code === 0) return JSON.parse(outcome.stdout) as T;
+  if (outcome.stderr.includes('(NotFound)')) return undefined;
+  const reason = /\((Forbidden|Unauthorized)\)/.test(outcome.stderr) ? 'no permission' : 'broken';
+  throw new BackendError(
+    reason,
+    `nginx-ingress: kubectl cannot read ${path}; nothing was changed; ${
+      reason === 'broken'
+        ? '--kubeconfig FILE and context in the configuration say which cluster'
+        : 'it takes get and patch of this ConfigMap'
+    }`,
+    // kubectl before 1.32 says the same thing five times before it says it to people.
+    { detail: firstLines(outcome.stderr.replaceAll(/^[EI]\d{4} .*\n/gm, '')) },
+  );
+}
+
+/** Which keys are ours, and whose the others are. */
+function managers({ metadata }: ConfigMap): {
+  ours: ReadonlySet<string>;
+  owners: Record<string, readonly string[]>;
+} {
+  const ours = new Set<string>();
+  const owners: Record<string, readonly string[]> = {};
+  for (const { manager: name = '?', operation, fieldsV1 } of metadata?.managedFields ?? []) {
+    const fields = Object.keys(fieldsV1?.['f:data'] ?? {}).filter((f) => f.startsWith('f:'));
+    for (const key of fields.map((f) => f.slice(2)))
+      if (name === manager && operation === 'Apply') ours.add(key);
+      else owners[key] = [...(owners[key] ?? []), name].sort();
+  }
+  return { ours, owners };
+}
+
+/** Not everybody who may write the ConfigMap may also list Services: what cannot be read is not said. */
+async function hiding(
+  host: Host,
+  kubectl: IngressAround['kubectl'],
+  api: string,
+): Promise<readonly string[]> {
+  let services: Services | undefined;
+  try {
+    services = await get<Services>(host, kubectl, `${api}/services`);
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error;
+  }
+  return (services?.items ?? [])
+    .filter(({ spec: { type = '', externalTrafficPolicy, selector = {} } }) => {
+      const app = selector['app.kubernetes.io/name'] ?? selector['app'] ?? '';
+      return (
+        ['LoadBalancer', 'NodePort'].includes(type) &&
+        externalTrafficPolicy !== 'Local' &&
+        ['ingress-nginx', 'nginx-ingress'].includes(app)
+      );
+    })
+    .map(({ metadata }) => `${metadata.namespace}/${metadata.name}`)
+    .sort();
+}
+
+function pick(data: Data, want: (key: string) => boolean): Data {
+  return Object.fromEntries(Object.entries(data).filter(([key]) => want(key)));
+}
+
+// ---- plan ----
+
+/**
+ * The keys to apply. On the way back from a take-over the values that were there before are put back, as
+ * long as nobody but us has them now; the API server forgot whose they were.
+ */
+function dataFor(wanted: IngressOwned, { owned, around }: Observed<IngressOwned, IngressAround>) {
+  const back = pick(wanted.foreign, (key) => key in owned.data && around.owners[key] === undefined);
+  const all = { ...back, ...wanted.data };
+  return Object.fromEntries(Object.entries(all).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+// ---- print ----
+
+function manifest({ namespace, name }: Target, data: Data): string {
+  return [
+    '# Written by cfsync: its keys alone. This adds them and leaves the other keys as they are:',
+    `#     kubectl apply --server-side --field-manager=${manager} -f FILE`,
+    'apiVersion: v1',
+    'kind: ConfigMap',
+    'metadata:',
+    `  name: ${JSON.stringify(name)}`,
+    `  namespace: ${JSON.stringify(namespace)}`,
+    'data:',
+    ...entries(data, '  '),
+    '',
+  ].join('\n');
+}
+
+function helmValues({ flavour }: Target, data: Data): string {
+  const path = flavours[flavour].values;
+  return [
+    '# Written by cfsync: values for the Helm chart of the controller.',
+    '# controller.service.externalTrafficPolicy must be Local, or the ranges never match.',
+    ...path.map((key, depth) => `${'  '.repeat(depth)}${key}:`),
+    ...entries(data, '  '.repeat(path.length)),
+    '',
+  ].join('\n');
+}
+
+/** All values in double quotes: a bare true is no string, and the API server refuses it. Long lists a prefix a line. */
+function entries(data: Data, indent: string): string[] {
+  return Object.entries(data)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, value]) => {
+      const quoted = JSON.stringify(value);
+      return `${indent}${key}: ${quoted.replaceAll(',', `,\\\n${indent}  `)}`;
+    });
+}

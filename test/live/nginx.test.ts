@@ -1,0 +1,347 @@
+/** nginx, live: a real nginx (1.22.1 of Debian 12) asked by an edge of Cloudflare and by a stranger. */
+import { readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Outcome } from '../../src/renderer.ts';
+import { Lab, type Host } from './lab.ts';
+import { describeLive } from './privileges.ts';
+
+const conf = '/etc/nginx/conf.d/cfsync.conf';
+const site = '/etc/nginx/conf.d/site.conf';
+const program = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
+
+/** Answers who it takes the visitor to be. */
+const answers = `
+server {
+  listen 8080; listen [::]:8080;
+  return 200 "$remote_addr";
+}
+`;
+const tells = `
+server {
+  listen 8081; listen [::]:8081;
+  return 200 "$from_cloudflare";
+}
+server {
+  listen 8082; listen [::]:8082;
+  if ($from_cloudflare = 0) { return 403; }
+  return 200 "welcome";
+}
+`;
+
+describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, () => {
+  let lab: Lab;
+  let origin: Host;
+
+  const cfsync = (...args: string[]): Promise<Outcome> => lab.cfsync(args);
+  const apply = (...args: string[]): Promise<Outcome> =>
+    cfsync('apply', '-b', 'nginx', '--source', 'bundled', ...args);
+  const must = async (outcome: Promise<Outcome>): Promise<Outcome> => {
+    const result = await outcome;
+    expect(result, result.stderr).toMatchObject({ code: 0 });
+    return result;
+  };
+  const write = (file: string, content: string): Promise<void> =>
+    writeFile(origin.path(file), content);
+  const read = (file: string): Promise<string> => readFile(origin.path(file), 'utf8');
+  /** Names, owners, modes, times and content of all of the configuration. */
+  const tree = (): Promise<string> =>
+    origin.must([
+      ...(['sh', '-c'] as const),
+      'cd /etc/nginx && find . -printf "%p %y %m %U %G %l\\n" | sort && find . -type f | sort | xargs sha256sum',
+    ]);
+  const ask = (from: Host, port = 8080, header = 'CF-Connecting-IP: 192.0.2.77') => {
+    const get = async (address: string): Promise<string> =>
+      from.must(['curl', '-s', '-m', '5', '-H', header, `http://${address}:${port}/`]);
+    return Promise.all([get(origin.v4), get(`[${origin.v6}]`)]);
+  };
+  const start = async (): Promise<void> => {
+    await origin.must(['nginx']);
+  };
+  const stop = async (): Promise<void> => {
+    // nginx -s stop would first read a configuration that a test has broken.
+    await origin.must([
+      ...(['sh', '-c'] as const),
+      'kill "$(cat /run/nginx.pid)"; for i in $(seq 100); do pgrep -x nginx >/dev/null || exit 0; sleep 0.05; done; exit 1',
+    ]);
+  };
+
+  beforeAll(async () => {
+    lab = await Lab.create({ privateDirs: ['/var/log/nginx', '/var/lib/nginx'] });
+    ({ origin } = lab);
+    await origin.must(['cp', '-a', '/etc/nginx', '/run/lab/nginx-of-the-package']);
+  });
+  afterAll(() => lab.close());
+  beforeEach(async () => {
+    await write(site, answers);
+    await start();
+  });
+  afterEach(async () => {
+    await stop();
+    // What is bound stays, its content goes.
+    await origin.must([
+      ...(['sh', '-c'] as const),
+      'rm -rf /etc/nginx/* /run/lab/state/* && cp -a /run/lab/nginx-of-the-package/. /etc/nginx/',
+    ]);
+  });
+
+  test('takes the visitor from the header when Cloudflare says it, and from nobody else', async () => {
+    expect(await ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+    await must(apply());
+    expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+    expect(await ask(lab.edge, 8080, 'CF-Connecting-IP: 2001:db8::77')).toEqual([
+      '2001:db8::77',
+      '2001:db8::77',
+    ]);
+    expect(await ask(lab.edge, 8080, 'CF-Connecting-IP: <x>')).toEqual([lab.edge.v4, lab.edge.v6]);
+    expect(await ask(lab.stranger)).toEqual([lab.stranger.v4, lab.stranger.v6]);
+  });
+
+  test('tells with a variable whether Cloudflare is at the other end', async () => {
+    await must(apply());
+    await write(site, answers + tells);
+    await origin.must(['nginx', '-s', 'reload']);
+    await expect.poll(() => ask(lab.edge, 8081)).toEqual(['1', '1']);
+    expect(await ask(lab.stranger, 8081)).toEqual(['0', '0']);
+    expect(await ask(lab.edge, 8082)).toEqual(['welcome', 'welcome']);
+    expect((await ask(lab.stranger, 8082)).join()).toContain('403 Forbidden');
+  });
+
+  test('reads another header when told so', async () => {
+    await must(lab.cfsync(['apply', '-b', 'nginx', '--source', 'bundled', ...(await header())]));
+    expect(await ask(lab.edge, 8080, 'True-Client-IP: 192.0.2.5')).toEqual([
+      '192.0.2.5',
+      '192.0.2.5',
+    ]);
+    expect(await ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+    await must(cfsync('verify'));
+  });
+
+  async function header(): Promise<string[]> {
+    await write('/etc/cfsync.yaml', 'backends: { nginx: { header: True-Client-IP } }\n');
+    return ['--config', '/etc/cfsync.yaml'];
+  }
+
+  test('writes nothing and reloads nothing when all is as it should be', async () => {
+    await must(apply());
+    const state = async (): Promise<string> =>
+      origin.must(['sh', '-c', `stat -c "%i %Y %Z" ${conf}; pgrep -x nginx`]);
+    const before = await state();
+    const second = await must(apply('--verbose'));
+    expect(second.stdout).toBe('');
+    expect(second.stderr).toContain('nginx: no changes');
+    expect(await state()).toBe(before);
+  });
+
+  test('keeps owner and mode of its file', async () => {
+    await must(apply());
+    await origin.must(['chown', '33:4', conf]);
+    await origin.must(['chmod', '640', conf]);
+    await write(conf, '# changed\n');
+    await must(apply());
+    expect(await origin.must(['stat', '-c', '%u:%g %a', conf])).toBe('33:4 640\n');
+  });
+
+  test('leaves no trace behind', async () => {
+    const before = await tree();
+    await must(apply());
+    expect(await tree()).not.toBe(before);
+    await must(cfsync('remove'));
+    expect(await tree()).toBe(before);
+    expect(await ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+  });
+
+  describe('drift', () => {
+    test.each([
+      ['a range is missing', `sed -i /173.245.48.0/d ${conf}`],
+      ['a range is wider', `sed -i 's|from 173.245.48.0/20|from 173.245.0.0/16|' ${conf}`],
+      ['the file is gone', `rm ${conf}`],
+      ['nginx would not take the file', `echo '}' >>${conf}`],
+      ['the file is empty', `: >${conf}`],
+    ])('is found and repaired: %s', async (_what, command) => {
+      await must(apply());
+      const good = await read(conf);
+      await origin.must(['sh', '-c', command]);
+      expect(await cfsync('verify')).toMatchObject({ code: 2 });
+      await must(apply());
+      expect(await read(conf)).toBe(good);
+      await must(cfsync('verify'));
+      expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+    });
+
+    test('is found and repaired: the site needs the variable of a file that is gone', async () => {
+      await must(apply());
+      await write(site, answers + tells);
+      await origin.must(['rm', conf]);
+      expect(await cfsync('verify')).toMatchObject({ code: 2 });
+      await must(apply());
+      expect(await ask(lab.edge, 8081)).toEqual(['1', '1']);
+    });
+
+    test('is found and repaired: the workers run with a file that is no more', async () => {
+      await must(apply());
+      const good = await read(conf);
+      await write(conf, 'geo $realip_remote_addr $from_cloudflare { default 1; }');
+      await origin.must(['nginx', '-s', 'reload']);
+      await expect.poll(() => ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+      // The tolerance of the comparison.
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      await write(conf, good);
+      const found = await cfsync('verify');
+      expect(found).toMatchObject({ code: 2 });
+      expect(found.stdout).toContain('-started before the files were last written');
+      await must(apply());
+      await must(cfsync('verify'));
+      expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+    });
+  });
+
+  describe('refuses, and changes nothing', () => {
+    const refused = async (code: number, ...message: string[]): Promise<boolean> => {
+      const before = await tree();
+      const outcome = await apply();
+      expect(outcome, outcome.stderr).toMatchObject({ code });
+      for (const part of message) expect(outcome.stderr).toContain(part);
+      return (await tree()) === before;
+    };
+
+    test('a broken configuration of the admin', async () => {
+      await write(site, 'server { listen 8080 }');
+      expect(await refused(1, 'nginx refuses its present configuration', `${site}:1`)).toBe(true);
+    });
+
+    test('a second real_ip_header at http level', async () => {
+      await write(site, `${answers}real_ip_header X-Real-IP;\n`);
+      expect(await refused(1, `nginx: ${site}:6 already says "real_ip_header X-Real-IP"`)).toBe(
+        true,
+      );
+    });
+
+    test('a configuration that does not include the file', async () => {
+      await origin.must([
+        'sed',
+        '-i',
+        's|conf.d/[*].conf|conf.d/site.conf|',
+        '/etc/nginx/nginx.conf',
+      ]);
+      expect(await refused(1, `does not include ${conf} at http level`)).toBe(true);
+    });
+
+    test('an allow of Cloudflare that would shut out its visitors', async () => {
+      await write(
+        site,
+        'server {\n listen 8080;\n allow 173.245.48.0/20;\n deny all;\n return 200 x;\n}\n',
+      );
+      expect(await refused(3, `${site}:3 says "allow 173.245.48.0/20"`, 'every visitor')).toBe(
+        true,
+      );
+    });
+
+    test('a variable of the same name', async () => {
+      await write(site, `${answers}geo $remote_addr $from_cloudflare { default 0; }\n`);
+      expect(await refused(1, `${site}:6 gives $from_cloudflare a value of its own`)).toBe(true);
+    });
+
+    test('what only nginx itself can tell', async () => {
+      await write(site, `${answers}include /etc/nginx/conf.d/cf*.conf;\n`);
+      expect(
+        await refused(1, 'nginx: the check failed', '"real_ip_header" directive is duplicate'),
+      ).toBe(true);
+    });
+
+    test('a removal that the site could not bear', async () => {
+      await must(apply());
+      await write(site, answers + tells);
+      const before = await tree();
+      const outcome = await cfsync('remove');
+      expect(outcome).toMatchObject({ code: 1 });
+      expect(outcome.stderr).toContain('unknown "from_cloudflare" variable');
+      expect(await tree()).toBe(before);
+    });
+
+    test('a symbolic link', async () => {
+      await write('/etc/nginx/elsewhere', '# the admin\n');
+      await origin.must(['ln', '-s', '/etc/nginx/elsewhere', conf]);
+      expect(await refused(1, `${conf} is a symbolic link`)).toBe(true);
+    });
+  });
+
+  describe('goes back', () => {
+    test('when nginx cannot load what passed its test', async () => {
+      await must(apply());
+      await write(conf, '# older\n');
+      await origin.must(['nginx', '-s', 'reload']);
+      await expect.poll(() => ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+      // nginx -t does not mind a port that is taken; the reload does.
+      await origin.listen({ tcp: [8099] });
+      await write('/etc/nginx/conf.d/taken.conf', 'server { listen 8099; }\n');
+      const before = await tree();
+      const outcome = await apply();
+      expect(outcome, outcome.stderr).toMatchObject({ code: 4 });
+      expect(outcome.stderr).toContain('nginx goes on with its old workers');
+      expect(await tree()).toBe(before);
+      expect(await ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+    }, 60_000);
+
+    test('without the right to try the file before it is in place', async () => {
+      const unprivileged = (): Promise<Outcome> =>
+        origin.run(
+          [
+            ...(['setpriv', '--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin'] as const),
+            process.execPath,
+            program,
+            'apply',
+            '--backend=nginx',
+            '--source=bundled',
+          ],
+          { env: { CFSYNC_STATE_DIR: '/run/lab/state' }, timeout: 60_000 },
+        );
+      await write(site, `${answers}include /etc/nginx/conf.d/cf*.conf;\n`);
+      const before = await tree();
+      const outcome = await unprivileged();
+      expect(outcome, outcome.stderr).toMatchObject({ code: 4 });
+      expect(outcome.stderr).toContain('"real_ip_header" directive is duplicate');
+      expect(await tree()).toBe(before);
+      await write(site, answers);
+      await must(unprivileged());
+      expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+    });
+  });
+
+  describe('says', () => {
+    test('that nginx is not running, and is in force when it starts', async () => {
+      await stop();
+      expect((await must(apply('--verbose'))).stderr).toContain('nginx is not running');
+      await must(cfsync('verify'));
+      await start();
+      expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+    });
+
+    test('which servers do not inherit the ranges', async () => {
+      await write(site, answers.replace('server {', 'server {\nset_real_ip_from 10.0.0.0/8;'));
+      const { stderr } = await must(apply('--verbose'));
+      expect(stderr).toContain(
+        `"set_real_ip_from 10.0.0.0/8" at ${site}:3: nginx does not inherit the ranges there`,
+      );
+      expect(await ask(lab.edge)).toEqual([lab.edge.v4, lab.edge.v6]);
+    });
+
+    test('whom else nginx believes', async () => {
+      await write(site, `${answers}set_real_ip_from 198.51.100.10;\n`);
+      const { stderr } = await must(apply());
+      expect(stderr).toContain(`warning: nginx: "set_real_ip_from 198.51.100.10" at ${site}:6`);
+      expect(await ask(lab.stranger)).toEqual(['192.0.2.77', lab.stranger.v6]);
+    });
+  });
+
+  test('takes its file away from where an earlier configuration had it', async () => {
+    await write(
+      '/etc/cfsync.yaml',
+      'backends: { nginx: { path: /etc/nginx/conf.d/00-cfsync.conf } }\n',
+    );
+    await must(lab.cfsync(['apply', '--config', '/etc/cfsync.yaml', '--source', 'bundled']));
+    await must(apply());
+    expect(await origin.must(['ls', '/etc/nginx/conf.d'])).toBe('cfsync.conf\nsite.conf\n');
+    expect(await ask(lab.edge)).toEqual(['192.0.2.77', '192.0.2.77']);
+  });
+});

@@ -1,0 +1,359 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import nginx, { type NginxAround, type NginxOptions } from '../../renderers/nginx.ts';
+import { digest } from '../../src/files.ts';
+import { dumpedFiles, globbed, parse } from '../../src/nginx/configuration.ts';
+import { parseRanges } from '../../src/prefix.ts';
+import type { Host } from '../../src/renderer.ts';
+import { desired } from '../helpers/desired.ts';
+import { golden } from '../helpers/golden.ts';
+import { recorded } from '../helpers/host.ts';
+
+const path = '/etc/nginx/conf.d/cfsync.conf';
+const probe =
+  'unshare --mount --propagation private mount --bind /etc/nginx/conf.d /etc/nginx/conf.d';
+
+function fixture(name: string): string {
+  return readFileSync(join(import.meta.dirname, '..', 'fixtures', 'nginx', name), 'utf8');
+}
+
+/** A host with the configuration of a fixture, where nginx does not run. */
+function hostWith(dump: string, files: Record<string, string> = {}, canStage = true): Host {
+  return recorded({
+    answers: {
+      [probe]: { code: canStage ? 0 : 1, stdout: '', stderr: '' },
+      'nginx -T -q': dump,
+    },
+    folders: { '/etc/nginx/conf.d': [] },
+    files,
+  });
+}
+
+const around: NginxAround = {
+  broken: null,
+  included: true,
+  directives: [],
+  stage: true,
+  pidFile: null,
+  readable: true,
+};
+
+const options = nginx.options({});
+const small = desired({ ranges: parseRanges(['173.245.48.0/20', '2400:cb00::/32']) });
+const text = (raw: NginxOptions = options): string =>
+  nginx.want(small, raw).owned.files[0]!.content;
+
+describe('render', () => {
+  const cases: [string, Parameters<typeof desired>[0], Record<string, unknown>][] = [
+    ['bundled', {}, {}],
+    ['header', { ranges: small.ranges }, { header: 'True-Client-IP' }],
+    ['path', { ranges: small.ranges }, { path: '/etc/nginx/http.d/00-cfsync.conf' }],
+    // A list has no mode and no ports, and extra prefixes are never believed.
+    [
+      'mode',
+      {
+        ranges: small.ranges,
+        mode: 'lockdown',
+        tcpPorts: [443],
+        udpPorts: [443],
+        extra: parseRanges(['198.51.100.0/24']),
+      },
+      {},
+    ],
+    ['ipv4', { ranges: parseRanges(['173.245.48.0/20']) }, {}],
+  ];
+  it.each(cases)('%s', (name, changes, raw) => {
+    for (const _ of ['once', 'again']) {
+      const [artifact, ...rest] = nginx.print(
+        nginx.want(desired(changes), nginx.options(raw)).owned,
+      );
+      expect(rest).toEqual([]);
+      golden(`nginx/${name}.txt`, `== ${artifact!.path}\n${artifact!.content}`);
+    }
+  });
+
+  it('prints nothing for a host that cfsync never touched', () => {
+    expect(nginx.print(nginx.nothing)).toEqual([]);
+  });
+
+  it('takes a long list', () => {
+    const ranges = parseRanges(
+      Array.from({ length: 20_000 }, (_, i) => `10.${i >> 7}.${(i & 127) * 2}.0/24`),
+    );
+    const { owned } = nginx.want(desired({ ranges }), options);
+    expect(owned.ranges).toEqual(ranges);
+    expect(owned.files[0]!.content.split('\n')).toHaveLength(40_011);
+  });
+});
+
+describe('options', () => {
+  it.each([
+    [{ heder: 'x' }, 'unknown key heder (did you mean header?)'],
+    [{ header: 'CF Connecting' }, 'not the name of a header'],
+    [{ header: 'X;include /etc/shadow' }, 'not the name of a header'],
+    [{ header: 'proxy_protocol' }, 'not the name of a header'],
+    [{ header: 'X-Real-IP\n' }, 'not the name of a header'],
+    [{ path: 'cfsync.conf' }, 'not an absolute path'],
+    [{ path: '/etc/nginx/conf.d/../cfsync.conf' }, 'not an absolute path'],
+    [{ path: '/etc/nginx/nginx.conf' }, 'with cfsync in its name'],
+    [{ path: '/etc/nginx/{stage}/cfsync.conf' }, 'not an absolute path'],
+  ])('refuses %o', (raw, message) => {
+    expect(() => nginx.options(raw)).toThrow(message);
+  });
+});
+
+describe('the configuration', () => {
+  const { directives, includes } = parse(dumpedFiles(fixture('admin.txt')));
+  const found = (name: string): string[] =>
+    directives
+      .filter(({ words }) => words[0] === name)
+      .map(
+        ({ words, at, blocks }) =>
+          `${at} ${blocks.map((b) => b.split('#')[0]).join()} ${words.slice(1).join()}`,
+      );
+
+  it('is read through includes, quotes and comments', () => {
+    expect(found('set_real_ip_from')).toEqual([
+      '/etc/nginx/conf.d/10-real-ip.conf:2 http 173.245.48.0/20',
+      '/etc/nginx/conf.d/10-real-ip.conf:2 http 2400:cb00::/32',
+      '/etc/nginx/conf.d/site.conf:5 http,server,location 10.0.0.0/8',
+      '/etc/nginx/conf.d/site.conf:8 http,server 10.0.0.0/8',
+    ]);
+    expect(found('real_ip_header')).toEqual([
+      '/etc/nginx/conf.d/10-real-ip.conf:3 http X-Forwarded-For',
+      '/etc/nginx/conf.d/site.conf:5 http,server,location X-Real-IP',
+    ]);
+    // One snippet in two servers.
+    expect(found('deny')).toEqual([
+      '/etc/nginx/snip/only-cloudflare:2 http,server all',
+      '/etc/nginx/conf.d/site.conf:5 http,server,location all',
+      '/etc/nginx/snip/only-cloudflare:2 http,server all',
+    ]);
+    expect(found('pid')).toEqual(['/etc/nginx/nginx.conf:3  /run/nginx.pid']);
+    expect(found('return').at(-1)).toBe(
+      "/etc/nginx/conf.d/site.conf:6 http,server,location 200,it's",
+    );
+  });
+
+  it('tells which files it would include', () => {
+    const http = includes.filter(({ blocks }) => blocks.length === 1).map((i) => i.pattern);
+    expect(http).toEqual([
+      '/etc/nginx/mime.types',
+      '/etc/nginx/conf.d/*.conf',
+      '/etc/nginx/sites-enabled/*',
+    ]);
+    expect(globbed('/etc/nginx/conf.d/*.conf').test(path)).toBe(true);
+    expect(globbed('/etc/nginx/*.conf').test(path)).toBe(false);
+    expect(globbed('/etc/nginx/conf.d/[!c]*.conf').test(path)).toBe(false);
+    expect(globbed('/etc/nginx/conf.d/?fsync.[a-d]onf').test(path)).toBe(true);
+    expect(globbed('/etc/nginx/conf.d/cfsync+conf').test(path)).toBe(false);
+  });
+
+  it('skips what Lua says', () => {
+    const file = `http {
+  content_by_lua_block { -- don't }
+    --[==[ { ]==] local s = "}" .. '{' .. [[ } ]]
+    if s then ngx.say({ 1 }) end
+  }
+  real_ip_header X-Real-IP;
+}`;
+    const lua = parse([{ path: '/n.conf', content: file }]).directives;
+    expect(lua.find(({ words }) => words[0] === 'real_ip_header')).toMatchObject({
+      at: '/n.conf:6',
+      blocks: ['http#1'],
+    });
+  });
+});
+
+describe('on a host', () => {
+  const observe = (host: Host) => nginx.observe(host, options);
+
+  it('plans one file, tried before it is in place', async () => {
+    const observed = await observe(hostWith(fixture('package.txt')));
+    const { owned, notices } = nginx.want(small, options, observed.around);
+    expect(nginx.plan(owned, observed)).toEqual([
+      {
+        kind: 'file',
+        summary: `nginx: write ${path}`,
+        path,
+        content: text(),
+        mode: 0o644,
+        expect: null,
+        check: {
+          argv: expect.arrayContaining(['unshare', '{stage}', '/etc/nginx/conf.d', 'nginx', '-t']),
+          stage: { copy: '/etc/nginx/conf.d', files: { 'cfsync.conf': text() } },
+        },
+      },
+    ]);
+    expect(notices.map((n) => n.text)).toEqual([
+      'nginx is not running; it will use the file when it starts',
+    ]);
+  });
+
+  it('tests the configuration afterwards where it cannot be tried before', async () => {
+    const observed = await observe(hostWith(fixture('package.txt'), {}, false));
+    const { owned } = nginx.want(small, options, observed.around);
+    expect(nginx.plan(owned, observed)).toMatchObject([
+      { kind: 'file' },
+      { kind: 'run', command: { argv: ['nginx', '-t', '-q'] } },
+    ]);
+    expect(nginx.plan(owned, observed)[0]!.check).toBeUndefined();
+  });
+
+  it('has nothing to do when the file is there, and deletes what it finds to remove it', async () => {
+    const observed = await observe(hostWith(fixture('package.txt'), { [path]: text() }));
+    expect(observed.owned.ranges).toEqual(small.ranges);
+    expect(nginx.plan(nginx.want(small, options, observed.around).owned, observed)).toEqual([]);
+    expect(nginx.plan(nginx.nothing, observed)).toMatchObject([
+      { kind: 'file', path, content: null, expect: digest(text()) },
+    ]);
+  });
+
+  it('finds its file where an earlier configuration had it', async () => {
+    const old = '/etc/nginx/sites-enabled/00-cfsync.conf';
+    const dump = `${fixture('package.txt')}# configuration file ${old}:\n${text()}\n`;
+    const observed = await observe(hostWith(dump, { [old]: text() }));
+    const plan = nginx.plan(nginx.want(small, options, observed.around).owned, observed);
+    expect(plan.map((step) => step.summary)).toEqual([
+      `nginx: write ${path}`,
+      `nginx: delete ${old}`,
+    ]);
+    expect(plan[0]!.check).toBeUndefined();
+  });
+
+  it('refuses what the admin says already, by file and line', async () => {
+    const observed = await observe(hostWith(fixture('admin.txt')));
+    expect(() => nginx.want(small, options, observed.around)).toThrow(
+      'nginx: /etc/nginx/conf.d/10-real-ip.conf:3 already says "real_ip_header X-Forwarded-For" at http level',
+    );
+    const without = observed.around.directives.filter(({ words }) => words[0] !== 'real_ip_header');
+    expect(() => nginx.want(small, options, { ...observed.around, directives: without })).toThrow(
+      '/etc/nginx/snip/only-cloudflare:1 says "allow 173.245.48.0/20"',
+    );
+  });
+
+  it('lets allow and deny be where they do no harm', async () => {
+    const observed = await observe(hostWith(fixture('admin.txt')));
+    const { directives } = observed.around;
+    const snippet = directives.find(({ at }) => at.startsWith('/etc/nginx/snip/'))!;
+    // What is left is the snippet in the server that has ranges of its own.
+    const harmless = directives.filter(
+      ({ words, blocks }) => words[0] !== 'real_ip_header' && blocks[1] !== snippet.blocks[1],
+    );
+    expect(
+      nginx.want(small, options, { ...observed.around, directives: harmless }).notices,
+    ).toEqual([
+      {
+        level: 'warning',
+        text: '"set_real_ip_from 173.245.48.0/20" at /etc/nginx/conf.d/10-real-ip.conf:2 and 1 other place at http level: these are believed as well, in CF-Connecting-IP; delete those that are Cloudflare\'s',
+      },
+      {
+        level: 'note',
+        text: '"set_real_ip_from 10.0.0.0/8" at /etc/nginx/conf.d/site.conf:8: nginx does not inherit the ranges there, visitors through Cloudflare keep its address',
+      },
+      { level: 'note', text: 'nginx is not running; it will use the file when it starts' },
+    ]);
+  });
+
+  it('refuses a configuration that does not include the file', () => {
+    expect(() => nginx.want(small, options, { ...around, included: false })).toThrow(
+      'does not include /etc/nginx/conf.d/cfsync.conf at http level',
+    );
+  });
+
+  it.each([
+    ['open() "/run/nginx.pid" failed (13: Permission denied)', 'no permission'],
+    ['unexpected end of file, expecting "}" in /etc/nginx/nginx.conf:84', 'misconfigured'],
+  ])('does not go on when nginx says %s', async (stderr, reason) => {
+    const refused = { code: 1, stdout: '', stderr: `nginx: [emerg] ${stderr}\n` };
+    const host = recorded({
+      answers: { [probe]: { ...refused, stderr: '' }, 'nginx -T -q': refused },
+      folders: { '/etc/nginx/conf.d': [] },
+    });
+    await expect(observe(host)).rejects.toMatchObject({ reason });
+  });
+
+  it('says what to do where there is no nginx', async () => {
+    await expect(observe(recorded({}))).rejects.toThrow('there is no folder /etc/nginx/conf.d');
+  });
+});
+
+describe('the running nginx', () => {
+  /** Workers 11 and 12 of master 10, started 100 s and 101 s after boot; the file changed `age` seconds before 200 s. */
+  const stat = (pid: number, start: number): string =>
+    `${pid} (nginx) S ${'0 '.repeat(18)}${start} 1 2\n`;
+  const running = (age: number, second = 10_100): Host =>
+    ({
+      ...hostWith(fixture('package.txt'), {
+        [path]: text(),
+        '/run/nginx.pid': '10\n',
+        '/proc/10/comm': 'nginx\n',
+        '/proc/10/task/10/children': '11 12 13 14 ',
+        '/proc/11/cmdline': 'nginx: worker process\0',
+        '/proc/11/stat': stat(11, 10_000),
+        '/proc/12/cmdline': 'nginx: worker process\0',
+        '/proc/12/stat': stat(12, second),
+        '/proc/13/cmdline': 'nginx: worker process is shutting down\0',
+        '/proc/13/stat': stat(13, 5000),
+        '/proc/14/cmdline': 'nginx: cache manager process\0',
+        '/proc/14/stat': stat(14, 5000),
+      }),
+      async query(command) {
+        if (command.argv[0] !== 'sh') return hostWith(fixture('package.txt')).query(command);
+        const now = 1_700_000_000.25;
+        return {
+          code: 0,
+          stdout: `${now}\n${stat(20, 20_000)}${(now - age).toFixed(9)}\n`,
+          stderr: '',
+        };
+      },
+    }) satisfies Host;
+  const observe = (age: number, second?: number) => nginx.observe(running(age, second), options);
+
+  it('uses the file when all of its workers are younger', async () => {
+    const { owned } = await observe(150);
+    expect(owned.running).toEqual({ id: '11@10000 12@10100', loaded: true });
+  });
+
+  it.each([
+    ['older', 50, undefined],
+    ['older in part', 99, 20_000],
+  ])('is reloaded when its workers are %s', async (_what, age, second) => {
+    const observed = await observe(age - 5, second);
+    expect(observed.owned.running).toMatchObject({ loaded: false });
+    const { owned } = nginx.want(small, options, observed.around);
+    expect(nginx.plan(owned, observed)).toMatchObject([
+      { kind: 'run', summary: 'nginx: reload and wait for new workers' },
+    ]);
+    expect(nginx.print(observed.owned)).toContainEqual({
+      path: 'nginx/running',
+      content: 'started before the files were last written\n',
+    });
+  });
+
+  it('is not reloaded on the way back when it never was on the way there', async () => {
+    const before = (await observe(150)).owned;
+    const after = await observe(0);
+    const files = [{ path, content: 'new\n' }];
+    const steps = nginx.plan(before, { ...after, owned: { ...after.owned, files } });
+    expect(steps.map((step) => step.kind)).toEqual(['file']);
+    const reloaded = { ...after.owned, files, running: { id: '15@20000', loaded: true } };
+    expect(nginx.plan(before, { ...after, owned: reloaded }).map((step) => step.kind)).toEqual([
+      'file',
+      'run',
+    ]);
+  });
+
+  it('may be one whose workers cannot be seen', async () => {
+    const host = running(0);
+    const blind: Host = {
+      ...host,
+      read: async (file) => (file.endsWith('/children') ? undefined : host.read(file)),
+    };
+    const observed = await nginx.observe(blind, options);
+    const { owned, notices } = nginx.want(small, options, observed.around);
+    expect(nginx.plan(owned, observed)).toEqual([]);
+    expect(notices[0]!.text).toContain('whether it uses the file is not known');
+  });
+});
