@@ -71,6 +71,8 @@ export interface CsfAround {
   /** The lines that load rules in ALLOWIN and ALLOWOUT beside ours, in the form of `lineOf`. */
   readonly others: readonly string[];
   readonly disabled: boolean;
+  /** A csf is at work that flushes and loads everything. */
+  readonly restarting: boolean;
   /** What csf.error says of the last start. */
   readonly error: string | null;
   /** `stale`: it runs, and read the lists before cfsync.ignore was changed. */
@@ -87,6 +89,7 @@ type Name = 'allow' | 'ignore';
 const folder = '/etc/csf';
 const files = { allow: `${folder}/csf.allow`, ignore: `${folder}/csf.ignore` } as const;
 const own = { allow: `${folder}/cfsync.allow`, ignore: `${folder}/cfsync.ignore` } as const;
+const lockFile = '/var/lib/csf/csf.lock';
 const pidFile = '/run/lfd.pid';
 const names = ['allow', 'ignore'] as const;
 const families = ['v4', 'v6'] as const;
@@ -137,15 +140,11 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
     return { reload };
   },
 
-  // `csf -a` takes the first while it writes, `csf -r` the second, without waiting. `csf -r` also waits for
-  // the first (ConfigServer::Slurp), so as a step of ours it can have neither.
+  // `csf -a` takes it while it writes. `csf -r` waits for it, with all tables flushed (ConfigServer::Slurp), so
+  // it is not held over one of ours. csf.lock is never taken: `csf -r`, also the one at boot, does not wait
+  // for that and gives up.
   locks({ reload }) {
-    return reload
-      ? []
-      : [
-          { kind: 'flock', path: files.allow },
-          { kind: 'flock', path: '/var/lib/csf/csf.lock' },
-        ];
+    return reload ? [] : [{ kind: 'flock', path: files.allow }];
   },
 
   nothing,
@@ -181,14 +180,16 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
 
   plan(wanted, observed) {
     const { owned, around } = observed;
-    const kernel = kernelSteps(wanted, observed);
+    const now = linesIn(owned.allow);
+    const then = wanted.allow === owned.allow ? now : linesIn(wanted.allow);
+    const kernel = kernelSteps(wanted, observed, now, then);
     const reloads = around.reload && (kernel.length > 0 || isDown(around));
     const meanwhile =
       wanted.allow === null
         ? owned.allow
         : kernel.length === 0 || reloads
           ? wanted.allow
-          : withLeaving(wanted, owned);
+          : withLeaving(wanted.allow, now, then);
     const lists: Step[] = [
       ...ownFile('allow', owned.allow, meanwhile),
       ...(wanted.ignore === null ? [] : ownFile('ignore', owned.ignore, wanted.ignore)),
@@ -269,6 +270,11 @@ function text(head: string, lines: readonly string[]): string {
 }
 
 function refuse(reload: boolean, around: CsfAround): void {
+  if (around.restarting)
+    throw new CfsyncError(
+      exit.busy,
+      `csf: CSF is being restarted by somebody else (${lockFile}); nothing was changed; try again later`,
+    );
   if (around.error !== null && !reload)
     throw new CfsyncError(
       exit.failed,
@@ -442,15 +448,16 @@ async function look(host: Host, { reload }: CsfOptions): Promise<Observed<CsfOwn
     kernel,
     others: await otherLines(host, allow),
     disabled: (await read(`${folder}/csf.disable`)) !== null,
+    restarting: await isRestarting(host),
     error: error === null ? null : (firstLines(error, 1)[0] ?? 'no reason given'),
     lfd: await lfdState(host),
     ipv6: await hasIpv6(host),
     reload,
     foreign: reload ? await foreign(host, conf, kernel) : [],
   };
-  const held = entriesOf(ownAllow);
+  const held = linesIn(ownAllow);
   const owned: CsfOwned = {
-    ranges: parseRanges(held.map((entry) => entry.prefix)),
+    ranges: parseRanges([...held.values()].map((entry) => entry.prefix)),
     allow: ownAllow,
     ignore: ownIgnore,
     blocks: {
@@ -503,6 +510,13 @@ async function otherLines(host: Host, allow: string | null): Promise<string[]> {
     const entry = entryOf(line);
     return entry === undefined ? [] : [lineOf(entry)];
   });
+}
+
+/** Looked up and not tried: a csf that starts in that moment would give up. */
+async function isRestarting(host: Host): Promise<boolean> {
+  const { code, stdout } = await host.query({ argv: ['stat', '-c', '%i', lockFile] });
+  const locks = (await host.read('/proc/locks')) ?? '';
+  return code === 0 && locks.includes(`:${stdout.trim()} 0 EOF`);
 }
 
 async function lfdState(host: Host): Promise<CsfAround['lfd']> {
@@ -563,20 +577,16 @@ function times(lines: readonly string[]): (line: string) => number {
 }
 
 /** What of the entries is loaded; null when that is exactly what the file says, or nothing can be. */
-function loaded(
-  held: readonly Entry[],
-  around: CsfAround,
-  family: Family,
-): readonly string[] | null {
+function loaded(held: Lines, around: CsfAround, family: Family): readonly string[] | null {
   if (!filters(around, family)) return null;
   const inKernel = counter(around, family);
   const others = times(around.others);
-  const all = [...new Set(held.filter((e) => familyOf(e) === family).map(lineOf))];
-  const found = all.flatMap((line) => {
-    const n = inKernel(entryOf(line)!);
+  const all = [...held].filter(([, entry]) => familyOf(entry) === family);
+  const found = all.flatMap(([line, entry]) => {
+    const n = inKernel(entry);
     return n === 0 ? [] : Array<string>(Math.max(1, n - others(line))).fill(line);
   });
-  return found.join() === all.join() ? null : found;
+  return found.join() === all.map(([line]) => line).join() ? null : found;
 }
 
 /** The chains and rules of other programs, all of which `csf -r` deletes. */
@@ -626,16 +636,17 @@ const csfSet = /^(?:chain_|cc_|bl_|MESSENGER)/;
 
 // ---- plan ----
 
-function linesOf(owned: CsfOwned): readonly string[] {
-  return entriesOf(owned.allow).map(lineOf);
+type Lines = ReadonlyMap<string, Entry>;
+
+/** The lines of a text that name rules, in order. */
+function linesIn(text: string | null): Lines {
+  return new Map(entriesOf(text).map((entry) => [lineOf(entry), entry]));
 }
 
 /** A rule that cfsync.allow does not name is nobody's: what goes stays in the file until it is gone. */
-function withLeaving(wanted: CsfOwned, owned: CsfOwned): string {
-  const then = new Set(linesOf(wanted));
-  const leaving = linesOf(owned).filter((line) => !then.has(line));
-  const text = wanted.allow ?? '';
-  return [text.endsWith('\n') ? text : `${text}\n`, ...leaving.map((line) => `${line}\n`)].join('');
+function withLeaving(text: string, now: Lines, then: Lines): string {
+  const leaving = [...now.keys()].filter((line) => !then.has(line)).map((line) => `${line}\n`);
+  return [text.endsWith('\n') ? text : `${text}\n`, ...leaving].join('');
 }
 
 /** CSF failed at its last start and left nothing in place. */
@@ -668,36 +679,48 @@ function blockSteps(
   { around, owned }: Observed<CsfOwned, CsfAround>,
 ): Step[] {
   const now = around.files[name];
-  if (wanted.blocks[name])
-    return owned.blocks[name] ? [] : fileStep(files[name], now, addBlock(now ?? '', own[name]));
-  return now === null ? [] : fileStep(files[name], now, removeBlock(now, own[name]));
+  const then = wanted.blocks[name]
+    ? owned.blocks[name]
+      ? now
+      : addBlock(now ?? '', own[name])
+    : now && removeBlock(now, own[name]);
+  if (then !== now && now?.includes('\ufffd'))
+    throw new CfsyncError(
+      exit.failed,
+      `csf: ${files[name]} has bytes that are not UTF-8, which a change would lose; nothing was changed; convert it, for instance with iconv -f latin1`,
+    );
+  return fileStep(files[name], now, then);
 }
 
 /** One restore per family: everything changes at once, and what comes is there before what goes is gone. */
-function kernelSteps(wanted: CsfOwned, observed: Observed<CsfOwned, CsfAround>): Step[] {
-  const { around, owned } = observed;
+function kernelSteps(
+  wanted: CsfOwned,
+  { around }: Observed<CsfOwned, CsfAround>,
+  now: Lines,
+  then: Lines,
+): Step[] {
+  const others = times(around.others);
   return families.flatMap((family): Step[] => {
     if (around.disabled || !filters(around, family)) return [];
     const inKernel = counter(around, family);
-    const others = times(around.others);
     const style = styleOf(around, family);
-    const of = (lines: readonly string[]): string[] =>
-      lines.filter((line) => familyOf(entryOf(line)!) === family);
-    const then = new Set(wanted.loaded[family] ?? of(linesOf(wanted)));
-    const all = new Set([...then, ...of(linesOf(wanted)), ...of(linesOf(owned))]);
+    const given = wanted.loaded[family];
+    const stay: { has(line: string): boolean } = given === null ? then : new Set(given);
     const insert: string[] = [];
     const remove: string[] = [];
-    for (const line of all) {
-      const entry = entryOf(line)!;
-      const [n, most] = [inKernel(entry), others(line) + (then.has(line) ? 1 : 0)];
+    for (const [line, entry] of new Map([...then, ...now])) {
+      if (familyOf(entry) !== family) continue;
+      const [n, most] = [inKernel(entry), others(line) + (stay.has(line) ? 1 : 0)];
       const rule = `${chainOf[entry.direction]} ${ruleOf(entry, style)}`;
-      if (n === 0 && then.has(line)) insert.push(`-I ${rule}`);
+      if (n === 0 && stay.has(line)) insert.push(`-I ${rule}`);
       for (let i = most; i < n; i++) remove.push(`-D ${rule}`);
     }
     if (insert.length + remove.length === 0) return [];
     const name = program(around.conf, 'restore', family);
+    // Each `-I` puts a rule at the top, so the last is found first: with 20,000 of them, in the order of the
+    // file iptables 1.8.9 searched for minutes.
     const argv = [name, '-w', '10', '--noflush'] as const;
-    const stdin = ['*filter', ...insert, ...remove, 'COMMIT', ''].join('\n');
+    const stdin = ['*filter', ...insert, ...remove.reverse(), 'COMMIT', ''].join('\n');
     return [
       {
         kind: 'run',
@@ -743,7 +766,9 @@ function differences(owned: CsfOwned): { readonly path: string; readonly content
   const lines = families.flatMap((family) => {
     const found = owned.loaded[family];
     if (found === null) return [];
-    const said = linesOf(owned).filter((line) => familyOf(entryOf(line)!) === family);
+    const said = [...linesIn(owned.allow)].flatMap(([line, entry]) =>
+      familyOf(entry) === family ? [line] : [],
+    );
     const n = times(found);
     return [
       ...said.filter((line) => n(line) === 0).map((line) => `not loaded: ${line}`),

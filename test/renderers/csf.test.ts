@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import csf, { type CsfAround, type CsfOwned } from '../../renderers/csf.ts';
 import { refuseConflicts } from '../../src/commands/apply.ts';
@@ -188,6 +190,7 @@ const around = (changes: Partial<CsfAround> = {}): CsfAround => ({
   kernel: { v4: parseSave(skeleton()), v6: parseSave(skeleton()) },
   others: [],
   disabled: false,
+  restarting: false,
   error: null,
   lfd: 'stopped',
   ipv6: true,
@@ -245,7 +248,7 @@ describe('plan', () => {
       'csf: delete /etc/csf/cfsync.ignore',
       'csf: csf --lfd restart',
     ]);
-    expect(stdin(steps)).toBe(`*filter\n-D ${rule4.slice(3)}\n-D ${answer4.slice(3)}\nCOMMIT\n`);
+    expect(stdin(steps)).toBe(`*filter\n-D ${answer4.slice(3)}\n-D ${rule4.slice(3)}\nCOMMIT\n`);
   });
 
   it('keeps the name of a rule that goes until it is gone', () => {
@@ -298,6 +301,13 @@ describe('plan', () => {
     const steps = csf.plan(wanted, observed({}, { conf }));
     const argv = steps.map((step) => (step.kind === 'run' ? step.command.argv[0] : ''));
     expect(argv.slice(4)).toEqual(['/usr/sbin/iptables-legacy-restore', 'ip6tables-restore']);
+  });
+
+  it('does not rewrite what it cannot read', () => {
+    const changes = { files: { allow: 'B\ufffdro\n', ignore: 'b\n' } };
+    expect(() => csf.plan(wanted, observed({}, changes))).toThrow('not UTF-8');
+    const blocks = { allow: true, ignore: true };
+    expect(csf.plan(wanted, observed({ ...wanted, blocks }, changes))).toHaveLength(2);
   });
 
   it('loads nothing where CSF is off', () => {
@@ -405,6 +415,7 @@ describe('observe', () => {
       answers: {
         'iptables-save': skeleton(rule4, rule4, answer4),
         'ip6tables-save': skeleton(),
+        'stat -c %i /var/lib/csf/csf.lock': '77\n',
         'test /etc/csf/cfsync.ignore -nt /run/lfd.pid': { code: 0, stdout: '', stderr: '' },
         ...answers,
       },
@@ -447,6 +458,23 @@ describe('observe', () => {
     });
   });
 
+  it('finds all of it in what iptables printed', async () => {
+    const read = (name: string): string =>
+      readFileSync(join(import.meta.dirname, '..', 'fixtures', 'csf', name), 'utf8');
+    const answers = {
+      'iptables-save': read('iptables-save.txt'),
+      'ip6tables-save': read('ip6tables-save.txt'),
+    };
+    const all = csf.want(desired(), { reload: false }).owned;
+    const { owned, around } = await look({ [path]: all.allow! }, true, answers);
+    expect(owned.ranges).toEqual(desired().ranges);
+    expect(owned.loaded).toEqual({ v4: null, v6: null });
+    expect(around.foreign).toEqual([]);
+    expect(
+      stdin(csf.plan(csf.nothing, { owned, around: { ...around, reload: false } })).match(/^-D /gm),
+    ).toHaveLength(44);
+  });
+
   it("knows the admin's lines, wherever they are", async () => {
     const { around } = await look({
       '/etc/csf/csf.allow': `tcp|in|d=443|s=192.0.2.0/24\nInclude /etc/csf/more\nInclude ${path}\ntcp|in|d=80|s=192.0.2.0/24 # Included by hand\n`,
@@ -460,6 +488,17 @@ describe('observe', () => {
       'udp|in|d=443|s=192.0.2.2/32',
       'tcp|in|d=80|s=192.0.2.2/32',
     ]);
+  });
+
+  it('tells whether CSF is being restarted', async () => {
+    const locks = '1: FLOCK  ADVISORY  WRITE 12 fe:00:77 0 EOF\n';
+    expect((await look({ '/proc/locks': locks })).around.restarting).toBe(true);
+    expect((await look({ '/proc/locks': locks.replace('77', '177') })).around.restarting).toBe(
+      false,
+    );
+    expect(() => csf.want(small, { reload: false }, around({ restarting: true }))).toThrow(
+      'CSF is being restarted',
+    );
   });
 
   it('tells whether lfd has read the list', async () => {
@@ -537,9 +576,6 @@ it('takes one option, and holds no lock that csf -r would wait for', () => {
   expect(csf.options({ reload: true })).toEqual({ reload: true });
   expect(() => csf.options({ reload: 'yes' })).toThrow('csf: reload: must be true or false');
   expect(() => csf.options({ relod: true })).toThrow('did you mean reload?');
-  expect(csf.locks!({ reload: false }).map((lock) => lock.path)).toEqual([
-    '/etc/csf/csf.allow',
-    '/var/lib/csf/csf.lock',
-  ]);
+  expect(csf.locks!({ reload: false })).toEqual([{ kind: 'flock', path: '/etc/csf/csf.allow' }]);
   expect(csf.locks!({ reload: true })).toEqual([]);
 });
