@@ -118,7 +118,7 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
     await mustBeWritable(host);
     const early = await readOurs(host, names.early);
     const late = await readOurs(host, names.late);
-    const around = { ...(await readConfiguration(host)), server };
+    const around = { ...(await readConfiguration(host, early !== null)), server };
     const ranges = rangesIn(early, late);
     const loaded =
       server &&
@@ -227,8 +227,14 @@ interface Loaded {
   readonly errors: readonly string[];
 }
 
-/** One copy serves for all tries: to copy takes longer than to load (172 files, fail2ban 1.0.2). */
-async function readConfiguration(host: Host): Promise<Omit<Fail2banAround, 'server'>> {
+/**
+ * One copy serves for all tries: to copy takes longer than to load (172 files, fail2ban 1.0.2).
+ * @param early Whether our early file is in place.
+ */
+async function readConfiguration(
+  host: Host,
+  early: boolean,
+): Promise<Omit<Fail2banAround, 'server'>> {
   const text = (values: readonly string[]): string =>
     `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
   const tries: readonly Files[] = [
@@ -245,7 +251,8 @@ async function readConfiguration(host: Host): Promise<Omit<Fail2banAround, 'serv
       detail: firstLines(answer.stderr),
     });
   const [without, first, last, now] = JSON.parse(answer.stdout) as [Loaded, Loaded, Loaded, Loaded];
-  const base = without.jails === null ? first : without;
+  // What refers to the value of our early file loads only while that is there.
+  const base = without.jails === null && early ? first : without;
   if (base.jails === null || last.jails === null) throw misconfigured(without.errors);
   const enabled = Object.keys(base.jails).filter((name) => name !== probe);
   if (enabled.length === 0 && base.skipped.length > 0) throw misconfigured(base.skipped);
@@ -285,13 +292,13 @@ const loadFunction = `import ast, json, os, subprocess, sys
 
 def load(folder):
     ran = subprocess.run(["fail2ban-client", "-c", folder, "-d"], capture_output=True, text=True)
-    said = ran.stdout.splitlines(), ran.stderr.splitlines()
-    errors = [line for line in said[1] if "ERROR" in line] or said[0][-3:] + said[1][-3:]
-    no_log = [line for line in said[1] if "Have not found any log file" in line]
+    said = (ran.stdout + ran.stderr).splitlines()
     if ran.returncode != 0:
-        return {"jails": None, "skipped": [], "errors": errors, "no_log": no_log}
+        errors = [line.split("ERROR", 1)[1].strip().replace(folder, "${folder}") for line in said if "]: ERROR" in line]
+        return {"jails": None, "skipped": [], "errors": errors or said[-3:], "no_log": []}
+    no_log = [line for line in said if "Have not found any log file" in line]
     jails, skipped = {}, []
-    for line in said[0]:
+    for line in ran.stdout.splitlines():
         if not line.startswith(("['add', ", "['set', ", "['config-error', ")):
             continue
         words = ast.literal_eval(line)
@@ -301,7 +308,7 @@ def load(folder):
             jails.setdefault(words[1], [])
         elif words[2] == "addignoreip":
             jails.setdefault(words[1], []).extend(words[3:])
-    return {"jails": jails, "skipped": skipped, "errors": errors, "no_log": no_log}
+    return {"jails": jails, "skipped": skipped, "errors": [], "no_log": no_log}
 `;
 
 const readScript = `${loadFunction}
@@ -339,7 +346,7 @@ function unquote(literal: string): string {
 function misconfigured(detail: readonly string[]): BackendError {
   return new BackendError(
     'misconfigured',
-    `fail2ban: its configuration does not load, with or without cfsync's files; nothing was changed; fail2ban-client -t says why`,
+    'fail2ban: its configuration does not load; nothing was changed; fail2ban-client -t says why',
     { detail },
   );
 }

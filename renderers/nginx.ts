@@ -70,11 +70,13 @@ export default fileRenderer<NginxOptions, NginxAround>({
   },
 
   async look(host, options): Promise<Look<NginxAround>> {
-    if ((await host.list(dirname(options.path))) === undefined)
+    if ((await host.list(dirname(options.path))) === undefined) {
+      await host.query({ argv: ['nginx', '-v'] }); // throws when it is not installed
       throw new BackendError(
         'misconfigured',
-        `nginx: there is no folder ${dirname(options.path)}; nothing was changed; nginx is not installed, or path must name the folder of its configuration`,
+        `nginx: there is no folder ${dirname(options.path)}; nothing was changed; set path to a file in a folder that the configuration includes at http level`,
       );
+    }
     const stage = await canStage(host, options.path);
     const dump = await dumped(host, options.path, stage);
     const broken = dump instanceof BackendError ? dump : null;

@@ -149,15 +149,31 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
     return { code: exit.ok, message: `${job.name}: no changes`, detail: [] };
   }
   await openJournal(stateDir, job.name, { before, wanted: plan.wanted });
+  const written = new Set<string>();
+  let begun = false;
   try {
     const undoable = plan.steps.filter(isUndoable);
-    for (const step of undoable) await perform(step);
+    for (const step of undoable) {
+      // A program may have done half of its work when it fails; a file is written whole or not at all.
+      begun ||= step.kind === 'run';
+      await perform(step);
+      begun = true;
+      if (step.kind === 'file') written.add(step.path);
+    }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
     for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);
   } catch (error) {
-    return goBack(job, before, error, stateDir);
+    if (!begun && error instanceof CfsyncError) {
+      await closeJournal(stateDir, job.name);
+      return {
+        code: exit.failed,
+        message: `${error.message}; nothing was changed`,
+        detail: error.detail,
+      };
+    }
+    return goBack(job, before, written, error, stateDir);
   }
   await writeApplied(stateDir, job.name, appliedRecord(plan));
   await closeJournal(stateDir, job.name);
@@ -193,13 +209,22 @@ async function settled(plan: Plan, counts: (step: Step) => boolean = () => true)
     );
 }
 
-async function goBack(job: Job, before: Owned, cause: unknown, stateDir: string): Promise<Result> {
+/** `written`: the files that the apply did change; what stands in any other is not ours to take back. */
+async function goBack(
+  job: Job,
+  before: Owned,
+  written: ReadonlySet<string>,
+  cause: unknown,
+  stateDir: string,
+): Promise<Result> {
   const { renderer, options, name } = job;
   const why = cause instanceof Error ? cause.message : String(cause);
   const detail = cause instanceof CfsyncError ? cause.detail : [];
   try {
     const wayBack = async (): Promise<readonly Step[]> =>
-      renderer.plan(before, await renderer.observe(host, options)).filter(isUndoable);
+      renderer
+        .plan(before, await renderer.observe(host, options))
+        .filter((step) => isUndoable(step) && (step.kind === 'run' || written.has(step.path)));
     for (const step of await wayBack()) await perform(step);
     const left = await wayBack();
     if (left.length > 0)

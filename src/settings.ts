@@ -7,7 +7,7 @@ import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
 import { flags, type Flag } from './flags.ts';
-import { appliedNames } from './records.ts';
+import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
 import { maxAge } from './policy.ts';
@@ -119,17 +119,8 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
     section.renderer === undefined ? undefined : text(section.renderer, `${name}: renderer`),
     config.file,
   );
-  const raw: Record<string, unknown> = Object.fromEntries(
-    Object.entries(section).filter(([key]) => !coreKeys.includes(key)),
-  );
-  for (const [flag, { backend, env, path }] of Object.entries<Flag>(flags)) {
-    if (backend?.[0] !== name) continue;
-    const key = backend[1];
-    const unset = values[flag] === undefined && raw[key] === undefined;
-    const given = unset && env !== undefined ? process.env[env] || undefined : values[flag];
-    if (given === undefined) continue;
-    raw[key] = path === true ? resolve(String(given)) : given;
-  }
+  const own = Object.entries(section).filter(([key]) => !coreKeys.includes(key));
+  const raw = withFlags(Object.fromEntries(own), name, values);
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;
   const desired: Desired = {
@@ -142,12 +133,44 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   return { name, renderer, options: renderer.options(raw), raw, desired };
 }
 
+/** The options of a backend, with what flags and environment say on top. */
+function withFlags(
+  options: Readonly<Record<string, unknown>>,
+  name: string,
+  values: Values,
+): Readonly<Record<string, unknown>> {
+  const raw = { ...options };
+  for (const [flag, { backend, env, path }] of Object.entries<Flag>(flags)) {
+    if (backend?.[0] !== name) continue;
+    const key = backend[1];
+    const unset = values[flag] === undefined && raw[key] === undefined;
+    const given = unset && env !== undefined ? process.env[env] || undefined : values[flag];
+    if (given === undefined) continue;
+    raw[key] = path === true ? resolve(String(given)) : given;
+  }
+  return raw;
+}
+
 /** The gate loads a package, so only where there is something to check. */
 async function extraPrefixes(config: Config): Promise<Ranges> {
   const { extra } = config.settings;
   if (extra === undefined) return none;
   const { parseExtra } = await import('./gate.ts');
   return parseExtra(stringList(extra, 'extra'));
+}
+
+/**
+ * A backend as it was last applied, whatever the configuration says by now; undefined when nothing was.
+ * Options of its own that were given now, such as a way to reach it, count all the same.
+ */
+export async function recordedJob(settings: Settings, name: string): Promise<Job | undefined> {
+  const applied = await readApplied(settings.stateDir, name);
+  if (applied === undefined) return undefined;
+  const { ranges, extra, tcpPorts, udpPorts, mode } = applied;
+  const now = await makeJob(settings, name, ranges);
+  const raw = withFlags(applied.options, name, settings.values);
+  const desired = { ranges, extra, tcpPorts, udpPorts, mode };
+  return { ...now, raw, options: now.renderer.options(raw), desired };
 }
 
 function udpPorts(value: unknown): readonly number[] {

@@ -191,8 +191,18 @@ describe('apply', () => {
     writeFileSync(file, '198.51.100.0/24');
     const result = await apply(made, state);
     expect(result.message).toContain('appeared while cfsync was at work');
-    // Going back plans from what is there now to what was observed: no file.
+    expect(result.code).toBe(exit.failed);
+    expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
+    expect(await isCutOff(state, 'file')).toBe(false);
+  });
+
+  it('takes no file back that it has not written', async () => {
+    const made = await plan(fileBackend());
+    const late = { ...made, steps: [command('true'), ...made.steps] };
+    writeFileSync(file, '198.51.100.0/24');
+    const result = await apply(late, state);
     expect(result.code).toBe(exit.rolledBack);
+    expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
   });
 
   it('does not follow a symbolic link', async () => {

@@ -427,7 +427,7 @@ describe('damaged lists', () => {
       { numRuns: 100_000 },
     );
     // Both outcomes must be common, or the test would say little.
-    expect(accepted).toBeGreaterThan(2000);
+    expect(accepted).toBeGreaterThan(1000);
     expect(accepted).toBeLessThan(90_000);
   }, 60_000);
 

@@ -4,7 +4,7 @@ import { exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { none } from '../prefix.ts';
 import { appliedNames } from '../records.ts';
-import { appliedBackends, makeJob, type Settings } from '../settings.ts';
+import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
@@ -13,7 +13,7 @@ export async function run(context: Context): Promise<ExitCode> {
   const codes: ExitCode[] = [];
   for (const name of names)
     await attempt(output, codes, async () => {
-      const job = await makeJob(settings, name, none);
+      const job = (await recordedJob(settings, name)) ?? (await makeJob(settings, name, none));
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makeRemoval(job);
         await check(plan);

@@ -1,12 +1,11 @@
 /** `verify`: is the live system still what was applied? */
 import { unified } from '../diff.ts';
 import { locked, makePlan, planDiff } from '../engine.ts';
-import type { Job } from '../job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';
-import { isCutOff, readApplied } from '../records.ts';
-import { appliedBackends, makeJob, type Settings } from '../settings.ts';
+import { isCutOff } from '../records.ts';
+import { appliedBackends, recordedJob } from '../settings.ts';
 import { staleness } from '../policy.ts';
 import { attempt } from './apply.ts';
 
@@ -25,6 +24,11 @@ export async function run(context: Context): Promise<ExitCode> {
 
 async function verifyOne(name: string, { settings, output }: Context): Promise<ExitCode> {
   const job = await recordedJob(settings, name);
+  if (job === undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
+    );
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const plan = await locked([job], settings.lockTimeout, () =>
     makePlan(job, policy, settings.stateDir),
@@ -39,22 +43,4 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
   for (const file of planDiff(plan)) output.diff(unified(file, ['is', 'should-be']));
   output.print(`${name}: drift: the system differs from what was applied; cfsync apply repairs it`);
   return exit.pending;
-}
-
-/** The backend as it was last applied, whatever flags and configuration say by now. */
-async function recordedJob(settings: Settings, name: string): Promise<Job> {
-  const applied = await readApplied(settings.stateDir, name);
-  if (applied === undefined)
-    throw new CfsyncError(
-      exit.failed,
-      `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
-    );
-  const job = await makeJob(settings, name, applied.ranges);
-  const { ranges, extra, tcpPorts, udpPorts, mode } = applied;
-  return {
-    ...job,
-    raw: applied.options,
-    options: job.renderer.options(applied.options),
-    desired: { ranges, extra, tcpPorts, udpPorts, mode },
-  };
 }

@@ -274,8 +274,9 @@ describe('on a host', () => {
     await expect(observe(host)).rejects.toMatchObject({ reason });
   });
 
-  it('says what to do where there is no nginx', async () => {
-    await expect(observe(recorded({}))).rejects.toThrow('there is no folder /etc/nginx/conf.d');
+  it('says what to do where there is no such folder', async () => {
+    const host = recorded({ answers: { 'nginx -v': '' } });
+    await expect(observe(host)).rejects.toThrow('there is no folder /etc/nginx/conf.d');
   });
 });
 

@@ -1,0 +1,316 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import fail2ban, { type Fail2banOwned } from '../../renderers/fail2ban.ts';
+import { BackendError, CfsyncError } from '../../src/errors.ts';
+import { digest } from '../../src/files.ts';
+import { none, parseRanges } from '../../src/prefix.ts';
+import type { Desired, FileStep, Outcome, Step } from '../../src/renderer.ts';
+import { bundled, desired } from '../helpers/desired.ts';
+import { golden } from '../helpers/golden.ts';
+import { recorded } from '../helpers/host.ts';
+
+const early = '/etc/fail2ban/jail.d/00-cfsync.conf';
+const late = '/etc/fail2ban/jail.d/zz-cfsync.local';
+
+/** The hosts that are described in test/fixtures/fail2ban/README.md. */
+type Fixture =
+  | 'plain'
+  | 'bans'
+  | 'applied'
+  | 'lagging'
+  | 'known'
+  | 'overridden'
+  | 'carried'
+  | 'sections'
+  | 'empty'
+  | 'broken'
+  | 'stopped'
+  | 'stale'
+  | 'nobody';
+
+interface Captured {
+  readonly answers: Readonly<Record<string, Outcome>>;
+  readonly files: Readonly<Record<string, string>>;
+  readonly folders: Readonly<Record<string, readonly string[]>>;
+}
+
+function hostOf(fixture: Fixture, files?: Readonly<Record<string, string>>) {
+  const path = join(import.meta.dirname, '..', 'fixtures', 'fail2ban', `${fixture}.json`);
+  const captured = JSON.parse(readFileSync(path, 'utf8')) as Captured;
+  const answers = Object.entries(captured.answers).map(([command, answer]) => [
+    command,
+    command.startsWith('python3') ? { ...answer, stdout: JSON.stringify(answer.stdout) } : answer,
+  ]);
+  return recorded({
+    answers: Object.fromEntries(answers),
+    files: files ?? captured.files,
+    folders: captured.folders,
+  });
+}
+
+const observe = (fixture: Fixture, files?: Readonly<Record<string, string>>) =>
+  fail2ban.observe(hostOf(fixture, files), {});
+
+async function wantOn(fixture: Fixture, changes: Partial<Desired> = {}) {
+  const observed = await observe(fixture);
+  const { owned, notices } = fail2ban.want(desired(changes), {}, observed.around);
+  return { owned, notices, observed, steps: fail2ban.plan(owned, observed) };
+}
+
+const said = (steps: readonly Step[]): string[] =>
+  steps.map(({ summary }) => summary.replace('fail2ban: ', ''));
+
+function fileSteps(steps: readonly Step[]): FileStep[] {
+  return steps.filter((step) => step.kind === 'file');
+}
+
+const text = (owned: Fail2banOwned): string =>
+  fail2ban
+    .print(owned)
+    .map(({ path, content }) => `== ${path}\n${content}`)
+    .join('');
+
+describe('render', () => {
+  const cases: [string, Partial<Desired>][] = [
+    ['default', {}],
+    ['v4-only', { ranges: { v4: bundled.v4, v6: [] } }],
+    ['one-prefix', { ranges: parseRanges(['2400:cb00::/32']) }],
+    // A list has no mode, no ports and no extra prefixes.
+    ['default', { mode: 'lockdown', tcpPorts: [443], udpPorts: [443] }],
+    ['default', { extra: parseRanges(['10.1.0.0/16']) }],
+  ];
+  it.each(cases)('%s', (name, changes) => {
+    for (const _ of ['once', 'again']) {
+      const { owned, notices } = fail2ban.want(desired(changes), {});
+      expect(notices).toEqual([]);
+      golden(`fail2ban/${name}.txt`, text(owned));
+    }
+  });
+
+  it('prints nothing for a host that cfsync never touched', async () => {
+    expect(fail2ban.print(fail2ban.nothing)).toEqual([]);
+    expect(fail2ban.print((await observe('plain')).owned)).toEqual([]);
+  });
+});
+
+describe('options', () => {
+  it('are none', () => {
+    expect(fail2ban.options({})).toEqual({});
+    expect(() => fail2ban.options({ chain: 'auto' })).toThrow(CfsyncError);
+  });
+});
+
+describe('want', () => {
+  const cases: Fixture[] = ['plain', 'known', 'overridden', 'sections', 'empty', 'stopped'];
+  it.each(cases)('on the host %s', async (fixture) => {
+    for (const _ of ['once', 'again']) {
+      const { owned, notices, steps } = await wantOn(fixture);
+      expect(owned.ranges).toEqual(bundled);
+      const lines = [
+        ...notices.map((notice) => `${notice.level}: ${notice.text}`),
+        ...said(steps).map((line) => `step: ${line}`),
+      ];
+      golden(`fail2ban/host-${fixture}.txt`, `${lines.join('\n')}\n${text(owned)}`);
+    }
+  });
+
+  it('reads back what it writes, in both files', async () => {
+    for (const fixture of ['plain', 'sections'] as const) {
+      const { owned } = await wantOn(fixture);
+      const { early: first, late: last } = owned;
+      const files = { ...(first && { [early]: first }), ...(last && { [late]: last }) };
+      expect((await observe(fixture, files)).owned.ranges).toEqual(bundled);
+    }
+  });
+
+  it('takes a large list', async () => {
+    const entries = Array.from({ length: 20_000 }, (_, i) => `20.${i >> 8}.${i & 255}.0/25`);
+    const ranges = parseRanges(entries);
+    const { owned, steps } = await wantOn('sections', { ranges });
+    const files = { [late]: owned.late! };
+    expect((await observe('sections', files)).owned.ranges).toEqual(ranges);
+    expect(steps).toHaveLength(3);
+  });
+});
+
+describe('plan', () => {
+  it('is empty once applied, in both forms', async () => {
+    for (const fixture of ['applied', 'carried', 'known'] as const)
+      expect((await wantOn(fixture)).steps).toEqual([]);
+    expect(fail2ban.plan(fail2ban.nothing, await observe('plain'))).toEqual([]);
+  });
+
+  it('writes a first file in one step, and lifts bans after the reload', async () => {
+    const { steps } = await wantOn('plain');
+    expect(said(steps)).toEqual([
+      `write ${early}`,
+      'reload the configuration',
+      'lift what is banned of the ranges by then',
+    ]);
+    expect(steps[0]).toMatchObject({ expect: null, mode: 0o644 });
+    expect(steps.map((step) => step.kind === 'run' && step.final === true)).toEqual([
+      false,
+      false,
+      true,
+    ]);
+  });
+
+  it('checks everything before the first step, and only there', async () => {
+    for (const fixture of ['plain', 'overridden', 'sections', 'lagging'] as const) {
+      const { steps } = await wantOn(fixture);
+      expect(steps.map((step) => step.check !== undefined)).toEqual(steps.map((_, i) => i === 0));
+    }
+    const { steps } = await wantOn('sections');
+    const expected = JSON.parse(steps[0]!.check!.stdin!) as unknown;
+    expect(expected).toMatchObject({
+      running: true,
+      jails: {
+        labt: [
+          '127.0.0.1/8',
+          '203.0.113.77',
+          '#',
+          'office',
+          'fe80::1%eth0',
+          ...bundled.v4,
+          ...bundled.v6,
+        ],
+        labu: ['203.0.113.1', ...bundled.v4, ...bundled.v6],
+      },
+    });
+  });
+
+  it('reloads a server that lags behind, and touches no file', async () => {
+    expect(said((await wantOn('lagging')).steps)).toEqual([
+      'reload the configuration',
+      'lift what is banned of the ranges by then',
+    ]);
+  });
+
+  it('writes no command while the server does not run', async () => {
+    for (const fixture of ['stopped', 'stale'] as const)
+      expect(said((await wantOn(fixture)).steps)).toEqual([`write ${early}`]);
+  });
+
+  it('deletes in two steps around the reload', async () => {
+    const observed = await observe('applied');
+    const steps = fail2ban.plan(fail2ban.nothing, observed);
+    expect(said(steps)).toEqual([
+      `mark ${early} as not loaded yet`,
+      'reload the configuration',
+      `delete ${early}`,
+    ]);
+    const [marked, gone] = fileSteps(steps);
+    expect(marked).toMatchObject({ expect: digest(observed.owned.early!) });
+    expect(marked!.content).toMatch(/^# Not loaded yet;/);
+    expect(marked!.content).not.toMatch(/^[^#\n]/m);
+    expect(gone).toMatchObject({ content: null, expect: digest(marked!.content!) });
+  });
+
+  it('goes on after a removal that was cut off, and takes nothing of ours for the admin', async () => {
+    const [marked] = fileSteps(fail2ban.plan(fail2ban.nothing, await observe('applied')));
+    const host = { [early]: marked!.content! };
+    const observed = await observe('applied', host);
+    // Nothing of ours is in the configuration by now, but the server has it still.
+    const around = { ...observed.around, effective: { labt: [] } };
+    expect(said(fail2ban.plan(fail2ban.nothing, { ...observed, around }))).toEqual([
+      `mark ${early} as not loaded yet`,
+      'reload the configuration',
+      `delete ${early}`,
+    ]);
+    expect(observed.owned.ranges).toEqual(none);
+  });
+
+  it('writes the file that takes over before it deletes the other', async () => {
+    const { steps } = await wantOn('overridden');
+    expect(said(steps)).toEqual([
+      `write ${late}`,
+      `mark ${early} as not loaded yet`,
+      'reload the configuration',
+      `delete ${early}`,
+      'lift what is banned of the ranges by then',
+    ]);
+  });
+
+  it('keeps what was ignored at run time only', async () => {
+    const { steps } = await wantOn('bans');
+    expect(steps).toContainEqual(
+      expect.objectContaining({
+        command: {
+          argv: [
+            'fail2ban-client',
+            'set',
+            'labt',
+            'addignoreip',
+            '203.0.113.128/25',
+            '203.0.113.5',
+          ],
+          timeout: 120_000,
+        },
+      }),
+    );
+    expect(said(steps).indexOf('reload the configuration')).toBe(1);
+    expect(said(steps)[2]).toContain('203.0.113.5');
+  });
+
+  it('lifts bans inside the ranges, and tells of wider ones', async () => {
+    const { steps, notices } = await wantOn('bans');
+    expect(said(steps).at(-1)).toBe(
+      'lift 3 bans: 173.245.48.10 (jail labt), 2400:cb00::10 (jail labt), 173.245.49.0/24 (jail labt)',
+    );
+    expect(steps.at(-1)).toMatchObject({
+      final: true,
+      command: { argv: ['fail2ban-client', 'unban', ...bundled.v4, ...bundled.v6] },
+    });
+    expect(notices.map(({ level }) => level)).toEqual(['warning', 'warning']);
+    expect(notices[1]!.text).toContain('1 ban: 172.0.0.0/8 (jail labt)');
+    const { notices: few } = await wantOn('bans', { ranges: parseRanges(['173.245.49.128/25']) });
+    expect(few.map((notice) => notice.text).join()).toContain('1 ban: 173.245.49.0/24 (jail labt)');
+  });
+
+  it('puts recorded bytes back, unless the admin has changed his part since', async () => {
+    const before = (await observe('carried')).owned;
+    const tampered = { ...before, late: `${before.late}    198.51.100.0/24\n` };
+    expect(fileSteps(fail2ban.plan(tampered, await observe('carried'))).at(-1)!.content).toBe(
+      tampered.late,
+    );
+    const steps = fileSteps(fail2ban.plan(before, await observe('sections')));
+    expect(steps.at(-1)!.content).toContain(
+      'ignoreip = 127.0.0.1/8 203.0.113.77 # office fe80::1%%eth0',
+    );
+  });
+});
+
+describe('a host that cannot be used', () => {
+  it.each([
+    ['broken', 'misconfigured', 'does not load'],
+    ['nobody', 'no permission', 'run cfsync as root'],
+  ] as const)('%s', async (fixture, reason, message) => {
+    const error: unknown = await observe(fixture).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(BackendError);
+    expect(error).toMatchObject({ reason, message: expect.stringContaining(message) as string });
+  });
+
+  it('broken: fail2ban says where', async () => {
+    await expect(observe('broken')).rejects.toMatchObject({
+      detail: [
+        "Failed during configuration: While reading from '/etc/fail2ban/jail.local' [line 15]: option 'ignoreip' in section 'labt' already exists",
+        'Init of command line failed',
+      ],
+    });
+  });
+
+  it('broken, although our early file would mend it', async () => {
+    await expect(observe('known', {})).rejects.toThrow('does not load');
+  });
+
+  it('a file of ours that is a link', async () => {
+    const host = hostOf('applied');
+    const linked = {
+      ...host,
+      query: async (command: Parameters<typeof host.query>[0]) =>
+        command.argv[1] === '-L' ? { code: 0, stdout: '', stderr: '' } : host.query(command),
+    };
+    await expect(fail2ban.observe(linked, {})).rejects.toThrow('is a symbolic link');
+  });
+});

@@ -1,0 +1,429 @@
+import { describe, expect, it } from 'vitest';
+import ufw from '../../renderers/ufw.ts';
+import { BackendError } from '../../src/errors.ts';
+import type { Desired, FileStep, RunStep } from '../../src/renderer.ts';
+import { edit, parseRules } from '../../src/ufw/rules.ts';
+import { recordedUfw, sections, type Case } from '../fixtures/ufw/hosts.ts';
+import { desired } from '../helpers/desired.ts';
+import { golden } from '../helpers/golden.ts';
+import { recorded } from '../helpers/host.ts';
+
+const rules = '/etc/ufw/user.rules';
+const rules6 = '/etc/ufw/user6.rules';
+const settings = '/etc/default/ufw';
+
+/** The four prefixes that the captured hosts have rules for. */
+const four = {
+  v4: ['173.245.48.0/20', '198.41.128.0/17'],
+  v6: ['2400:cb00::/32', '2606:4700::/32'],
+};
+
+const observe = (name: Case, changes: Record<string, string> = {}) =>
+  ufw.observe(recorded(recordedUfw(name, changes)), null);
+
+async function wantOn(
+  name: Case,
+  changes: Partial<Desired> = {},
+  files: Record<string, string> = {},
+) {
+  const observed = await observe(name, files);
+  const { owned, notices } = ufw.want(desired({ ranges: four, ...changes }), null, observed.around);
+  return {
+    owned,
+    observed,
+    notices: notices.map((n) => `${n.level}: ${n.text}`),
+    steps: ufw.plan(owned, observed),
+  };
+}
+
+/** What a refusal says, on all of its lines. */
+async function refusal(name: Case, changes: Partial<Desired>, files: Record<string, string> = {}) {
+  try {
+    await wantOn(name, changes, files);
+  } catch (error) {
+    const { message, detail } = error as { message: string; detail: string[] };
+    return [message, ...detail];
+  }
+  throw new Error('nothing was refused');
+}
+
+describe('render', () => {
+  const cases: [string, Partial<Desired>][] = [
+    ['allow', {}],
+    ['lockdown', { mode: 'lockdown' }],
+    ['one-port-udp', { tcpPorts: [443], udpPorts: [443, 8443] }],
+    ['extra', { extra: { v4: ['10.1.2.3/32', '9.0.0.0/8'], v6: ['fd00::1/128'] } }],
+    ['v6-only', { ranges: { v4: [], v6: four.v6 } }],
+    ['fifteen-ports', { ranges: four, tcpPorts: Array.from({ length: 15 }, (_, i) => 1001 + i) }],
+  ];
+  it.each(cases)('%s', (name, changes) => {
+    for (const _ of ['once', 'again']) {
+      const artifacts = ufw.print(ufw.want(desired(changes), null).owned);
+      golden(`ufw/${name}.txt`, artifacts.map((a) => `== ${a.path}\n${a.content}`).join(''));
+    }
+  });
+
+  it('prints nothing for a host that cfsync never touched', () => {
+    expect(ufw.print(ufw.nothing)).toEqual([]);
+  });
+});
+
+describe('options and limits', () => {
+  it('has no options', () => {
+    expect(() => ufw.options({ chain: 'x' })).toThrow('ufw: unknown key chain');
+    expect(ufw.options({})).toBe(null);
+  });
+
+  it.each(['tcpPorts', 'udpPorts'])('refuses more than 15 %s', (key) => {
+    const ports = Array.from({ length: 16 }, (_, i) => 1001 + i);
+    expect(() => ufw.want(desired({ [key]: ports }), null)).toThrow('a ufw rule takes 15');
+  });
+
+  it('holds the lock that ufw itself takes', () => {
+    expect(ufw.locks!(null)).toEqual([{ kind: 'fcntl', path: '/run/ufw.lock' }]);
+  });
+});
+
+describe('the plan', () => {
+  it('writes both files and then loads both, each checked with what it writes', async () => {
+    const { steps } = await wantOn('admin');
+    expect(steps.map((s) => s.summary)).toEqual([
+      "ufw: write /etc/ufw/user.rules: 2 rules of cfsync's",
+      "ufw: write /etc/ufw/user6.rules: 2 rules of cfsync's",
+      'ufw: load /etc/ufw/user.rules',
+      'ufw: load /etc/ufw/user6.rules',
+    ]);
+    const [file, , load] = steps as [FileStep, FileStep, RunStep];
+    expect(file.check!.argv).toEqual(['iptables-restore', '-w', '10', '-n', '--test']);
+    expect(load.command.argv).toEqual(['iptables-restore', '-w', '10', '-n']);
+    expect(file.check!.stdin).toBe(file.content);
+    expect(load.command.stdin).toBe(file.content);
+  });
+
+  it('comes to the bytes that ufw prepend wrote', async () => {
+    const { steps } = await wantOn('admin');
+    const texts = (steps as FileStep[]).slice(0, 2).map((s) => s.content);
+    const theirs = sections('ours');
+    expect(texts).toEqual([theirs[rules], theirs[rules6]]);
+  });
+
+  it('has nothing to do on what ufw wrote, and takes exactly that away again', async () => {
+    const { steps, observed } = await wantOn('ours');
+    expect(steps).toEqual([]);
+    const removal = ufw.plan(ufw.nothing, observed) as FileStep[];
+    const theirs = sections('admin');
+    expect(removal.slice(0, 2).map((s) => s.content)).toEqual([theirs[rules], theirs[rules6]]);
+  });
+
+  it('loads where the kernel lacks what the files have, and writes nothing', async () => {
+    const { steps, observed } = await wantOn('ours-not-loaded');
+    expect(steps.map((s) => s.summary)).toEqual([
+      'ufw: load /etc/ufw/user.rules',
+      'ufw: load /etc/ufw/user6.rules',
+    ]);
+    expect(ufw.print(observed.owned)[0]!.content).toContain(
+      "# The kernel's chain ufw-user-input differs from these rules.",
+    );
+  });
+
+  it('loads nothing where UFW is inactive or its chains are missing, and says so', async () => {
+    for (const [name, said] of [
+      ['inactive', 'note: UFW is inactive'],
+      ['no-chains', 'warning: UFW is enabled, but its IPv4 rules are not in force'],
+    ] as const) {
+      const { steps, notices } = await wantOn(name);
+      expect(steps.map((s) => s.kind)).toEqual(['file', 'file']);
+      expect(notices[0]).toContain(said);
+    }
+  });
+
+  it.each([
+    ['a rule is missing', (s: string) => s.replace(/-A ufw-user-input -s 173.*\n/, '')],
+    [
+      'a range is left over',
+      (s: string) =>
+        s.replace(
+          /(?=-A ufw-user-input -s 173)/,
+          '-A ufw-user-input -s 203.0.113.0/24 -p tcp -m multiport --dports 80,443 -j ACCEPT\n',
+        ),
+    ],
+    [
+      'a drop stands first',
+      (s: string) => s.replace(/(?=-A ufw-user-input -s 173)/, '-A ufw-user-input -j DROP\n'),
+    ],
+    ['a rule drops', (s: string) => s.replace(/(-s 198.*) -j ACCEPT/, '$1 -j DROP')],
+    ['a rule has another condition', (s: string) => s.replace(/(-s 198\S+)/, '$1 -i eth1')],
+  ])('sees in the kernel that %s', async (_, change) => {
+    const kernel = sections('ours')['iptables -w 10 -S']!;
+    const { observed } = await wantOn('ours', {}, { 'iptables -w 10 -S': change(kernel) });
+    expect(change(kernel)).not.toBe(kernel);
+    expect([observed.owned.v4.loaded, observed.owned.v6.loaded]).toEqual([false, true]);
+  });
+
+  it('takes rules of the admin for what they are, in the file and in the kernel', async () => {
+    const { owned } = await observe('admin');
+    expect(owned).toMatchObject({ v4: { blocks: [], loaded: true }, v6: { loaded: true } });
+  });
+
+  it('goes back to the recorded state on the file as it is then', async () => {
+    const before = (await observe('ours')).owned;
+    const { steps } = await wantOn('ours', { tcpPorts: [443] });
+    const changed = (steps[0] as FileStep).content!;
+    const later = changed.replace(
+      '\n### END RULES',
+      '\n### tuple ### allow tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n-A ufw-user-input -p tcp --dport 8080 -j ACCEPT\n\n### END RULES',
+    );
+    const back = ufw.plan(before, await observe('ours', { [rules]: later }));
+    const text = (back[0] as FileStep).content!;
+    expect(text).toContain('--dport 8080');
+    expect(text.replace(/\n### tuple ### allow tcp 8080.*\n.*\n/, '')).toBe(
+      sections('ours')[rules],
+    );
+  });
+});
+
+describe('where our rules stand', () => {
+  const blocks = (name: Case) => observe(name).then(({ owned }) => owned.v4.blocks);
+  const order = (text: string) =>
+    [...text.matchAll(/^### tuple ### (\S+) \S+ \S+ \S+ any (\S+)/gm)].map(
+      (m) => `${m[1]} ${m[2]}`,
+    );
+  const tuple = (words: string, rule: string) =>
+    `\n### tuple ### ${words}\n-A ufw-user-input ${rule}\n`;
+  const ban = tuple('deny any any 0.0.0.0/0 any 198.41.128.7 in', '-s 198.41.128.7 -j DROP');
+  const wall = tuple('deny tcp 443 0.0.0.0/0 any 0.0.0.0/0 in', '-p tcp --dport 443 -j DROP');
+  const head = (text: string, first: string) =>
+    text.replace('### RULES ###\n', `### RULES ###\n${first}`);
+
+  it('right below the line RULES, where nothing speaks against it', async () => {
+    const { steps } = await wantOn('admin');
+    expect(order((steps[0] as FileStep).content!).slice(0, 3)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'allow 0.0.0.0/0',
+    ]);
+  });
+
+  it('behind bans and before what would make them worthless', async () => {
+    const { steps } = await wantOn('denied');
+    expect(order((steps[0] as FileStep).content!)).toEqual([
+      'deny 173.245.48.10',
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'allow 0.0.0.0/0',
+      'reject 0.0.0.0/0',
+      'deny 192.0.2.9',
+    ]);
+  });
+
+  it('where they are, when the admin put other rules before or between them', async () => {
+    const text = sections('ours')[rules]!;
+    const between = text.replace(/(?=\n### tuple ### allow tcp 80,443 \S+ any 198)/, ban);
+    for (const now of [head(text, ban), between]) {
+      const { steps } = await wantOn('ours', {}, { [rules]: now });
+      expect(steps).toEqual([]);
+      const more = { v4: [...four.v4, '203.0.113.0/24'], v6: four.v6 };
+      const next = (await wantOn('ours', { ranges: more }, { [rules]: now })).steps[0] as FileStep;
+      expect(next.content!.replace(/\n### tuple ### \S+ \S+ \S+ \S+ any 203.*\n.*\n/, '')).toBe(
+        now,
+      );
+      // Bans stay in front of what they are about.
+      const seen = order(next.content!);
+      expect(seen.indexOf('deny 198.41.128.7')).toBeLessThan(seen.indexOf('allow 198.41.128.0/17'));
+    }
+  });
+
+  it('above a new rule that would make them worthless', async () => {
+    const text = sections('ours')[rules]!;
+    const { steps } = await wantOn('ours', {}, { [rules]: head(text, ban + wall) });
+    expect((steps[0] as FileStep).content).toBe(
+      text
+        .replace('### RULES ###\n', `### RULES ###\n${ban}`)
+        .replace(/(\n### tuple ### allow tcp 80,443 \S+ any 198.*\n.*\n)/, `$1${wall}`),
+    );
+  });
+
+  it('above a rule that shuts one of our prefixes out as a whole', async () => {
+    const text = sections('ours')[rules]!;
+    const deny = tuple('deny any any 0.0.0.0/0 any 198.0.0.0/8 in', '-s 198.0.0.0/8 -j DROP');
+    const { steps } = await wantOn('ours', {}, { [rules]: head(text, deny) });
+    expect(order((steps[0] as FileStep).content!).slice(0, 3)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'deny 198.0.0.0/8',
+    ]);
+  });
+
+  it('in the shipped file, which has no END RULES, and out of it again', async () => {
+    const shipped = sections('inactive')[rules]!;
+    expect(shipped).not.toContain('END RULES');
+    const { steps } = await wantOn('inactive');
+    const text = (steps[0] as FileStep).content!;
+    expect(edit(parseRules(text, rules), [])).toBe(shipped);
+    expect(edit(parseRules(text, rules), await blocks('ours'))).toBe(text);
+  });
+});
+
+describe('what is refused', () => {
+  it('rules of the admin with the identity of ours, by name', async () => {
+    expect(await refusal('clash', {})).toEqual([
+      'ufw: 2 rules without the comment cfsync have the ports and the source of one of ours, and ufw takes the two for one; nothing was changed; run what stands below, then cfsync again',
+      "ufw allow from 173.245.48.0/20 to any port 80,443 proto tcp: make it cfsync's with: ufw allow from 173.245.48.0/20 to any port 80,443 proto tcp comment 'cfsync'",
+      'ufw deny from 2400:cb00::/32 to any port 80,443 proto tcp: delete it with: ufw delete deny from 2400:cb00::/32 to any port 80,443 proto tcp',
+    ]);
+    // Other ports are another rule.
+    expect((await wantOn('clash', { tcpPorts: [443] })).steps).toHaveLength(4);
+  });
+
+  it('lockdown while rules let others in, each with its command', async () => {
+    expect(await refusal('open', { mode: 'lockdown' })).toEqual([
+      expect.stringContaining('11 rules of UFW let others than Cloudflare in; nothing was changed'),
+      'delete it with: ufw delete allow 443',
+      "delete it with: ufw delete allow 'WWW Full'",
+      'delete it with: ufw delete limit 80/tcp',
+      'delete it with: ufw delete allow in on eth0 to any port 443 proto tcp',
+      'delete it with: ufw delete allow from 198.51.100.0/24',
+      'delete it with: ufw delete allow 443/udp',
+    ]);
+  });
+
+  it('no interface without a default route, and no source that is named as extra', async () => {
+    const extra = { v4: ['198.51.100.0/24'], v6: [] };
+    const lines = await refusal('open', { mode: 'lockdown', extra }, { '/proc/net/route': '' });
+    expect(lines.join('\n')).not.toMatch(/eth0|198\.51/);
+    expect((await wantOn('denied', { mode: 'lockdown' })).notices).toEqual([]);
+  });
+
+  it.each([
+    ['inactive', {}, 'UFW is inactive, everybody gets in'],
+    [
+      'enabled',
+      { [settings]: sections('enabled')[settings]!.replace('"DROP"', '"ACCEPT"') },
+      'run ufw default deny incoming',
+    ],
+    [
+      'enabled',
+      { 'ip6tables -w 10 -S': '-P INPUT ACCEPT\n' },
+      "the kernel's policy for incoming IPv6 is ACCEPT",
+    ],
+    [
+      'enabled',
+      {
+        'iptables -w 10 -S': `${sections('enabled')['iptables -w 10 -S']}-A INPUT -p tcp -m tcp --dport 443 -j ACCEPT\n`,
+      },
+      'iptables -A INPUT -p tcp -m tcp --dport 443 -j ACCEPT',
+    ],
+  ] as const)('lockdown on a host that is open otherwise (%s, %#)', async (name, files, said) => {
+    expect((await refusal(name, { mode: 'lockdown' }, files)).join('\n')).toContain(said);
+  });
+
+  it.each([
+    ['### RULES ###\n', '', 'it lacks *filter, ### RULES ### or COMMIT'],
+    ['COMMIT\n', '', 'it lacks'],
+    ['*filter\n', '*filter\n### tuple ### allow any any any any any in\n', 'above the line'],
+    ['### RULES ###\n', '### RULES ###\n\n### tuple ### allow tcp\n', 'ufw skips this line'],
+    ['tcp 22 0.0.0.0/0 any 0.0.0.0/0 in', 'tcp 22 0.0.0.0/0 any 0.0.0.0/0 up', 'ufw skips'],
+  ])('a file that ufw did not write so (%#)', async (from, to, said) => {
+    const text = sections('admin')[rules]!;
+    expect(text).toContain(from);
+    const attempt = observe('admin', { [rules]: text.replace(from, to) });
+    await expect(attempt).rejects.toMatchObject({
+      reason: 'misconfigured',
+      message: expect.stringContaining(said),
+    });
+  });
+});
+
+describe('what is said', () => {
+  it('that a wider rule makes allow pointless', async () => {
+    const { notices } = await wantOn('open');
+    expect(notices).toEqual([
+      expect.stringContaining(
+        "note: the ports are open to everybody (ufw allow 443, ufw allow 'WWW Full', ufw limit 80/tcp, ufw allow in on eth0 to any port 443 proto tcp)",
+      ),
+    ]);
+  });
+
+  it('that an open policy does', async () => {
+    const open = sections('enabled')[settings]!.replace('"DROP"', '"ACCEPT"');
+    const { notices } = await wantOn('enabled', {}, { [settings]: open });
+    expect(notices).toEqual([expect.stringContaining('ufw default deny incoming closes')]);
+  });
+
+  it('that IPv6 is left out, and leaves user6.rules as it is', async () => {
+    const { steps, notices } = await wantOn('no-ipv6');
+    expect(notices).toEqual([expect.stringContaining('note: UFW leaves IPv6 alone')]);
+    expect(steps.map((s) => s.summary).join('\n')).not.toContain('user6');
+
+    const host = { ...recordedUfw('enabled'), folders: {} };
+    const observed = await ufw.observe(recorded(host), null);
+    const { owned, notices: more } = ufw.want(desired(), null, observed.around);
+    expect(more.map((n) => n.text)).toEqual([expect.stringContaining('kernel has no IPv6')]);
+    expect(
+      ufw
+        .plan(owned, observed)
+        .map((s) => s.summary)
+        .join('\n'),
+    ).not.toContain('user6');
+  });
+
+  it('keeps rules of ours in user6.rules while IPv6 is off, and removes them all the same', async () => {
+    const off = sections('ours')[settings]!.replace('IPV6=yes', 'IPV6=no');
+    const { steps, observed } = await wantOn('ours', {}, { [settings]: off });
+    expect(steps).toEqual([]);
+    expect(ufw.plan(ufw.nothing, observed).map((s) => s.summary)).toEqual([
+      expect.stringContaining('write /etc/ufw/user.rules'),
+      expect.stringContaining('write /etc/ufw/user6.rules'),
+      'ufw: load /etc/ufw/user.rules',
+    ]);
+  });
+
+  it.each(['allow', 'lockdown'] as const)('that Docker bypasses UFW (%s)', async (mode) => {
+    const host = recordedUfw('enabled');
+    const folders = {
+      ...host.folders,
+      '/sys/class/net': ['br-ex', 'docker0', 'eth0'],
+      '/sys/class/net/docker0/bridge': [],
+    };
+    const { around } = await ufw.observe(recorded({ ...host, folders }), null);
+    expect(ufw.want(desired({ mode }), null, around).notices).toEqual([
+      {
+        level: mode === 'lockdown' ? 'warning' : 'note',
+        text: expect.stringContaining('Docker publishes (docker0) bypass UFW'),
+      },
+    ]);
+  });
+
+  it('that a long list is slow', async () => {
+    const v4 = Array.from({ length: 1001 }, (_, i) => `10.${i >> 7}.${(i & 127) * 2}.0/24`);
+    const { notices } = await wantOn('enabled', { ranges: { v4, v6: [] } });
+    expect(notices).toEqual([expect.stringContaining('1,001 rules are walked one by one')]);
+  });
+});
+
+describe('unusable', () => {
+  const unusable = async (host: Parameters<typeof recorded>[0]) => {
+    const error = await ufw.observe(recorded(host), null).then(
+      () => undefined,
+      (e: unknown) => e,
+    );
+    expect(error).toBeInstanceOf(BackendError);
+    return (error as BackendError).reason;
+  };
+
+  it('tells why', async () => {
+    const host = recordedUfw('enabled');
+    const { [rules]: _, ...without } = host.files!;
+    const answer = (code: number, stderr: string) => ({
+      ...host,
+      answers: { ...host.answers, 'iptables -w 10 -S': { code, stdout: '', stderr } },
+    });
+    expect(await unusable({})).toBe('not installed');
+    expect(await unusable({ ...host, files: without })).toBe('misconfigured');
+    // iptables 1.8.9 (nf_tables), as another user.
+    const denied =
+      'iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)';
+    expect(await unusable(answer(4, denied))).toBe('no permission');
+    expect(await unusable(answer(3, 'iptables who? (do you need to insmod?)'))).toBe('broken');
+  });
+});
