@@ -8,7 +8,16 @@ import { firstLines } from './text.ts';
 import { host, run, show } from './host.ts';
 import { withLocks } from './lock.ts';
 import { subtract } from './prefix.ts';
-import type { Command, Desired, Notice, Observed, Owned, Ranges, Step } from './renderer.ts';
+import type {
+  Command,
+  Desired,
+  Notice,
+  Observed,
+  Owned,
+  Ranges,
+  Step,
+  Wanted,
+} from './renderer.ts';
 import {
   closeJournal,
   journalPath,
@@ -48,6 +57,18 @@ export interface Result {
   readonly detail: readonly string[];
 }
 
+/** The desired state cannot be had on this host as it is: `want` refused it, and says why. */
+export class Unplannable extends CfsyncError {}
+
+function wantOrRefuse(job: Job, desired: Desired, around: unknown): Wanted<Owned> {
+  try {
+    return job.renderer.want(desired, job.options, around);
+  } catch (cause) {
+    if (!(cause instanceof CfsyncError)) throw cause;
+    throw new Unplannable(cause.code, cause.message, { detail: cause.detail, cause });
+  }
+}
+
 /** Observes one backend and plans the way from there to the desired state. */
 export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
   const observed = await job.renderer.observe(host, job.options);
@@ -67,7 +88,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
   const { owned: wanted, notices } =
     verdict.kind === 'no change'
       ? { owned: observed.owned, notices: [] }
-      : job.renderer.want(desired, job.options, observed.around);
+      : wantOrRefuse(job, desired, observed.around);
   return {
     job,
     observed,

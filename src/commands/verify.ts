@@ -1,6 +1,6 @@
 /** `verify`: is the live system still what was applied? */
 import { unified } from '../diff.ts';
-import { locked, makePlan, planDiff } from '../engine.ts';
+import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
 import { space } from '../output.ts';
@@ -30,9 +30,18 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
       `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
     );
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
-  const plan = await locked([job], settings.lockTimeout, () =>
-    makePlan(job, policy, settings.stateDir),
-  );
+  let plan: Plan;
+  try {
+    plan = await locked([job], settings.lockTimeout, () =>
+      makePlan(job, policy, settings.stateDir),
+    );
+  } catch (error) {
+    // What was applied cannot be had any more: somebody else changed what it rests on.
+    if (!(error instanceof Unplannable)) throw error;
+    output.print(`${name}: drift: ${error.message.replace(`${name}: `, '')}`);
+    for (const line of error.detail) output.print(`  ${line}`);
+    return exit.pending;
+  }
   output.notices(name, plan.notices);
   if (await isCutOff(settings.stateDir, name))
     output.warn(`warning: ${name}: an earlier run was cut off; cfsync apply settles it`);
