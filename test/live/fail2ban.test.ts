@@ -530,7 +530,7 @@ banaction_allports = nftables`;
     test('in a file that is read after ours: refused, nothing is changed', async () => {
       await edit(plain, { 'jail.d/zzz.local': `[labt]\nignoreip = ${office}\n` });
       const before = await tree();
-      expect(await applyFails(1)).toContain('a file that is read later replaces the list');
+      expect(await applyFails(1)).toContain('a file that is read later sets ignoreip');
       expect(await tree()).toEqual(before);
       expect(await ignored()).toEqual([office]);
     });
