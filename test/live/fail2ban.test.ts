@@ -59,6 +59,12 @@ describeLive('fail2ban', { programs: ['fail2ban-server', 'nft', 'setpriv'] }, ()
   beforeAll(async () => {
     lab = await Lab.create({ privateDirs: ['/var/lib/fail2ban', '/var/log', '/usr/local/bin'] });
     await lab.origin.listen({ tcp: [80] });
+    // Every run copies the folder some times; what these tests do not need would cost them half of their time.
+    await lab.origin.must([
+      'find',
+      ...['/etc/fail2ban/filter.d', '/etc/fail2ban/action.d'],
+      ...['-type', 'f', '!', '-name', 'nftables*', '-delete'],
+    ]);
     await put(
       '/etc/fail2ban/filter.d/lab.conf',
       '[Definition]\nfailregex = ^ bad <HOST>$\ndatepattern = ^EPOCH\n',
@@ -530,7 +536,7 @@ banaction_allports = nftables`;
     test('in a file that is read after ours: refused, nothing is changed', async () => {
       await edit(plain, { 'jail.d/zzz.local': `[labt]\nignoreip = ${office}\n` });
       const before = await tree();
-      expect(await applyFails(1)).toContain('a file that is read later replaces the list');
+      expect(await applyFails(1)).toContain('a file that is read later sets ignoreip');
       expect(await tree()).toEqual(before);
       expect(await ignored()).toEqual([office]);
     });
