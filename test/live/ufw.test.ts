@@ -436,12 +436,12 @@ exec /usr/sbin/ip6tables-restore "$@"
       expect(await verify()).toMatchObject({ code: exit.ok });
     }, 60_000);
 
-    it('loses no connection and lets no stranger in through 50 changes', async () => {
+    it('loses no connection and lets no stranger in through 200 changes', async () => {
       const lists = await shorterLists();
       await applied();
       const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
       const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
-      for (let i = 0; i < 25; i++) {
+      for (let i = 0; i < 100; i++) {
         const more = i % 5 === 4 ? ['--ports', '80,443,8443'] : [];
         const { code, stderr } = await lab.cfsync([
           'apply',
@@ -459,7 +459,7 @@ exec /usr/sbin/ip6tables-restore "$@"
         expect(got[family]!.open).toBe(0);
         expect(got[family]!.timeout).toBeGreaterThan(10);
       }
-    }, 120_000);
+    }, 400_000);
   });
 
   it('inactive: changes the files alone, and the rules come with ufw enable', async () => {
