@@ -62,8 +62,14 @@ describeLive('fail2ban', { programs: ['fail2ban-server', 'nft', 'setpriv'] }, ()
     // Every run copies the folder some times; what these tests do not need would cost them half of their time.
     await lab.origin.must([
       'find',
-      ...['/etc/fail2ban/filter.d', '/etc/fail2ban/action.d'],
-      ...['-type', 'f', '!', '-name', 'nftables*', '-delete'],
+      '/etc/fail2ban/filter.d',
+      '/etc/fail2ban/action.d',
+      '-type',
+      'f',
+      '!',
+      '-name',
+      'nftables*',
+      '-delete',
     ]);
     await put(
       '/etc/fail2ban/filter.d/lab.conf',
