@@ -23,7 +23,7 @@ import {
 } from '../src/iptables/save.ts';
 import * as nft from '../src/nft/judge.ts';
 import { parseListing, type Chain, type Listing, type Rule } from '../src/nft/listing.ts';
-import { checkKeys, stringList } from '../src/options.ts';
+import { checkKeys } from '../src/options.ts';
 import { merge, none, parseRanges, type Family } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -39,6 +39,7 @@ import {
   type RunStep,
 } from '../src/renderer.ts';
 import { count, escape, firstLines } from '../src/text.ts';
+import { refuseOpen, trustedOption } from '../src/trusted.ts';
 
 export interface IptOptions {
   /** Whether the ranges are in ipsets and not one rule each. */
@@ -142,15 +143,7 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
     const set = raw.set ?? false;
     if (typeof set !== 'boolean')
       throw new CfsyncError(exit.usage, 'iptables: set: must be true or false');
-    const trusted = stringList(raw.trusted ?? [], 'iptables: trusted');
-    for (const name of trusted)
-      // A + at the end would be a pattern.
-      if (!/^[A-Za-z0-9_.@-]{1,15}$/.test(name))
-        throw new CfsyncError(
-          exit.usage,
-          `iptables: trusted: ${escape(name)} is not an interface name`,
-        );
-    return { set, trusted: [...trusted].sort() };
+    return { set, trusted: trustedOption(raw.trusted, 'iptables') };
   },
 
   nothing: { ranges: none, tables: [], sets: [] },
@@ -231,12 +224,7 @@ function refuse(desired: Desired, options: IptOptions, around: IptAround): void 
       `iptables: ${around.mismatches[0]}, which cfsync does not make; nothing was changed; cfsync remove --backend iptables clears the way`,
       { detail: around.mismatches.slice(1) },
     );
-  const open = options.trusted.find((name) => around.defaultRoutes.includes(name));
-  if (open !== undefined)
-    throw new CfsyncError(
-      exit.failed,
-      `iptables: trusted: ${open} has a default route, strangers come in through it; nothing was changed; take it out of trusted`,
-    );
+  refuseOpen(options.trusted, around.defaultRoutes, 'iptables');
   for (const family of families) {
     const { other } = around[family] ?? {};
     if (other === undefined) continue;

@@ -10,7 +10,7 @@
  * transaction loses packets for some microseconds, flush + add in place loses none.
  */
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
-import { checkKeys, oneOf, stringList } from '../src/options.ts';
+import { checkKeys, oneOf } from '../src/options.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { probes, walk, walkBase } from '../src/nft/judge.ts';
 import {
@@ -41,6 +41,7 @@ import {
   type RunStep,
   type Step,
 } from '../src/renderer.ts';
+import { refuseOpen, trustedOption } from '../src/trusted.ts';
 import { escape, firstLines } from '../src/text.ts';
 
 type SetName = 'cfsync4' | 'cfsync6';
@@ -126,18 +127,9 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
 
   options(raw) {
     checkKeys(raw, ['chain', 'trusted', 'file'], 'nftables');
-    const trusted = stringList(raw.trusted ?? [], 'nftables: trusted');
-    for (const name of trusted) {
-      // A name that the kernel would take (dev_valid_name in net/core/dev.c), less what nft would have to quote.
-      if (!/^[A-Za-z0-9_.@-]{1,15}$/.test(name))
-        throw new CfsyncError(
-          exit.usage,
-          `nftables: trusted: ${escape(name)} is not an interface name`,
-        );
-    }
     return {
       chain: chainOption(raw.chain ?? 'auto'),
-      trusted: [...trusted].sort(),
+      trusted: trustedOption(raw.trusted, 'nftables'),
       file: oneOf(raw.file ?? 'ruleset', ['ruleset', 'sets', 'define'], 'nftables: file'),
     };
   },
@@ -236,12 +228,7 @@ function refuse(options: NftOptions, around: NftAround): void {
       `nftables: ${around.mismatches[0]}, which cfsync does not make; nothing was changed; cfsync remove --backend nftables clears the way`,
       { detail: around.mismatches.slice(1) },
     );
-  const open = options.trusted.find((name) => around.defaultRoutes.includes(name));
-  if (open !== undefined)
-    throw new CfsyncError(
-      exit.failed,
-      `nftables: trusted: ${open} has a default route, strangers come in through it; nothing was changed; take it out of trusted`,
-    );
+  refuseOpen(options.trusted, around.defaultRoutes, 'nftables');
 }
 
 /** The chains to attach to; `inet cfsync` stands for the own base chain. */
