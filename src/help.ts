@@ -1,5 +1,6 @@
 /** Prints help from the tables in flags.ts, so that --help loads nothing else. */
 import { commands, commandSpec, flagSpec } from './flags.ts';
+import { wrap } from './text.ts';
 
 export function help(command: string | undefined): string {
   const spec = command === undefined ? undefined : commandSpec(command);
@@ -47,15 +48,4 @@ function table(rows: readonly (readonly [string, string])[]): string[] {
   return rows.flatMap(([name, text]) =>
     wrap(text, 79 - left).map((line, i) => `${(i === 0 ? `  ${name}` : '').padEnd(left)}${line}`),
   );
-}
-
-function wrap(text: string, width: number): string[] {
-  const lines: string[] = [];
-  for (const word of text.split(' ')) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= width)
-      lines[lines.length - 1] = `${last} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
 }

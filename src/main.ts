@@ -2,7 +2,7 @@
 import { parseArguments } from './arguments.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import type { CommandName } from './flags.ts';
-import { makeOutput, type Output } from './output.ts';
+import { hang, makeOutput, type Output } from './output.ts';
 import { readSettings, type Settings } from './settings.ts';
 
 export interface Context {
@@ -41,7 +41,7 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
       );
       return exit.failed;
     }
-    process.stderr.write(`cfsync: ${error.message}\n`);
+    process.stderr.write(`${hang(`cfsync: ${error.message}`, process.stderr, 2)}\n`);
     for (const line of error.detail) process.stderr.write(`  ${line}\n`);
     return error.code;
   }

@@ -2,7 +2,7 @@
 import { styleText } from 'node:util';
 import type { Notice, Ranges } from './renderer.ts';
 import { addresses } from './prefix.ts';
-import { count, number } from './text.ts';
+import { count, number, wrap } from './text.ts';
 
 export interface Output {
   /** The answer. */
@@ -24,7 +24,7 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
   const say = (text: string): void => {
-    process.stderr.write(`cfsync: ${text}\n`);
+    process.stderr.write(`${hang(`cfsync: ${text}`, process.stderr, 2)}\n`);
   };
   const output: Output = {
     print,
@@ -36,12 +36,18 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
       for (const { level, text } of list) {
         const line = name === '' ? text : `${name}: ${text}`;
         if (level === 'note') output.note(line);
-        else if (!quiet) say(`warning: ${line}`);
+        else say(`warning: ${line}`);
       }
     },
     diff: (text) => print(colours ? text.split('\n').map(paint).join('\n') : text),
   };
   return output;
+}
+
+/** On a terminal, text broken at blanks with all lines but the first moved in; elsewhere one line. */
+export function hang(text: string, stream: NodeJS.WriteStream, indent: number): string {
+  const width = stream.isTTY ? stream.columns - indent : Number.POSITIVE_INFINITY;
+  return wrap(text, width).join(`\n${' '.repeat(indent)}`);
 }
 
 /** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { count, escape, firstLines, number, suggest } from '../src/text.ts';
+import { count, escape, firstLines, number, suggest, wrap } from '../src/text.ts';
 
 describe('escape', () => {
   it('shows control characters instead of sending them to a terminal', () => {
@@ -43,5 +43,12 @@ describe('suggest', () => {
 describe('firstLines', () => {
   it('keeps a few lines with something in them, fit to be printed', () => {
     expect(firstLines('\n a\n\n\u001bb\nc\n', 2)).toEqual([' a', '\\u001bb']);
+  });
+});
+
+describe('wrap', () => {
+  it('breaks at blanks and keeps a long word whole', () => {
+    expect(wrap('one two three-and-more four', 8)).toEqual(['one two', 'three-and-more', 'four']);
+    expect(wrap('one two', Number.POSITIVE_INFINITY)).toEqual(['one two']);
   });
 });

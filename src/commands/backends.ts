@@ -5,7 +5,7 @@ import { builtIn } from '../load.ts';
 import type { Context } from '../main.ts';
 import { none } from '../prefix.ts';
 import { makeJob } from '../settings.ts';
-import { space } from '../output.ts';
+import { hang, space } from '../output.ts';
 
 interface Line {
   readonly name: string;
@@ -33,6 +33,6 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
   if (settings.values.format === 'json') output.print(JSON.stringify(lines, undefined, 2));
   else
     for (const { name, state, text } of lines)
-      output.print(`${name.padEnd(14)}${state.padEnd(16)}${text}`);
+      output.print(`${name.padEnd(14)}${state.padEnd(15)}${hang(text, process.stdout, 29)}`);
   return exit.ok;
 }
