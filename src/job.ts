@@ -17,3 +17,8 @@ export interface Job {
 export function extraOf(job: Job): Ranges {
   return job.renderer.kind === 'filter' ? job.desired.extra : none;
 }
+
+/** The same backends, to be brought to these ranges. */
+export function forRanges(jobs: readonly Job[], ranges: Ranges): readonly Job[] {
+  return jobs.map((job) => ({ ...job, desired: { ...job.desired, ranges } }));
+}

@@ -84,7 +84,7 @@ function url(value: string, where: string): string {
 }
 
 /** The backends to work on: those named by --backend, else those in the configuration. */
-export function backendNames(settings: Settings): readonly string[] {
+function backendNames(settings: Settings): readonly string[] {
   const named = settings.values.backend as readonly string[] | undefined;
   const names = named ?? Object.keys(settings.config.backends);
   if (names.length > 0) return [...new Set(names)];
@@ -107,11 +107,19 @@ export async function appliedBackends(settings: Settings): Promise<readonly stri
   );
 }
 
+/** The backends to work on, with their options. */
+export async function makeJobs(settings: Settings): Promise<readonly Job[]> {
+  return Promise.all(backendNames(settings).map((name) => makeJob(settings, name)));
+}
+
 /** The keys of a backend's section that the core reads itself. */
 const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
 
-/** A backend with its options and what should be true of it, for the ranges given. */
-export async function makeJob(settings: Settings, name: string, ranges: Ranges): Promise<Job> {
+/**
+ * A backend with its options and what should be true of it, still without ranges: so that a mistake in an option
+ * is said before anything is downloaded.
+ */
+export async function makeJob(settings: Settings, name: string): Promise<Job> {
   const { values, config } = settings;
   const section = config.backends[name] ?? {};
   const renderer = await loadRenderer(
@@ -124,7 +132,7 @@ export async function makeJob(settings: Settings, name: string, ranges: Ranges):
   const setting = (key: string, fallback: unknown): unknown =>
     values[key] ?? section[key] ?? config.settings[key] ?? fallback;
   const desired: Desired = {
-    ranges,
+    ranges: none,
     extra: await extraPrefixes(config),
     tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
     udpPorts: udpPorts(setting('udp-ports', '')),
@@ -167,7 +175,7 @@ export async function recordedJob(settings: Settings, name: string): Promise<Job
   const applied = await readApplied(settings.stateDir, name);
   if (applied === undefined) return undefined;
   const { ranges, extra, tcpPorts, udpPorts, mode } = applied;
-  const now = await makeJob(settings, name, ranges);
+  const now = await makeJob(settings, name);
   const raw = withFlags(applied.options, name, settings.values);
   const desired = { ranges, extra, tcpPorts, udpPorts, mode };
   return { ...now, raw, options: now.renderer.options(raw), desired };

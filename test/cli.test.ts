@@ -235,6 +235,12 @@ describe('bad input', () => {
     expect(ended.stderr).not.toContain('    at ');
   });
 
+  it('is said before anything is downloaded', async () => {
+    for (const wrong of [['-b', 'nftable'], ['-b', 'nftables', '--ports', 'x'], []])
+      expect(await cfsync(['apply', ...wrong, ...urls()])).toMatchObject({ code: exit.usage });
+    expect(feeds.requests).toEqual([]);
+  });
+
   it('says that a source is not to be believed', async () => {
     writeFileSync(join(folder, 'list'), '173.245.48.0/20\n10.0.0.0/8\n2400:cb00::/32\n');
     const ended = await cfsync(['render', '-b', 'nftables', '--source', 'list']);

@@ -3,11 +3,11 @@ import { resolve } from 'node:path';
 import { unified } from '../diff.ts';
 import { apply, check, locked, makePlan, planDiff, planId, type Plan } from '../engine.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import type { Job } from '../job.ts';
+import { forRanges, type Job } from '../job.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
 import { isCutOff } from '../records.ts';
-import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
+import { makeJobs, sourceOptions, type Settings } from '../settings.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
@@ -15,15 +15,15 @@ import { resolveSource } from '../source.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const names = backendNames(settings);
+  const named = await makeJobs(settings);
+  refuseConflicts(named);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
   const policy = await policyFor(answer, settings.stateDir, {
     acceptLargeChange: settings.values['accept-large-change'] === true,
   });
-  const jobs = await Promise.all(names.map((name) => makeJob(settings, name, answer.ranges)));
-  refuseConflicts(jobs);
-  if (settings.values.persist === true) jobs.push(await bootJob(jobs[0]!, settings));
+  const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
+  const jobs = forRanges([...named, ...boot], answer.ranges);
   return locked(jobs, settings.lockTimeout, async () => {
     const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];

@@ -3,7 +3,6 @@ import { BackendError, CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { host } from '../host.ts';
 import { builtIn } from '../load.ts';
 import type { Context } from '../main.ts';
-import { none } from '../prefix.ts';
 import { makeJob } from '../settings.ts';
 import { hang, space } from '../output.ts';
 
@@ -20,7 +19,7 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
   const lines: Line[] = [];
   for (const name of names) {
     try {
-      const { renderer, options } = await makeJob(settings, name, none);
+      const { renderer, options } = await makeJob(settings, name);
       const { owned } = await renderer.observe(host, options);
       const held = space(owned.ranges);
       lines.push({ name, state: 'usable', text: held === '' ? 'holds nothing' : `holds ${held}` });

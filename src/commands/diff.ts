@@ -5,13 +5,14 @@ import { changed, unified, type FileDiff } from '../diff.ts';
 import { CfsyncError, errno, exit, type ExitCode } from '../errors.ts';
 import { makePlan, planDiff, type Plan } from '../engine.ts';
 import type { Context } from '../main.ts';
+import { forRanges } from '../job.ts';
 import { changeText } from '../output.ts';
 import { merge, none, subtract } from '../prefix.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
-import { backendNames, makeJob, sourceOptions } from '../settings.ts';
+import { makeJobs, sourceOptions } from '../settings.ts';
 import { policyFor } from '../policy.ts';
 import { resolveSource } from '../source.ts';
-import { lists, renderOne } from './render.ts';
+import { lists, render } from './render.ts';
 import { explainVerdict } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
@@ -49,17 +50,16 @@ interface Report {
 }
 
 async function live({ settings, output }: Context): Promise<Report> {
-  const names = backendNames(settings);
+  const jobs = await makeJobs(settings);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
   const policy = await policyFor(answer, settings.stateDir, {
     acceptLargeChange: settings.values['accept-large-change'] === true,
   });
   const plans: Plan[] = [];
-  for (const name of names) {
-    const job = await makeJob(settings, name, answer.ranges);
+  for (const job of forRanges(jobs, answer.ranges)) {
     const plan = await makePlan(job, policy, settings.stateDir);
-    output.notices(name, plan.notices);
+    output.notices(job.name, plan.notices);
     plans.push(plan);
   }
   const refused = plans.flatMap((plan) => explainVerdict(plan, output));
@@ -72,11 +72,10 @@ async function live({ settings, output }: Context): Promise<Report> {
 }
 
 async function onDisk({ settings, output }: Context, dir: string): Promise<Report> {
+  const jobs = await makeJobs(settings);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
-  const after: Artifact[] = [];
-  for (const name of backendNames(settings))
-    after.push(...(await renderOne(settings, name, answer.ranges)));
+  const after: Artifact[] = forRanges(jobs, answer.ranges).flatMap(render);
   after.push(...lists(answer.ranges));
   const before = await Promise.all(
     after.map(async ({ path }) => ({ path, content: await textAt(join(dir, path)) })),

@@ -2,7 +2,6 @@
 import { locked, makeRemoval, check } from '../engine.ts';
 import { exit, type ExitCode } from '../errors.ts';
 import { worst, type Context } from '../main.ts';
-import { none } from '../prefix.ts';
 import { appliedNames } from '../records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
@@ -13,7 +12,7 @@ export async function run(context: Context): Promise<ExitCode> {
   const codes: ExitCode[] = [];
   for (const name of names)
     await attempt(output, codes, async () => {
-      const job = (await recordedJob(settings, name)) ?? (await makeJob(settings, name, none));
+      const job = (await recordedJob(settings, name)) ?? (await makeJob(settings, name));
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makeRemoval(job);
         await check(plan);

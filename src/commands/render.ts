@@ -3,21 +3,20 @@ import { join } from 'node:path';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../files.ts';
 import type { Context } from '../main.ts';
-import { extraOf } from '../job.ts';
+import { extraOf, forRanges, type Job } from '../job.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
-import { backendNames, makeJob, sourceOptions, type Settings } from '../settings.ts';
+import { makeJobs, sourceOptions } from '../settings.ts';
 import { resolveSource } from '../source.ts';
 import { count } from '../text.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
-  const names = backendNames(settings);
+  const jobs = await makeJobs(settings);
   const out = settings.values.out as string | undefined;
-  if (out === undefined && names.length > 1)
+  if (out === undefined && jobs.length > 1)
     throw new CfsyncError(exit.usage, 'several backends need --out DIR; standard output takes one');
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
-  const artifacts: Artifact[] = [];
-  for (const name of names) artifacts.push(...(await renderOne(settings, name, answer.ranges)));
+  const artifacts = forRanges(jobs, answer.ranges).flatMap(render);
   if (out === undefined) {
     for (const { content } of artifacts) output.print(content);
     return exit.ok;
@@ -33,12 +32,7 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
 }
 
 /** What `render` writes for one backend. */
-export async function renderOne(
-  settings: Settings,
-  name: string,
-  ranges: Ranges,
-): Promise<readonly Artifact[]> {
-  const job = await makeJob(settings, name, ranges);
+export function render(job: Job): readonly Artifact[] {
   const { owned } = job.renderer.want({ ...job.desired, extra: extraOf(job) }, job.options);
   return job.renderer.print(owned);
 }
