@@ -211,6 +211,60 @@ describe('render and diff --dir', () => {
   });
 });
 
+describe('a renderer of somebody else, named in the configuration', () => {
+  const source = `
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+const none = { v4: [], v6: [] };
+const digest = (text) => (text === null ? null : createHash('sha256').update(text).digest('hex'));
+export default {
+  api: 1,
+  name: 'haproxy',
+  kind: 'list',
+  options: ({ path }) => ({ path }),
+  nothing: { ranges: none, text: null },
+  want: ({ ranges, extra }) => ({
+    owned: { ranges, text: [...ranges.v4, ...ranges.v6, ...extra.v4].map((p) => p + '\\n').join('') },
+    notices: [],
+  }),
+  async observe(host, { path }) {
+    const text = (await host.read(path)) ?? null;
+    const lines = (text ?? '').split('\\n').filter((line) => line !== '');
+    const ranges = { v4: lines.filter((l) => l.includes('.')), v6: lines.filter((l) => l.includes(':')) };
+    return { owned: { ranges, text }, around: { path } };
+  },
+  plan: (wanted, { owned, around }) =>
+    wanted.text === owned.text
+      ? []
+      : [{ kind: 'file', summary: 'write the list', path: around.path, content: wanted.text, mode: 0o644, expect: digest(owned.text) }],
+  print: ({ text }) => (text === null ? [] : [{ path: 'haproxy/cloudflare.lst', content: text }]),
+};
+`;
+
+  it('is applied, verified and removed like the others', async () => {
+    const list = join(folder, 'cloudflare.lst');
+    writeFileSync(join(folder, 'haproxy.mjs'), source);
+    writeFileSync(
+      join(folder, 'config.yaml'),
+      `extra: [10.0.0.0/8]\nbackends:\n  lb:\n    renderer: ./haproxy.mjs\n    path: ${list}\n`,
+    );
+    const run = (...args: string[]) => cfsync([...args, '--config', 'config.yaml']);
+    const applied = await run('apply', '--source', 'bundled');
+    expect(applied).toMatchObject({ code: exit.ok, stderr: '' });
+    expect(applied.stdout).toContain('+173.245.48.0/20');
+    expect(applied.stdout).toMatch(/^lb: applied and verified/m);
+    // The admin's own prefixes are for packet filters.
+    expect(readFileSync(list, 'utf8')).not.toContain('10.0.0.0/8');
+    expect(await run('apply', '--source', 'bundled')).toMatchObject({ code: exit.ok, stdout: '' });
+    expect(await run('verify')).toMatchObject({ code: exit.ok, stdout: '' });
+    writeFileSync(list, '');
+    expect(await run('verify')).toMatchObject({ code: exit.pending });
+    expect(await run('apply', '--source', 'bundled')).toMatchObject({ code: exit.ok });
+    expect(await run('remove')).toMatchObject({ code: exit.ok });
+    expect(readdirSync(folder)).not.toContain('cloudflare.lst');
+  });
+});
+
 describe('bad input', () => {
   it.each([
     [['aply'], exit.usage, 'did you mean apply?'],
