@@ -183,6 +183,7 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
+    begun ||= final.length > 0;
     for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);
   } catch (error) {

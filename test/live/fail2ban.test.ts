@@ -609,13 +609,19 @@ banaction_allports = nftables`;
       expect(await ignored()).toEqual(listed('203.0.113.79'));
     });
 
-    test('unbanning that fails takes the rest back', async () => {
+    test('unbanning that fails takes the rest back, and is not tried on the way', async () => {
       const before = await tree();
       await client('set', 'labt', 'banip', edge[0]!);
-      await sabotage('unban', 'exit 255');
+      await sabotage('unban', 'echo >> /run/unbans; exit 255');
       expect(await applyFails(4)).toContain('the backend is back to what it was before');
       expect(await tree()).toEqual(before);
       expect(await ignored()).toEqual([]);
+      await rm(lab.origin.path(wrapper));
+      await apply();
+      await client('set', 'labt', 'banip', edge[0]!);
+      await sabotage('unban', 'echo >> /run/unbans; exit 255');
+      expect(await applyFails(4)).toContain('the backend is back to what it was before');
+      expect(await get('/run/unbans')).toBe('\n\n');
     });
 
     test('a removal that is cut off before the reload goes on the next time', async () => {

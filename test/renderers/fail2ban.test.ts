@@ -268,6 +268,16 @@ describe('plan', () => {
     expect(few.map((notice) => notice.text).join()).toContain('1 ban: 173.245.49.0/24 (jail labt)');
   });
 
+  it('lifts a ban made by hand without a reload', async () => {
+    const observed = await observe('applied');
+    const server = observed.around.server!.map((jail) => ({ ...jail, bans: ['2400:cb00::10'] }));
+    const steps = fail2ban.plan(observed.owned, {
+      ...observed,
+      around: { ...observed.around, server },
+    });
+    expect(said(steps)).toEqual(['lift 1 ban: 2400:cb00::10 (jail labt)']);
+  });
+
   it('puts recorded bytes back, unless the admin has changed his part since', async () => {
     const before = (await observe('carried')).owned;
     const tampered = { ...before, late: `${before.late}    198.51.100.0/24\n` };
