@@ -363,7 +363,7 @@ exec /usr/sbin/ip6tables-restore "$@"
       await shell(`mv ${rules6} /etc/ufw/elsewhere; ln -s elsewhere ${rules6}`);
       const before = await state();
       const { code, stderr } = await apply();
-      expect(code).toBe(exit.rolledBack);
+      expect(code).toBe(exit.failed);
       expect(stderr).toContain('is a symbolic link, which cfsync does not follow');
       expect(await state()).toEqual(before);
       expect(await shell(`readlink ${rules6}`)).toBe('elsewhere\n');
