@@ -78,7 +78,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
   const extra = extraOf(job);
   const verdict = guard({
     held: observed.owned.ranges,
-    applied,
+    applied: applied?.desired,
     ranges: job.desired.ranges,
     extra,
     ...policy,
@@ -206,8 +206,7 @@ export async function apply(plan: Plan, stateDir: string): Promise<Result> {
 /** What is written down of an apply; undefined when nothing of it is left on the host. */
 function appliedRecord(plan: Plan): Applied | undefined {
   if (plan.wanted === plan.job.renderer.nothing) return undefined;
-  const { ranges, extra, tcpPorts, udpPorts, mode } = plan.desired;
-  return { ranges, extra, tcpPorts, udpPorts, mode, options: plan.job.raw };
+  return { desired: plan.desired, options: plan.job.raw };
 }
 
 function isUndoable(step: Step): boolean {

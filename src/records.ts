@@ -3,16 +3,12 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno } from './errors.ts';
 import { removeFile } from './files.ts';
-import type { Mode, Notice, Owned, Ranges } from './renderer.ts';
+import type { Desired, Notice, Owned } from './renderer.ts';
 import { CorruptRecord, readRecord, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
 export interface Applied {
-  readonly ranges: Ranges;
-  readonly extra: Ranges;
-  readonly tcpPorts: readonly number[];
-  readonly udpPorts: readonly number[];
-  readonly mode: Mode;
+  readonly desired: Desired;
   /** The backend's section of the configuration. */
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -32,12 +28,13 @@ export function journalPath(stateDir: string, name: string): string {
 }
 
 function validApplied(content: unknown): Applied {
-  const { ranges, extra, tcpPorts, udpPorts, mode, options } = content as Applied;
+  const { desired, options } = content as Applied;
+  const { ranges, extra, tcpPorts, udpPorts, mode } = desired;
   for (const list of [ranges.v4, ranges.v6, extra.v4, extra.v6, tcpPorts, udpPorts])
     if (!Array.isArray(list)) throw new Error('a list is missing');
   if (mode !== 'allow' && mode !== 'lockdown') throw new Error('the mode is missing');
   if (typeof options !== 'object') throw new Error('the options are missing');
-  return { ranges, extra, tcpPorts, udpPorts, mode, options };
+  return { desired: { ranges, extra, tcpPorts, udpPorts, mode }, options };
 }
 
 function validJournal(content: unknown): Journal {

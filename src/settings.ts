@@ -174,11 +174,9 @@ async function extraPrefixes(config: Config): Promise<Ranges> {
 export async function recordedJob(settings: Settings, name: string): Promise<Job | undefined> {
   const applied = await readApplied(settings.stateDir, name);
   if (applied === undefined) return undefined;
-  const { ranges, extra, tcpPorts, udpPorts, mode } = applied;
   const now = await makeJob(settings, name);
   const raw = withFlags(applied.options, name, settings.values);
-  const desired = { ranges, extra, tcpPorts, udpPorts, mode };
-  return { ...now, raw, options: now.renderer.options(raw), desired };
+  return { ...now, raw, options: now.renderer.options(raw), desired: applied.desired };
 }
 
 function udpPorts(value: unknown): readonly number[] {

@@ -88,7 +88,10 @@ describe('apply', () => {
     const result = await apply(await plan(fileBackend()), state);
     expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
     expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
-    expect(await readApplied(state, 'file')).toMatchObject({ ranges: one, options: { a: 1 } });
+    expect(await readApplied(state, 'file')).toMatchObject({
+      desired: { ranges: one },
+      options: { a: 1 },
+    });
     expect(existsSync(journalPath(state, 'file'))).toBe(false);
   });
 
@@ -154,7 +157,7 @@ describe('apply', () => {
     expect(result.message).toContain('back to what it was before');
     expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
     expect(existsSync(journalPath(state, 'file'))).toBe(false);
-    expect(await readApplied(state, 'file')).toMatchObject({ ranges: one });
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
   });
 
   it('goes back when all steps succeed and the backend does not settle', async () => {
@@ -267,7 +270,7 @@ describe('records that cannot be used', () => {
     ]);
     expect(await apply(made, state)).toMatchObject({ code: exit.ok });
     expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
-    expect(await readApplied(state, 'file')).toMatchObject({ ranges: two });
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: two } });
   });
 
   it('of an apply that was cut off are settled by the next one', async () => {
