@@ -23,7 +23,12 @@ export const flags = {
     short: 'b',
     help: 'backend to work on; repeat it for more (default: those in the configuration)',
   },
-  config: { type: 'text', value: 'FILE', help: 'configuration (default: /etc/cfsync/config.yaml)' },
+  config: {
+    type: 'text',
+    value: 'FILE',
+    path: true,
+    help: 'configuration (default: /etc/cfsync/config.yaml)',
+  },
   'state-dir': {
     type: 'text',
     value: 'DIR',

@@ -3,15 +3,17 @@ import { resolve } from 'node:path';
 import { unified } from '../diff.ts';
 import { apply, check, locked, makePlan, planDiff, planId, type Plan } from '../engine.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { flagSpec } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
-import { isCutOff } from '../records.ts';
+import { isCutOff, readApplied, tolerant } from '../records.ts';
 import { makeJobs, sourceOptions, type Settings } from '../settings.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
 import { resolveSource } from '../source.ts';
+import { escape } from '../text.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
@@ -48,6 +50,7 @@ export async function run(context: Context): Promise<ExitCode> {
       return worst(codes);
     }
     output.notices('', await answer.commit());
+    if (boot.length === 0) await remindOfBoot(settings, output);
     for (const plan of plans)
       await attempt(output, codes, async () => {
         codes.push(await applyOne(plan, context));
@@ -72,24 +75,35 @@ export function refuseConflicts(jobs: readonly Job[]): void {
 /** The unit that runs this command again at boot, from the snapshot. */
 async function bootJob(like: Job, settings: Settings): Promise<Job> {
   const renderer = await loadRenderer('boot', undefined, undefined);
-  const script = process.argv[1]!;
-  await mustBeTrusted(script, 'program');
+  await mustBeTrusted(process.argv[1]!, 'program');
+  const raw = { argv: bootCommand(settings) };
+  return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };
+}
+
+/** This command line, for the snapshot and without what is for people. */
+function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
-    ([name]) => !['persist', 'source', 'dry-run', 'exit-code', 'verbose'].includes(name),
+    ([name]) =>
+      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose'].includes(name),
   );
   const words = given.flatMap(([name, value]) =>
     value === true
       ? [`--${name}`]
-      : [`--${name}`, String(name === 'config' ? resolve(String(value)) : value)],
+      : // A unit has no working directory that a relative path could be seen from.
+        [`--${name}`, flagSpec(name)?.path === true ? resolve(String(value)) : String(value)],
   );
-  const argv = [process.execPath, script, 'apply', '--source', 'snapshot', ...words];
-  const raw = {
-    argv: [
-      ...argv,
-      ...(settings.values['state-dir'] === undefined ? ['--state-dir', settings.stateDir] : []),
-    ],
-  };
-  return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };
+  const fixed = ['apply', '--source', 'snapshot', '--state-dir', settings.stateDir];
+  return [process.execPath, process.argv[1]!, ...fixed, ...words];
+}
+
+/** A unit of an earlier run goes on applying what was said then. */
+async function remindOfBoot(settings: Settings, output: Output): Promise<void> {
+  const { content } = await tolerant(() => readApplied(settings.stateDir, 'boot'));
+  const unit = content?.options.argv;
+  if (!Array.isArray(unit) || unit.join(' ') === bootCommand(settings).join(' ')) return;
+  output.note(
+    `boot: the next boot still runs cfsync ${escape(unit.slice(2).join(' '))}; --persist renews it`,
+  );
 }
 
 /** Prints what would be done: the difference, then the steps, then the id. */

@@ -44,6 +44,13 @@ describeLive('apply --persist', { programs: ['nft', 'systemctl', 'systemd-analyz
     expect(await must('nft', 'list', 'ruleset')).toBe('');
   });
 
+  it('says so when the unit would apply something else than was applied since', async () => {
+    await apply('--persist');
+    expect((await apply('--verbose')).stderr).not.toContain('next boot');
+    const { stderr } = await apply('--verbose', '--ports', '443');
+    expect(stderr).toMatch(/boot: the next boot still runs cfsync apply .*--mode lockdown;/);
+  });
+
   it('finds and repairs a unit that was changed or switched off', async () => {
     await apply('--persist');
     for (const drift of [
