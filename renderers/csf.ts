@@ -31,7 +31,7 @@ import {
 } from '../src/csf/lines.ts';
 import { digest } from '../src/files.ts';
 import { parseSave, type SavedRule, type SavedTable } from '../src/iptables/save.ts';
-import { checkKeys } from '../src/options.ts';
+import { bool, checkKeys } from '../src/options.ts';
 import { canonical, merge, none, parseRanges, type Family } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -136,10 +136,7 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
 
   options(raw) {
     checkKeys(raw, ['reload'], 'csf');
-    const reload = raw.reload ?? false;
-    if (typeof reload !== 'boolean')
-      throw new CfsyncError(exit.usage, 'csf: reload: must be true or false');
-    return { reload };
+    return { reload: bool(raw.reload ?? false, 'csf: reload') };
   },
 
   // `csf -a` takes it while it writes. `csf -r` waits for it, with all tables flushed (ConfigServer::Slurp), so

@@ -23,7 +23,7 @@ import {
 } from '../src/iptables/save.ts';
 import * as nft from '../src/nft/judge.ts';
 import { parseListing, type Chain, type Listing, type Rule } from '../src/nft/listing.ts';
-import { checkKeys } from '../src/options.ts';
+import { bool, checkKeys } from '../src/options.ts';
 import { merge, none, parseRanges, type Family } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -140,9 +140,7 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
 
   options(raw) {
     checkKeys(raw, ['set', 'trusted'], 'iptables');
-    const set = raw.set ?? false;
-    if (typeof set !== 'boolean')
-      throw new CfsyncError(exit.usage, 'iptables: set: must be true or false');
+    const set = bool(raw.set ?? false, 'iptables: set');
     return { set, trusted: trustedOption(raw.trusted, 'iptables') };
   },
 

@@ -7,7 +7,7 @@
  */
 import { isAbsolute } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
-import { checkKeys, oneOf, text } from '../src/options.ts';
+import { bool, checkKeys, oneOf, text } from '../src/options.ts';
 import { canonical, intersect, isEmpty, none, parseRanges } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -121,8 +121,8 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
       name: objectName(raw.name ?? flavours[flavour].name, 'name'),
       kubeconfig,
       context: optional('context'),
-      helm: flag(raw.helm, 'helm'),
-      force: flag(raw['force-conflicts'], 'force-conflicts'),
+      helm: bool(raw.helm, 'nginx-ingress: helm'),
+      force: bool(raw['force-conflicts'], 'nginx-ingress: force-conflicts'),
     };
   },
 
@@ -238,11 +238,6 @@ function objectName(value: unknown, key: 'namespace' | 'name'): string {
     exit.usage,
     `nginx-ingress: ${key}: ${escape(name)} is not the name of a ${key === 'name' ? 'ConfigMap' : 'namespace'}`,
   );
-}
-
-function flag(value: unknown, key: string): boolean {
-  if (value === undefined || typeof value === 'boolean') return value ?? false;
-  throw new CfsyncError(exit.usage, `nginx-ingress: ${key}: must be true or false`);
 }
 
 // ---- wanted ----

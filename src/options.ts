@@ -35,3 +35,9 @@ export function text(value: unknown, where: string): string {
   if (typeof value === 'string' && value !== '') return value;
   throw new CfsyncError(exit.usage, `${where}: must be a text`);
 }
+
+/** A switch; false unless given. */
+export function bool(value: unknown, where: string): boolean {
+  if (value === undefined || typeof value === 'boolean') return value ?? false;
+  throw new CfsyncError(exit.usage, `${where}: must be true or false`);
+}
