@@ -57,11 +57,11 @@ function defaultStateDir(): string {
 }
 
 /** Where the ranges come from; a named path is seen from the working directory. */
-export function sourceOptions(settings: Settings, whenUnset = 'auto'): SourceOptions {
+export function sourceOptions(settings: Settings): SourceOptions {
   const { values, config, stateDir } = settings;
   const setting = (name: string, fallback: string): string =>
     text(values[name] ?? config.settings[name] ?? fallback, name);
-  const source = setting('source', whenUnset);
+  const source = setting('source', 'auto');
   return {
     source: ['auto', 'bundled', 'snapshot'].includes(source) ? source : resolve(source),
     urls: {
