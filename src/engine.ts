@@ -22,8 +22,7 @@ import {
   closeJournal,
   journalPath,
   openJournal,
-  readApplied,
-  tolerant,
+  readUsable,
   writeApplied,
   type Applied,
 } from './records.ts';
@@ -72,9 +71,7 @@ function wantOrRefuse(job: Job, desired: Desired, around: unknown): Wanted<Owned
 /** Observes one backend and plans the way from there to the desired state. */
 export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
   const observed = await job.renderer.observe(host, job.options);
-  const { content: applied, notices: remarks } = await tolerant(() =>
-    readApplied(stateDir, job.name),
-  );
+  const { content: applied, notices: remarks } = await readUsable(stateDir, job.name);
   const extra = extraOf(job);
   const verdict = guard({
     held: observed.owned.ranges,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { errno } from './errors.ts';
 import { removeFile } from './files.ts';
 import type { Desired, Notice, Owned } from './renderer.ts';
-import { CorruptRecord, readRecord, writeRecord } from './store.ts';
+import { readRecord, tolerant, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
 export interface Applied {
@@ -44,24 +44,19 @@ function validJournal(content: unknown): Journal {
   return { before, wanted };
 }
 
-export function readApplied(stateDir: string, name: string): Promise<Applied | undefined> {
-  return readRecord(appliedPath(stateDir, name), 'applied', validApplied);
+/** What follows when one of these records cannot be used. */
+const keptAside = 'it is not used, and kept aside when the next one is written';
+
+/** As `readApplied`; a record that cannot be used counts as none, which a notice says. */
+export function readUsable(
+  stateDir: string,
+  name: string,
+): Promise<{ readonly content: Applied | undefined; readonly notices: readonly Notice[] }> {
+  return tolerant(() => readApplied(stateDir, name), keptAside);
 }
 
-/** A record that cannot be used counts as none, which a notice says; it is kept when the next one is written. */
-export async function tolerant<T>(
-  read: () => Promise<T | undefined>,
-): Promise<{ readonly content: T | undefined; readonly notices: readonly Notice[] }> {
-  try {
-    return { content: await read(), notices: [] };
-  } catch (error) {
-    if (!(error instanceof CorruptRecord)) throw error;
-    const notice: Notice = {
-      level: 'warning',
-      text: `${error.message}; it is not used, and kept aside when the next one is written`,
-    };
-    return { content: undefined, notices: [notice] };
-  }
+export function readApplied(stateDir: string, name: string): Promise<Applied | undefined> {
+  return readRecord(appliedPath(stateDir, name), 'applied', validApplied);
 }
 
 /** Records an apply; undefined takes the record away. The same record again writes nothing. */
@@ -73,7 +68,7 @@ export async function writeApplied(
   const path = appliedPath(stateDir, name);
   if (applied === undefined) await removeFile(path);
   else {
-    const { content } = await tolerant(() => readApplied(stateDir, name));
+    const { content } = await readUsable(stateDir, name);
     if (JSON.stringify(content) === JSON.stringify(applied)) return;
     await writeRecord(path, 'applied', applied, validApplied);
   }
@@ -105,6 +100,9 @@ export async function closeJournal(stateDir: string, name: string): Promise<void
 /** Whether an apply began and did not end; an entry that cannot be read counts. */
 export async function isCutOff(stateDir: string, name: string): Promise<boolean> {
   const path = journalPath(stateDir, name);
-  const { content, notices } = await tolerant(() => readRecord(path, 'journal', validJournal));
+  const { content, notices } = await tolerant(
+    () => readRecord(path, 'journal', validJournal),
+    keptAside,
+  );
   return content !== undefined || notices.length > 0;
 }

@@ -104,17 +104,29 @@ export async function writeRecord<T>(
   return notices;
 }
 
+/** A record that cannot be used counts as none, which a notice says, and what follows from it. */
+export async function tolerant<T>(
+  read: () => Promise<T | undefined>,
+  consequence: string,
+): Promise<{ readonly content: T | undefined; readonly notices: readonly Notice[] }> {
+  try {
+    return { content: await read(), notices: [] };
+  } catch (error) {
+    if (!(error instanceof CorruptRecord)) throw error;
+    return { content: undefined, notices: [warning(`${error.message}; ${consequence}`)] };
+  }
+}
+
 /** The snapshot and what is known of the feeds. A corrupt record counts as none, which a notice says. */
 export async function readState(dir: string): Promise<State> {
   const notices: Notice[] = [];
   const read = async <T>(name: string, kind: string, validate: Validate<T>) => {
-    try {
-      return await readRecord(join(dir, name), kind, validate);
-    } catch (error) {
-      if (!(error instanceof CorruptRecord)) throw error;
-      notices.push(warning(`${error.message}; it is not used`));
-      return undefined;
-    }
+    const record = await tolerant(
+      () => readRecord(join(dir, name), kind, validate),
+      'it is not used',
+    );
+    notices.push(...record.notices);
+    return record.content;
   };
   const snapshot = await read('snapshot.json', 'snapshot', validSnapshot);
   const check = await read('check.json', 'check', validCheck);
@@ -150,12 +162,9 @@ export async function replacedRanges(dir: string): Promise<readonly Ranges[]> {
   const folder = join(dir, 'previous');
   const found: Ranges[] = [];
   for (const name of await replacedNames(folder)) {
-    try {
-      const snapshot = await readRecord(join(folder, name), 'snapshot', validSnapshot);
-      if (snapshot) found.push(snapshot.ranges);
-    } catch (error) {
-      if (!(error instanceof CorruptRecord)) throw error;
-    }
+    const path = join(folder, name);
+    const { content } = await tolerant(() => readRecord(path, 'snapshot', validSnapshot), '');
+    if (content) found.push(content.ranges);
   }
   return found;
 }

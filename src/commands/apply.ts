@@ -7,7 +7,7 @@ import { flagSpec } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
-import { isCutOff, readApplied, tolerant } from '../records.ts';
+import { isCutOff, readUsable } from '../records.ts';
 import { makeJobs, sourceOptions, type Settings } from '../settings.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
@@ -98,7 +98,7 @@ function bootCommand(settings: Settings): readonly string[] {
 
 /** A unit of an earlier run goes on applying what was said then. */
 async function remindOfBoot(settings: Settings, output: Output): Promise<void> {
-  const { content } = await tolerant(() => readApplied(settings.stateDir, 'boot'));
+  const { content } = await readUsable(settings.stateDir, 'boot');
   const unit = content?.options.argv;
   if (!Array.isArray(unit) || unit.join(' ') === bootCommand(settings).join(' ')) return;
   output.note(
