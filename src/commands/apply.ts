@@ -129,8 +129,7 @@ export async function applyOne(plan: Plan, { settings, output }: Context): Promi
     );
   const result = await apply(plan, settings.stateDir);
   if (result.code !== exit.ok) {
-    output.warn(result.message);
-    for (const line of result.detail) output.warn(`  ${line}`);
+    complain(output, result);
     return result.code;
   }
   if (plan.steps.length === 0) {
@@ -161,6 +160,14 @@ export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
   return [exit.refused];
 }
 
+function complain(
+  output: Output,
+  { message, detail }: Pick<CfsyncError, 'message' | 'detail'>,
+): void {
+  output.warn(message);
+  for (const line of detail) output.warn(`  ${line}`);
+}
+
 /** Runs the part of one backend; an error is said and does not stop the others. */
 export async function attempt<T>(
   output: Output,
@@ -171,8 +178,7 @@ export async function attempt<T>(
     return await work();
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    output.warn(error.message);
-    for (const line of error.detail) output.warn(`  ${line}`);
+    complain(output, error);
     codes.push(error.code);
     return undefined;
   }
