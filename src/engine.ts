@@ -68,9 +68,17 @@ function wantOrRefuse(job: Job, desired: Desired, around: unknown): Wanted<Owned
   }
 }
 
+/** What is there now. */
+async function look({ renderer, options, desired, adopting }: Job): Promise<Plan['observed']> {
+  const observed = await renderer.observe(host, options);
+  return adopting === undefined
+    ? observed
+    : (renderer.adopt?.(observed, desired, adopting) ?? observed);
+}
+
 /** Observes one backend and plans the way from there to the desired state. */
 export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
-  const observed = await job.renderer.observe(host, job.options);
+  const observed = await look(job);
   const { content: applied, notices: remarks } = await readUsable(stateDir, job.name);
   const extra = extraOf(job);
   const verdict = guard({
@@ -101,7 +109,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
 
 /** The way back to a host without cfsync. */
 export async function makeRemoval(job: Job): Promise<Plan> {
-  const observed = await job.renderer.observe(host, job.options);
+  const observed = await look(job);
   const wanted = job.renderer.nothing;
   return {
     job,
@@ -213,7 +221,7 @@ function isUndoable(step: Step): boolean {
 /** Observes again and throws unless nothing is left to do, of those steps that count. */
 async function settled(plan: Plan, counts: (step: Step) => boolean = () => true): Promise<void> {
   const { renderer, options } = plan.job;
-  const observed = await renderer.observe(host, options);
+  const observed = await look(plan.job);
   const wanted =
     plan.wanted === renderer.nothing
       ? plan.wanted
@@ -235,13 +243,13 @@ async function goBack(
   cause: unknown,
   stateDir: string,
 ): Promise<Result> {
-  const { renderer, options, name } = job;
+  const { renderer, name } = job;
   const why = cause instanceof Error ? cause.message : String(cause);
   const detail = cause instanceof CfsyncError ? cause.detail : [];
   try {
     const wayBack = async (): Promise<readonly Step[]> =>
       renderer
-        .plan(before, await renderer.observe(host, options))
+        .plan(before, await look(job))
         .filter((step) => isUndoable(step) && (step.kind === 'run' || written.has(step.path)));
     for (const step of await wayBack()) await perform(step);
     const left = await wayBack();
