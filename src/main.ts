@@ -20,6 +20,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   diff: () => import('./commands/diff.ts'),
   render: () => import('./commands/render.ts'),
   apply: () => import('./commands/apply.ts'),
+  adopt: () => import('./commands/adopt.ts'),
   verify: () => import('./commands/verify.ts'),
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
