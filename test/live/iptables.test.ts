@@ -284,8 +284,9 @@ describeLive('iptables', { programs }, () => {
       text.replaceAll(/^#.*\n/gm, '').replaceAll(/\[\d+:\d+\]/g, '[0:0]');
     try {
       for (const name of readdirSync(fixtures).filter((file) => file.endsWith('.rules'))) {
-        await origin.run('ipset', 'create', 'cfsync4', 'hash:net');
         const stdin = readFileSync(join(fixtures, name), 'utf8');
+        const sets = [...stdin.matchAll(/--match-set (\S+)/g)].map(([, set]) => set!);
+        for (const set of new Set(sets)) await origin.run('ipset', 'create', set, 'hash:net');
         await lab.origin.must(['iptables-restore'], { stdin });
         const saved = readFileSync(join(fixtures, name.replace('.rules', '.save')), 'utf8');
         expect(told(await origin.run('iptables-save')), name).toBe(told(saved));
