@@ -68,6 +68,15 @@ export const flags = {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',
   },
+  'all-or-nothing': {
+    type: 'switch',
+    help: 'when one backend fails, those that are done go back as well',
+  },
+  confirm: {
+    type: 'number',
+    value: 'SECONDS',
+    help: 'go back unless cfsync confirm is run in time',
+  },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
   'lock-timeout': {
     type: 'number',
@@ -156,7 +165,7 @@ const desired = [
 export const commands = {
   fetch: {
     help: 'download and check the ranges, show what changed, store them',
-    flags: [...from, ...common],
+    flags: [...from, 'lock-timeout', ...common],
     example: 'cfsync fetch',
   },
   diff: {
@@ -187,6 +196,8 @@ export const commands = {
       'dry-run',
       'exit-code',
       'accept-large-change',
+      'all-or-nothing',
+      'confirm',
       'persist',
       'force-conflicts',
       'lock-timeout',
@@ -198,6 +209,16 @@ export const commands = {
     help: 'say whether the system still is what was applied',
     flags: ['backend', 'lock-timeout', ...common],
     example: 'cfsync verify --backend nftables',
+  },
+  confirm: {
+    help: 'keep an apply that waits for its confirmation',
+    flags: ['lock-timeout', ...common],
+    example: 'cfsync confirm',
+  },
+  rollback: {
+    help: 'return to the state before the last apply, and hold',
+    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',

@@ -141,7 +141,7 @@ describe('fetch', () => {
     writeFileSync(state, 'not a folder');
     const { code, stderr } = await cfsync(['fetch', ...urls()]);
     expect(code).toBe(exit.failed);
-    expect(stderr).toContain('not a directory');
+    expect(stderr).toContain('file already exists; run as root, or name another state directory');
   });
 });
 
