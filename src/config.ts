@@ -63,7 +63,7 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     );
   }
   const top = section(content ?? {}, file);
-  checkKeys(top, [...settingKeys, 'extra', 'backends'], file);
+  checkKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], file);
   const backends = section(top.backends ?? {}, `${file}: backends`);
   return {
     file,

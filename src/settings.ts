@@ -1,4 +1,5 @@
 /** Turns flags, environment and configuration into what the commands work with. */
+import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
@@ -11,11 +12,13 @@ import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
 import { maxAge } from './policy.ts';
+import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
 import { escape } from './text.ts';
+import { mustBeTrusted } from './trust.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
 const feeds = {
@@ -30,24 +33,29 @@ export interface Settings {
   readonly stateDir: string;
   /** Seconds. */
   readonly lockTimeout: number;
+  /** Asked after an apply that changed something. */
+  readonly probe: Probe | undefined;
 }
 
 export async function readSettings(values: Values): Promise<Settings> {
   const config = await readConfig(values.config as string | undefined);
   const setting = (name: string): unknown => values[name] ?? config.settings[name];
+  const stateDir = resolve(
+    text(
+      values['state-dir'] ??
+        process.env.CFSYNC_STATE_DIR ??
+        config.settings['state-dir'] ??
+        defaultStateDir(),
+      'state-dir',
+    ),
+  );
+  if (existsSync(stateDir)) await mustBeTrusted(stateDir, 'state directory');
   return {
     values,
     config,
-    stateDir: resolve(
-      text(
-        values['state-dir'] ??
-          process.env.CFSYNC_STATE_DIR ??
-          config.settings['state-dir'] ??
-          defaultStateDir(),
-        'state-dir',
-      ),
-    ),
+    stateDir,
     lockTimeout: Number(setting('lock-timeout') ?? 10),
+    probe: config.settings.probe === undefined ? undefined : parseProbe(config.settings.probe),
   };
 }
 
@@ -142,7 +150,7 @@ export async function makeJob(settings: Settings, name: string): Promise<Job> {
 }
 
 /** The options of a backend, with what flags and environment say on top. */
-function withFlags(
+export function withFlags(
   options: Readonly<Record<string, unknown>>,
   name: string,
   values: Values,
