@@ -510,14 +510,17 @@ function lockdownTable(
 // ---- where a jump stands ----
 
 /** Our jumps in a chain, each with its index and the rule that follows it. */
-function jumpsIn(table: SavedTable, chain: string): readonly (Jump & { readonly index: number })[] {
+function jumpsIn(
+  table: SavedTable,
+  chain: string,
+): readonly { readonly jump: Jump; readonly index: number }[] {
   const ours = isOurs(table.name as TableName);
   const rules = table.rules.filter((r) => r.chain === chain);
   return rules.flatMap((rule, index) => {
     if (!ours(rule)) return [];
     const others = rules.slice(0, index).filter((r) => !ours(r));
     const next = rules.slice(index + 1).find((r) => !ours(r));
-    return [{ chain, rule: rule.text, ...placeBefore(next, others), index }];
+    return [{ jump: { chain, rule: rule.text, ...placeBefore(next, others) }, index }];
   });
 }
 
@@ -533,12 +536,9 @@ function placeBefore(rule: SavedRule | undefined, above: readonly SavedRule[]): 
 function jumpAt(table: SavedTable, chain: string, limit: number, otherwise: number): Jump {
   const rules = table.rules.filter((r) => r.chain === chain);
   const standing = jumpsIn(table, chain).find(
-    (j) => j.rule === jumpRule && (limit < 0 || j.index < limit),
+    ({ jump, index }) => jump.rule === jumpRule && (limit < 0 || index < limit),
   );
-  if (standing !== undefined) {
-    const { before, nth } = standing;
-    return { chain, rule: jumpRule, before, nth };
-  }
+  if (standing !== undefined) return standing.jump;
   const others = (list: readonly SavedRule[]): SavedRule[] =>
     list.filter((r) => !isOurs(table.name as TableName)(r));
   if (otherwise < 0) return { chain, rule: jumpRule, ...atEnd };
@@ -752,7 +752,7 @@ function ownedTables(family: Family, tables: readonly SavedTable[]): IptTable[] 
           name: chain,
           rules: table.rules.filter((r) => r.chain === chain).map((r) => r.text),
         })),
-        jumps: others.flatMap((c) => jumpsIn(table, c.name).map(({ index: _, ...jump }) => jump)),
+        jumps: others.flatMap((c) => jumpsIn(table, c.name).map(({ jump }) => jump)),
       },
     ];
   });

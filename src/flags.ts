@@ -222,7 +222,16 @@ export const commands = {
   },
   adopt: {
     help: 'take over what scripts or hands wrote for Cloudflare: ours in, theirs out',
-    flags: [...desired, ...from, 'dry-run', 'accept-large-change', 'lock-timeout', ...common],
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'accept-large-change',
+      'all-or-nothing',
+      'confirm',
+      'lock-timeout',
+      ...common,
+    ],
     example: 'cfsync adopt --backend iptables --dry-run',
   },
   verify: {

@@ -171,6 +171,18 @@ describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () =
       ]);
     });
 
+    test('rollback puts everything back where it stood, and keeps what the admin did since', async () => {
+      await lay();
+      const before = await origin.saved();
+      await adopt();
+      await origin.run('iptables', '-I', 'INPUT', '3', '-s', '198.51.100.99/32', '-j', 'DROP');
+      await origin.cfsync(0, 'rollback');
+      const back = await origin.saved();
+      const added = '-A INPUT -s 198.51.100.99/32 -j DROP\n';
+      expect(back).toContain(added);
+      expect(withoutEmpty(back.replace(added, ''))).toBe(withoutEmpty(before));
+    });
+
     test.for([
       ['a host without cfsync', false],
       ['a host with it', true],
@@ -181,7 +193,7 @@ describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () =
         if (applied) await origin.apply();
         const before = await origin.saved();
         await origin.fail('ip6tables-restore', 'run');
-        expect(await adopt(4)).toContain('the backend is back to what it was before');
+        expect(await adopt(4)).toContain('iptables is back to what it was before');
         await origin.choose(variant);
         expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(before));
         if (applied) await origin.cfsync(0, 'verify');
