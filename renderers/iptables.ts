@@ -39,7 +39,8 @@ import {
   type Ranges,
   type RunStep,
 } from '../src/renderer.ts';
-import { count, escape, firstLines } from '../src/text.ts';
+import { upper } from '../src/strays.ts';
+import { count, escape, few, firstLines } from '../src/text.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
 
 export interface IptOptions {
@@ -319,7 +320,7 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
       if (drops.length > 0) dropping = true;
       if (unclear.length > 0)
         note(
-          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${some(unclear)}`,
+          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
         );
       if (open !== undefined && drops.length > 0 && allow)
         note(
@@ -369,12 +370,6 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
   return [...notices, ...(around.remarks ?? [])];
 }
 
-/** The first of them. */
-function some(list: readonly string[]): string {
-  const more = list.length > 3 ? `; and ${count(list.length - 3, 'more', 'more')}` : '';
-  return `${list.slice(0, 3).join('; ')}${more}`;
-}
-
 /** What the admin has to know of rules that are taken over, and of those that are not. */
 function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: IptAround): Notice[] {
   const notices: Notice[] = [];
@@ -382,7 +377,7 @@ function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: Ipt
   const others = found.flatMap((f) => f.others).map(escape);
   if (others.length > 0)
     warn(
-      `rules for Cloudflare's ranges that open other ports stay as they are (${some(others)}); to take them over, name those ports as well with --ports`,
+      `rules for Cloudflare's ranges that open other ports stay as they are (${few(others)}); to take them over, name those ports as well with --ports`,
     );
   if (found.every((f) => f.strays.length === 0)) return notices;
   warn(
@@ -567,11 +562,10 @@ function inputJump(family: Family, desired: Desired, around: IptAround | undefin
     const end = walk(table, chain, probe, isOurs('filter'));
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule];
   });
-  const limits = [
+  const limit = upper(
     rules.findIndex((r) => deciding.includes(r)),
     around?.[family]?.adoptedAt ?? -1,
-  ].filter((index) => index >= 0);
-  const limit = limits.length === 0 ? -1 : Math.min(...limits);
+  );
   return jumpAt(table, chain, limit, limit);
 }
 
