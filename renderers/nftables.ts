@@ -198,11 +198,12 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
   },
 
   plan(wanted, observed) {
-    const strays = strayLines(wanted, observed);
+    const hooks = hookLines(wanted, observed);
+    const strays = strayLines(wanted, observed, hooks);
     const stages: readonly (readonly [string, readonly string[]])[] = [
       ['sets and chains', refreshLines(wanted, observed.owned)],
       // The kernel shows new rules a moment before new elements, so hooks come in a transaction of their own.
-      ['hooks', [...strays.back, ...hookLines(wanted, observed)]],
+      ['hooks', [...hooks, ...strays.back]],
       // An element that goes is gone a moment before its transaction's new rules count: so theirs go after.
       ['unhook what is no longer wanted', [...strays.go, ...unhookLines(wanted, observed)]],
       ['delete what is no longer wanted', sweepLines(wanted, observed)],
@@ -560,7 +561,9 @@ function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefine
     around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
   );
   const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
-  return { chain: name.chain, before: standing ? standing.before : (rules[limit]?.handle ?? null) };
+  if (standing !== undefined) return { chain: name.chain, before: standing.before };
+  const next = limit < 0 ? undefined : rules.slice(limit).find((r) => !isOurJump(r));
+  return { chain: name.chain, before: next?.handle ?? null };
 }
 
 function jumpsOf(table: NftTable, around: NftAround): Jump[] {
@@ -886,7 +889,10 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
         now,
         table.chains.filter((c) => c.base !== undefined),
       ),
-      ...table.jumps.flatMap((jump) => jumpLines(table, jump, observed.around)),
+      // One to a chain: a second one is another hand's doing, and not put back.
+      ...table.jumps
+        .filter((jump, i) => table.jumps.findIndex((j) => j.chain === jump.chain) === i)
+        .flatMap((jump) => jumpLines(table, jump, observed.around)),
     ];
   });
 }
@@ -912,20 +918,23 @@ function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
 function strayLines(
   wanted: NftOwned,
   { owned, around }: Observed<NftOwned, NftAround>,
+  hooks: readonly string[],
 ): { readonly go: readonly string[]; readonly back: readonly string[] } {
   const now = owned.strays ?? [];
   const then = wanted.strays ?? [];
+  const go = without(now, then.map(strayKey)).map(deleteLine);
+  if (then.length === 0) return { go, back: [] };
   // What is there already is not put back, whether it was looked for or not.
-  const others = [
+  const there = [
+    ...now.map(strayKey),
     ...around.rules.map((rule) => strayKey({ ...rule, rule: textOfRule(rule) ?? '' })),
     ...around.accepted.flatMap(({ family, table, name: set, elem }) =>
       elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
     ),
   ];
-  return {
-    go: without(now, then.map(strayKey)).map(deleteLine),
-    back: without(then, [...now.map(strayKey), ...others]).flatMap((s) => putBack(s, around)),
-  };
+  const stay = around.rules.filter((rule) => !hooks.includes(deleteLine(rule)));
+  const back = without(then, there).flatMap((stray) => putBack(stray, { ...around, rules: stay }));
+  return { go, back };
 }
 
 type StrayName =
@@ -952,11 +961,11 @@ function without(strays: readonly NftStray[], keys: readonly string[]): NftStray
   });
 }
 
-function deleteLine(stray: NftStray): string {
+function deleteLine(stray: NftStray | Rule): string {
   const table = `${stray.family} ${stray.table}`;
-  return 'rule' in stray
-    ? `delete rule ${table} ${stray.chain} handle ${stray.handle}`
-    : `delete element ${table} ${stray.set} { ${stray.element} }`;
+  return 'set' in stray
+    ? `delete element ${table} ${stray.set} { ${stray.element} }`
+    : `delete rule ${table} ${stray.chain} handle ${stray.handle}`;
 }
 
 /** Nothing where its chain is gone, or no rule accepts from its set any more. */
@@ -970,12 +979,12 @@ function putBack(stray: NftStray, around: NftAround): string[] {
       : [];
   }
   if (!around.chains.some((chain) => same(chain, stray))) return [];
-  const place = `rule ${table} ${stray.chain}`;
-  if (stray.below.length === 0) return [`add ${place} ${stray.rule}`];
   const there = around.rules.filter((rule) => same(rule, stray)).map((rule) => rule.handle);
   const next = stray.below.find((handle) => there.includes(handle));
-  // As with a jump: the top is the place where no drop comes first.
-  return [`insert ${place} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
+  const chain = `${table} ${stray.chain}`;
+  if (next !== undefined) return [`insert rule ${chain} handle ${next} ${stray.rule}`];
+  // As with a jump: where its place is gone, the top is the one where no drop comes first.
+  return [`${stray.last ? 'add' : 'insert'} rule ${chain} ${stray.rule}`];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

@@ -5,6 +5,7 @@ import { beyondOf, opens, type Asks, type Opens, type PortRange } from '../stray
 import {
   chainName,
   elements,
+  isOurJump,
   same,
   type Chain,
   type ChainName,
@@ -21,8 +22,10 @@ interface RuleStray extends Stray {
   /** In nft's syntax. */
   readonly rule: string;
   readonly handle: number;
-  /** The handles of the next rules that are no strays, none at the end of the chain. */
+  /** The handles of the next rules that are no strays; a jump of ours may change its own. */
   readonly below: readonly number[];
+  /** Whether none of the admin's is below. */
+  readonly last: boolean;
 }
 
 interface ElementStray extends Stray {
@@ -153,14 +156,22 @@ function placed(
   rules: readonly Rule[],
 ): RuleStray[] {
   const strays: RuleStray[] = [];
-  const below = new Map<string, readonly number[]>();
+  const below = new Map<string, readonly Rule[]>();
   for (const rule of rules.toReversed()) {
     const { family, table, chain, handle } = rule;
     const next = below.get(nameOf(rule)) ?? [];
     const stray = found.get(rule);
-    if (stray !== undefined)
-      strays.unshift({ ...stray, family, table, chain, handle, below: next });
-    else below.set(nameOf(rule), [handle, ...next].slice(0, landmarks));
+    if (stray === undefined) below.set(nameOf(rule), [rule, ...next].slice(0, landmarks));
+    else
+      strays.unshift({
+        ...stray,
+        family,
+        table,
+        chain,
+        handle,
+        below: next.map((r) => r.handle),
+        last: next.every(isOurJump),
+      });
   }
   return strays;
 }
