@@ -68,6 +68,10 @@ export const flags = {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',
   },
+  'allow-lockout': {
+    type: 'switch',
+    help: 'go on even if the session that this runs in could be cut',
+  },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
   'lock-timeout': {
     type: 'number',
@@ -187,6 +191,7 @@ export const commands = {
       'dry-run',
       'exit-code',
       'accept-large-change',
+      'allow-lockout',
       'persist',
       'force-conflicts',
       'lock-timeout',
