@@ -5,6 +5,7 @@ import { apply, check, locked, makePlan, planDiff, planId, type Plan } from '../
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { flagSpec } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
+import { preflight } from '../lockout.ts';
 import { worst, type Context } from '../main.ts';
 import { changeText, space, type Output } from '../output.ts';
 import { isCutOff, readUsable } from '../records.ts';
@@ -43,6 +44,7 @@ export async function run(context: Context): Promise<ExitCode> {
       codes.push(...explainVerdict(plan, output));
       plans.push(plan);
     }
+    const cleared = await preflight(plans, context, codes);
     if (settings.values['dry-run'] === true) {
       printPlan(plans, output);
       const pending = plans.some((p) => p.steps.length > 0);
@@ -51,7 +53,7 @@ export async function run(context: Context): Promise<ExitCode> {
     }
     output.notices('', await answer.commit());
     if (boot.length === 0) await remindOfBoot(settings, output);
-    for (const plan of plans)
+    for (const plan of cleared)
       await attempt(output, codes, async () => {
         codes.push(await applyOne(plan, context));
       });
@@ -84,7 +86,15 @@ async function bootJob(like: Job, settings: Settings): Promise<Job> {
 function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
     ([name]) =>
-      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose'].includes(name),
+      ![
+        'persist',
+        'source',
+        'state-dir',
+        'dry-run',
+        'exit-code',
+        'verbose',
+        'allow-lockout',
+      ].includes(name),
   );
   const words = given.flatMap(([name, value]) =>
     value === true
