@@ -7,7 +7,6 @@ import type { Context } from './main.ts';
 import {
   addresses,
   contains,
-  fromInterval,
   intersect,
   isEmpty,
   merge,
@@ -118,7 +117,7 @@ function stopped(before: Access, after: Access): readonly string[] {
 }
 
 function single(peers: readonly string[]): Ranges {
-  return parseRanges(peers.flatMap((peer) => fromInterval(peer, peer)));
+  return parseRanges(peers.map((peer) => `${peer}/${peer.includes(':') ? 128 : 32}`));
 }
 
 function named(port: number, peers: Ranges): string {

@@ -89,6 +89,11 @@ describe('the own session', () => {
     expect(isCut(allow, lockdown, own('198.51.100.16'), office)).toBe(true);
   });
 
+  it('need not be connected over TCP at the time, as with mosh', () => {
+    const { own: sessions } = own(stranger);
+    expect(isCut(allow, lockdown, { own: sessions, peers: new Map() })).toBe(true);
+  });
+
   it('is told with its proof, and not as a peer', () => {
     const judged = judge(allow, lockdown, own(stranger));
     expect(judged.own).toEqual([{ port: 443, peer: stranger, proof: 'a test' }]);
@@ -109,6 +114,9 @@ describe('other peers', () => {
     const many = Array.from({ length: 9 }, (_, i) => `198.51.100.${i * 2}`);
     expect(warnings(allow, lockdown, peers(443, ...many, ...many, '2001:db8::10'))).toEqual([
       'TCP port 443: 10 connected peers would no longer be let in: 198.51.100.0, 198.51.100.2, 198.51.100.4, 198.51.100.6, 198.51.100.8 and 5 more',
+    ]);
+    expect(warnings(allow, lockdown, peers(443, ...many.slice(0, 6)))).toEqual([
+      expect.stringMatching(/, 198\.51\.100\.8 and 1 more$/),
     ]);
     const neighbours = ['198.51.100.10', '198.51.100.11', '2001:db8::10'];
     expect(warnings(allow, lockdown, peers(443, ...neighbours))).toEqual([

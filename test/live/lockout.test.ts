@@ -47,6 +47,11 @@ class End {
     return answer;
   }
 
+  /** Ends the program, and its connections with it. */
+  end(): void {
+    this.#child.stdin.end();
+  }
+
   async alive(): Promise<boolean> {
     return (await this.ask({})) === 'echo';
   }
@@ -353,8 +358,8 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
   });
 
   describe('what /proc shows is what the fixtures say it does', () => {
-    const dial = (host: Host, family: 'v4' | 'v6') =>
-      End.start(host, ['dial', lab.origin[family]!, '443']);
+    const dial = (host: Host, family: 'v4' | 'v6', ...more: string[]) =>
+      End.start(host, ['dial', lab.origin[family]!, ...more]);
     const observe = (uid?: number) =>
       child(
         ...(uid === undefined ? [] : ['setpriv', `--reuid=${uid}`, '--clear-groups']),
@@ -364,28 +369,45 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
         '80',
         '443',
       );
-    const served = async (port: string, argv: string[]): Promise<Outcome> => {
-      const server = await End.start(lab.origin, ['serve', '::', port]);
-      await dial(lab.stranger, 'v4');
-      await dial(lab.stranger, 'v6');
-      await dial(lab.edge, 'v4');
-      return server.ask({ argv, env: scrubbed });
+    const serve = async (): Promise<End> => {
+      const server = await End.start(lab.origin, ['serve', '::', '443']);
+      await dial(lab.stranger, 'v4', '443');
+      await dial(lab.stranger, 'v6', '443');
+      await dial(lab.edge, 'v4', '443');
+      return server;
     };
+    const under = (connection: string): Promise<Outcome> =>
+      lab.origin.run(observe(), { env: { SSH_CONNECTION: connection } });
     const scenes: Readonly<Record<string, () => Promise<Outcome>>> = {
-      held: () => served('443', observe()),
-      'other-user': () => served('443', observe(1001)),
+      held: async () => (await serve()).ask({ argv: observe(), env: scrubbed }),
+      'other-user': async () => (await serve()).ask({ argv: observe(1001), env: scrubbed }),
+      busy: async () => {
+        const gone = await End.start(lab.origin, ['serve', '::', '80']);
+        await dial(lab.stranger, 'v4', '80');
+        await dial(lab.origin, 'v4', '80');
+        gone.end();
+        await lab.origin.listen({ tcp: [22] });
+        await dial(lab.stranger, 'v4', '22');
+        const server = await serve();
+        await dial(lab.origin, 'v4', '443');
+        const env = { ...scrubbed, SSH_CONNECTION: '198.51.100.10 50000 203.0.113.5 443' };
+        return server.ask({ argv: observe(), env });
+      },
       redirected: async () => {
         await redirect();
-        return served('22', observe());
+        await lab.origin.listen({ tcp: [22] });
+        // Two clients with the same port.
+        await dial(lab.edge, 'v6', '443', '50000');
+        await dial(lab.stranger, 'v6', '443', '50000');
+        return under('2001:db8::10 50000 2001:db8:5::5 22');
       },
-      named: () =>
-        lab.origin.run(observe(), {
-          env: { SSH_CONNECTION: '2001:db8::10 50000 2001:db8:5::5 443' },
-        }),
+      named: () => under('2001:db8::10 50000 2001:db8:5::5 443'),
       relayed: async () => {
         const [connection] = await relayed();
-        await dial(lab.edge, 'v6');
-        return lab.origin.run(observe(), { env: { SSH_CONNECTION: connection } });
+        await dial(lab.edge, 'v6', '443');
+        await lab.origin.listen({ tcp: [80] });
+        await dial(lab.stranger, 'v6', '80');
+        return under(connection);
       },
     };
 
@@ -393,7 +415,7 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
       const { stdout, stderr } = await scenes[name]!();
       expect(stderr).toBe('');
       const { own, peers } = JSON.parse(stdout);
-      expect(answer(own, new Map(peers))).toEqual(expected[name]);
+      expect(answer({ own, peers: new Map(peers) })).toEqual(expected[name]);
     });
   });
 });

@@ -25,8 +25,10 @@ const roles = {
   },
 
   /** Holds one connection; answers each line with what became of it. */
-  dial(host, port) {
-    const socket = createConnection({ host, port }, () => say('ready'));
+  dial(host, port, localPort = '0') {
+    const socket = createConnection({ host, port, localPort: Number(localPort) }, () =>
+      say('ready'),
+    );
     socket.on('error', () => {});
     lines.on('line', () => {
       const silence = setTimeout(() => say('silence'), 1500);
