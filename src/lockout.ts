@@ -1,7 +1,7 @@
 /** Refuses a change that could cut the session it runs in, and names who else it would cut off. */
 import { defaultRouteInterfaces, dockerBridges, reachedThrough } from './interfaces.ts';
-import { exit, type ExitCode } from './errors.ts';
 import type { Plan } from './engine.ts';
+import { exit, type ExitCode } from './errors.ts';
 import { host } from './host.ts';
 import type { Context } from './main.ts';
 import {
@@ -175,7 +175,7 @@ export async function preflight(
       refused.push(plan);
       codes.push(exit.refused);
       output.warn(
-        `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout`,
+        `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
       );
     }
     for (const { peer, port, proof } of own.slice(0, most))

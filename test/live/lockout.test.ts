@@ -139,7 +139,7 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
         const { code, stdout, stderr } = await below(server, ...lockdown, ...dry);
         expect(code, stderr).toBe(exit.refused);
         expect(stderr).toContain(
-          `nftables: refused: this could cut the session it runs in: ${lab.stranger[family]} to TCP port 443 would no longer be let in; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout`,
+          `nftables: refused: this could cut the session it runs in: ${lab.stranger[family]} to TCP port 443 would no longer be let in; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
         );
         expect(stderr).toMatch(
           new RegExp(
