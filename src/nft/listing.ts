@@ -187,7 +187,7 @@ function isFields(value: unknown): value is Readonly<Record<string, unknown>> {
 function unreadable(why: string, cause?: unknown): BackendError {
   return new BackendError(
     'broken',
-    `nftables: what nft -j printed cannot be read: ${why}; nothing was changed; look at nft -j list ruleset`,
+    `what nft -j printed cannot be read: ${why}; nothing was changed; look at nft -j list ruleset`,
     { cause },
   );
 }
