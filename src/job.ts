@@ -11,6 +11,8 @@ export interface Job {
   readonly raw: Readonly<Record<string, unknown>>;
   /** What should be true of it; `ranges` as the source has them. */
   readonly desired: Desired;
+  /** Every range that Cloudflare ever published: what other hands wrote for them counts as owned. */
+  readonly adopting?: Ranges;
 }
 
 /** The admin's own prefixes are for packet filters only. */

@@ -32,6 +32,21 @@ export interface Desired {
 export interface Owned {
   /** Every prefix that the backend holds for cfsync now (or should hold), merged. The guard measures it. */
   readonly ranges: Ranges;
+  /** What other hands wrote and `adopt` counts as owned; absent means none, in what is wanted as well. */
+  readonly strays?: readonly Stray[];
+}
+
+/**
+ * A rule, a line or an element that somebody else wrote to let Cloudflare in. A renderer adds where it
+ * stands, so that `plan` can take it away and, on the way back, put it where it was.
+ */
+export interface Stray {
+  /** In the backend's own syntax, one line: what the admin would recognise. */
+  readonly text: string;
+  /** The prefixes that it names, as written. */
+  readonly prefixes: readonly string[];
+  /** What it does beyond letting them in on the desired ports, which ends with it; for people. */
+  readonly beyond?: string;
 }
 
 /** A remark for the admin. `note` is said on a terminal or with --verbose; `warning` always. */
@@ -159,6 +174,16 @@ export interface Renderer<Options = unknown, State extends Owned = Owned, Around
   plan(wanted: State, observed: Observed<State, Around>): readonly Step[];
   /** The backend's own syntax, for `render`, `diff` and golden files. */
   print(owned: State): readonly Artifact[];
+  /**
+   * For `cfsync adopt`, pure: the same observation, with all that other hands wrote for Cloudflare's ranges in
+   * `owned.strays`. Only what names nothing but prefixes inside of `known` (every range that Cloudflare ever
+   * published), and on the desired ports or on all of them; everything else stays the admin's.
+   */
+  adopt?(
+    observed: Observed<State, Around>,
+    desired: Desired,
+    known: Ranges,
+  ): Observed<State, Around>;
 }
 
 /** Identity, for type inference: `export default defineRenderer({ ... })`. */
