@@ -15,8 +15,10 @@ import { BackendError, CfsyncError, exit } from '../src/errors.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { mayPass, probes, publishes, walk, walkBase, type Probe } from '../src/iptables/judge.ts';
 import {
+  linesOf,
   parseSave,
   targetOf,
+  unreadable,
   wordsOf,
   type SavedRule,
   type SavedTable,
@@ -171,6 +173,7 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
   async observe(host, options) {
     const [around, sets] = await Promise.all([lookAround(host), observeSets(host, options)]);
     const tables = families.flatMap((family) => ownedTables(family, around[family]?.tables ?? []));
+    refuseLineEnds(tables);
     return {
       owned: { ranges: heldRanges(tables, sets), tables, sets },
       around: { ...around, mismatches: mismatches(sets) },
@@ -596,7 +599,7 @@ async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
     );
   const variant = isNft(saves) ? 'legacy' : 'nft';
   return {
-    tables: parseSave(saved),
+    tables: parseSave(saved, `${program}-save`),
     other: { variant, tables: await otherTables(host, family, variant) },
   };
 }
@@ -611,8 +614,9 @@ async function otherTables(
     const file = family === 'v4' ? 'ip_tables_names' : 'ip6_tables_names';
     if (((await host.read(`/proc/net/${file}`)) ?? '') === '') return [];
   }
-  const saved = await optional(host, { argv: [`${tool[family]}-${variant}-save`] });
-  return saved === undefined ? [] : parseSave(saved);
+  const program = `${tool[family]}-${variant}-save`;
+  const saved = await optional(host, { argv: [program] });
+  return saved === undefined ? [] : parseSave(saved, program);
 }
 
 /** The tables of nftables' own, each by itself: those of iptables may be large. */
@@ -683,6 +687,22 @@ function ownedTables(family: Family, tables: readonly SavedTable[]): IptTable[] 
   });
 }
 
+/** iptables-restore reads no comment of several lines, though iptables takes and saves one (1.8.9). */
+function refuseLineEnds(tables: readonly IptTable[]): void {
+  for (const { family, name, chains, jumps } of tables) {
+    const rules = [
+      ...chains.flatMap((c) => c.rules.map((rule) => `-A ${c.name} ${rule}`)),
+      ...jumps.map((j) => `-A ${j.chain} ${j.rule}`),
+    ];
+    const odd = rules.find((rule) => rule.includes('\n'));
+    if (odd !== undefined)
+      throw new BackendError(
+        'not supported',
+        `iptables: a rule in table ${name} of ${tool[family]} that belongs to chain ${entry} has a comment of several lines, which ${tool[family]}-restore does not read (${odd}); nothing was changed; delete that rule`,
+      );
+  }
+}
+
 /** Our sets, and what a run that was cut off left of a swap. Nothing is asked that would load the module. */
 async function observeSets(host: Host, options: IptOptions): Promise<IpSet[]> {
   if (!options.set && (await host.list('/sys/module/ip_set')) === undefined) return [];
@@ -698,18 +718,22 @@ async function observeSets(host: Host, options: IptOptions): Promise<IpSet[]> {
 
 /** ipset 7.17: `create NAME hash:net family inet hashsize 1024 ...`, then `add NAME 192.0.2.0/24` and so on. */
 function parseSet(name: string, text: string): IpSet {
-  const lines = text.split('\n').map((line) => line.split(' '));
-  const [, , ...create] = lines.find(([word]) => word === 'create') ?? [];
+  const [create = '', ...added] = linesOf(text, 'ipset save');
+  const [, , ...words] = create.split(' ');
+  if (!create.startsWith(`create ${name} `)) throw unreadable('ipset save', create);
   const sizes = ['hashsize', 'maxelem', 'bucketsize', 'initval'];
-  const type = create.filter((word, i) => !sizes.includes(word) && !sizes.includes(create[i - 1]!));
-  const members = lines.filter(([word]) => word === 'add');
-  // An element with a timeout or `nomatch` is not what we add.
-  if (members.some((words) => words.length > 3)) type.push('with options');
-  const whole = members
-    .filter((words) => !words.includes('nomatch'))
-    .map(([, , member]) =>
-      member!.includes('/') ? member! : `${member}/${member!.includes(':') ? 128 : 32}`,
-    );
+  const type = words.filter((word, i) => !sizes.includes(word) && !sizes.includes(words[i - 1]!));
+  const whole: string[] = [];
+  let withOptions = false;
+  for (const line of added) {
+    const [, , member = '', ...options] = line.split(' ');
+    if (!line.startsWith(`add ${name} `) || member === '') throw unreadable('ipset save', line);
+    // An element with a timeout or `nomatch` is not what we add.
+    withOptions ||= options.length > 0;
+    if (options.includes('nomatch')) continue;
+    whole.push(member.includes('/') ? member : `${member}/${member.includes(':') ? 128 : 32}`);
+  }
+  if (withOptions) type.push('with options');
   const { v4, v6 } = prefixesIn(whole);
   return { name, type: type.join(' '), prefixes: [...v4, ...v6] };
 }
@@ -893,7 +917,7 @@ function rulesText(family: Family, tables: readonly IptTable[]): string[] {
       lines.push(
         '# Not loaded from here, or every load would add one. Wanted once, before the first rule that decides:',
         `# -I ${chain} ${rule}`,
-        ...(before === null ? [] : [`# in front of: -A ${chain} ${before}`]),
+        ...(before === null ? [] : [`# in front of: -A ${chain} ${escape(before)}`]),
       );
     lines.push('COMMIT');
   }

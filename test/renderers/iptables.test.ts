@@ -139,7 +139,7 @@ describe('options', () => {
 
 describe('reading', () => {
   it('takes words as they were quoted', () => {
-    const { rules } = parseSave(printed('drop-through-jump.save'))[0]!;
+    const { rules } = parseSave(printed('drop-through-jump.save'), 'iptables-save')[0]!;
     expect(wordsOf(rules[1]!.text)).toContain('the "web" -j ACCEPT');
   });
 
