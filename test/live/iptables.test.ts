@@ -299,7 +299,7 @@ describeLive('iptables', { programs }, () => {
             `apply -b iptables --source bundled --mode ${mode}`,
             ...form,
           );
-          expect(said).toContain('the backend is back to what it was before');
+          expect(said).toContain('iptables is back to what it was before');
           expect(said).toContain('injected');
           expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(admin));
           expect(await origin.run('ipset', 'list', '-n')).toBe('');
