@@ -127,6 +127,8 @@ const local = '-m addrtype --dst-type LOCAL';
 
 const tool = { v4: 'iptables', v6: 'ip6tables' } as const;
 const setName = { v4: 'cfsync4', v6: 'cfsync6' } as const;
+/** Broadcast and multicast: no packet may come from there. */
+const nobody = { v4: '255.255.255.255/32', v6: 'ff00::/8' } as const;
 const setType = { v4: 'hash:net family inet', v6: 'hash:net family inet6' } as const;
 
 /** xt_multiport.h, XT_MULTI_PORTS. */
@@ -788,8 +790,9 @@ function restoreStep(family: Family, lines: readonly string[]): RunStep {
     command: { argv: [program, '-w', '10', '--noflush'], stdin, timeout: 120_000 },
     check: {
       argv: [program, '-w', '10', '--noflush', '--test'],
-      // A rule with a set that does not exist yet is refused, also by --test.
-      stdin: stdin.replaceAll(/-m set --match-set \S+ src /g, ''),
+      // A rule with a set that does not exist yet is refused, also by --test. What stands in for it is a
+      // condition that nobody meets: a rule without any would be for everybody, were it ever loaded.
+      stdin: stdin.replaceAll(/-m set --match-set \S+ src /g, `-s ${nobody[family]} `),
       timeout: 120_000,
     },
   };
