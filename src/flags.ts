@@ -225,6 +225,20 @@ export const commands = {
     ],
     example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
   },
+  adopt: {
+    help: 'take over what scripts or hands wrote for Cloudflare: ours in, theirs out',
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'accept-large-change',
+      'all-or-nothing',
+      'confirm',
+      'lock-timeout',
+      ...common,
+    ],
+    example: 'cfsync adopt --backend iptables --dry-run',
+  },
   verify: {
     help: 'say whether the system still is what was applied',
     flags: ['backend', 'lock-timeout', ...common],

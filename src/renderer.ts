@@ -43,7 +43,7 @@ export interface Owned {
 export interface Stray {
   /** In the backend's own syntax, one line: what the admin would recognise. */
   readonly text: string;
-  /** The prefixes that it names, as written. */
+  /** The prefixes that it names, each with its length and without host bits; at least one. */
   readonly prefixes: readonly string[];
   /** What it does beyond letting them in on the desired ports, which ends with it; for people. */
   readonly beyond?: string;

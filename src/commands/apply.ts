@@ -34,7 +34,7 @@ import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
 
 /** What planning came to. */
-interface Planned {
+export interface Planned {
   /** Absent for a saved plan, which names its ranges. */
   readonly answer: Answer | undefined;
   readonly jobs: readonly Job[];
@@ -102,7 +102,8 @@ async function planAll(
   });
 }
 
-async function planOne(
+/** Plans and checks one backend, and says what is to be said of it. */
+export async function planOne(
   { settings, output }: Context,
   job: Job,
   policy: Policy,
@@ -123,7 +124,7 @@ async function planOne(
  * Applies the plans one after the other. What is done goes back on a signal, when the probe fails, and
  * with --all-or-nothing when another backend fails.
  */
-async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
+export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
