@@ -7,7 +7,8 @@ import { extraOf, type Job } from './job.ts';
 import { firstLines } from './text.ts';
 import { host, run, show } from './host.ts';
 import { withLocks } from './lock.ts';
-import { subtract } from './prefix.ts';
+import { none, subtract } from './prefix.ts';
+import { stopIfAsked } from './signals.ts';
 import type {
   Command,
   Desired,
@@ -19,13 +20,16 @@ import type {
   Wanted,
 } from './renderer.ts';
 import {
-  closeJournal,
+  dropUnusable,
+  forgetEntry,
   journalPath,
-  openJournal,
-  readUsable,
-  writeApplied,
-  type Applied,
-} from './records.ts';
+  keepEntry,
+  openEntry,
+  readOpen,
+  type Entry,
+  type Run,
+} from './journal.ts';
+import { readUsable, writeApplied, type Applied } from './records.ts';
 
 /** How a source and the person at the keyboard limit a change. */
 export interface Policy {
@@ -54,6 +58,7 @@ export interface Result {
   readonly code: ExitCode;
   readonly message: string;
   readonly detail: readonly string[];
+  readonly notices: readonly Notice[];
 }
 
 /** The desired state cannot be had on this host as it is: `want` refused it, and says why. */
@@ -164,48 +169,94 @@ async function perform(step: Step): Promise<void> {
 /**
  * Applies a checked plan and verifies it. When a step fails or the backend does not settle, it is planned
  * back to what was observed before: by looking at it as it is then, so that what others did survives.
+ * After a run that was cut off, that is what stood before that run.
  */
-export async function apply(plan: Plan, stateDir: string): Promise<Result> {
-  const { job } = plan;
-  const before = plan.observed.owned;
+export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Result> {
+  const { name, renderer } = plan.job;
+  const { content: open, notices } = await readOpen(stateDir, name);
+  const said: Notice[] = [...notices];
   if (plan.steps.length === 0) {
-    if (plan.verdict.kind !== 'no change')
-      await writeApplied(stateDir, job.name, appliedRecord(plan));
-    await closeJournal(stateDir, job.name);
-    return { code: exit.ok, message: `${job.name}: no changes`, detail: [] };
+    if (plan.verdict.kind !== 'no change') {
+      said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
+      if (open !== undefined) await keepEntry(stateDir, name, open.number);
+      else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
+    }
+    return { code: exit.ok, message: `${name}: no changes`, detail: [], notices: said };
   }
-  await openJournal(stateDir, job.name, { before, wanted: plan.wanted });
-  const written = new Set<string>();
-  let begun = false;
+  const entry = await entryOf(plan, stateDir, run, open);
+  said.push(...(await openEntry(stateDir, name, entry)));
+  let begun = open !== undefined;
   try {
     const undoable = plan.steps.filter(isUndoable);
     for (const step of undoable) {
+      stopIfAsked();
       // A program may have done half of its work when it fails; a file is written whole or not at all.
       begun ||= step.kind === 'run';
       await perform(step);
       begun = true;
-      if (step.kind === 'file') written.add(step.path);
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
+    stopIfAsked();
     begun ||= final.length > 0;
     for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);
+    said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
+    await keepEntry(stateDir, name, entry.number);
   } catch (error) {
+    const detail = error instanceof CfsyncError ? error.detail : [];
+    const why = error instanceof Error ? error.message : String(error);
     if (!begun && error instanceof CfsyncError) {
-      await closeJournal(stateDir, job.name);
-      return {
-        code: exit.failed,
-        message: `${error.message}; nothing was changed`,
-        detail: error.detail,
-      };
+      await forgetEntry(stateDir, name, entry.number);
+      const message = `${why}; nothing was changed`;
+      return { code: exit.failed, message, detail, notices: said };
     }
-    return goBack(job, before, written, error, stateDir);
+    const back = await goBack(plan.job, entry, stateDir);
+    const message = `${why}; ${back.message}`;
+    return { ...back, message, detail, notices: [...said, ...back.notices] };
   }
-  await writeApplied(stateDir, job.name, appliedRecord(plan));
-  await closeJournal(stateDir, job.name);
-  const done = plan.wanted === job.renderer.nothing ? 'removed' : 'applied';
-  return { code: exit.ok, message: `${job.name}: ${done} and verified`, detail: [] };
+  const done = plan.wanted === renderer.nothing ? 'removed' : 'applied';
+  return { code: exit.ok, message: `${name}: ${done} and verified`, detail: [], notices: said };
+}
+
+async function entryOf(
+  plan: Plan,
+  stateDir: string,
+  run: Run,
+  open: Entry | undefined,
+): Promise<Entry> {
+  const { job, desired } = plan;
+  const files = plan.steps.flatMap((step) =>
+    step.kind === 'file'
+      ? [
+          {
+            path: step.path,
+            before: step.expect,
+            after: step.content === null ? null : digest(step.content),
+          },
+        ]
+      : [],
+  );
+  const adopting = job.adopting ?? open?.adopting;
+  return {
+    ...run,
+    at: new Date().toISOString(),
+    before: open?.before ?? plan.observed.owned,
+    wanted: plan.wanted,
+    files: [...files, ...(open?.files ?? [])],
+    desired,
+    options: job.raw,
+    ...(adopting && { adopting }),
+    was: open === undefined ? ((await readUsable(stateDir, job.name)).content ?? null) : open.was,
+  };
+}
+
+/** Goes back to what was there before a change that was verified; until it is done, the change counts as open. */
+export async function rollBack(plan: Plan, entry: Entry, stateDir: string): Promise<Result> {
+  const { job } = plan;
+  const notices = await openEntry(stateDir, job.name, entry);
+  const back = await goBack(job, entry, stateDir);
+  return { ...back, notices: [...notices, ...back.notices] };
 }
 
 /** What is written down of an apply; undefined when nothing of it is left on the host. */
@@ -235,38 +286,68 @@ async function settled(plan: Plan, counts: (step: Step) => boolean = () => true)
     );
 }
 
-/** `written`: the files that the apply did change; what stands in any other is not ours to take back. */
-async function goBack(
-  job: Job,
-  before: Owned,
-  written: ReadonlySet<string>,
-  cause: unknown,
-  stateDir: string,
-): Promise<Result> {
-  const { renderer, name } = job;
-  const why = cause instanceof Error ? cause.message : String(cause);
-  const detail = cause instanceof CfsyncError ? cause.detail : [];
+/** The way from what is there now to what was there before a change. */
+export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
+  const { desired, adopting } = entry;
+  const then = { ...job, desired, ...(adopting && { adopting }) };
+  const observed = await look(then);
+  const wanted = entry.before;
+  const steps = job.renderer.plan(wanted, observed);
+  return {
+    job: then,
+    observed,
+    wanted,
+    desired,
+    notices: [],
+    verdict: { kind: 'go', ranges: wanted.ranges, kept: none },
+    steps: steps.filter((step) => isUndoable(step) && !isForeign(step, entry)),
+    added: subtract(wanted.ranges, observed.owned.ranges),
+    removed: subtract(observed.owned.ranges, wanted.ranges),
+  };
+}
+
+/** A file that the change created and that somebody else has replaced since is not ours to take away. */
+function isForeign(step: Step, { files }: Entry): boolean {
+  if (step.kind === 'run') return false;
+  const ours = files.filter((file) => file.path === step.path);
+  return (
+    ours.some((file) => file.before === null) && !ours.some((file) => file.after === step.expect)
+  );
+}
+
+/**
+ * Plans a backend back to what it was before a change, and verifies that. Nothing is replayed: what is there
+ * now is observed, and what others did in the meantime stays.
+ */
+export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<Result> {
+  const { name } = job;
+  const notices: Notice[] = [];
   try {
-    const wayBack = async (): Promise<readonly Step[]> =>
-      renderer
-        .plan(before, await look(job))
-        .filter((step) => isUndoable(step) && (step.kind === 'run' || written.has(step.path)));
-    for (const step of await wayBack()) await perform(step);
-    const left = await wayBack();
-    if (left.length > 0)
-      throw new CfsyncError(exit.broken, `it still differs: ${left[0]!.summary}`);
+    for (const step of (await makeRollback(job, entry)).steps) await perform(step);
+    const [left] = (await makeRollback(job, entry)).steps;
+    if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
   } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
     return {
       code: exit.broken,
-      message: `${why}; going back failed as well: ${error instanceof Error ? error.message : String(error)}; what was there before is in ${journalPath(stateDir, name)}: look at the backend by hand`,
-      detail,
+      message: `${name}: going back failed: ${why}; what was there before is in ${journalPath(stateDir, name)}: look at the backend by hand, then run cfsync rollback`,
+      detail: error instanceof CfsyncError ? error.detail : [],
+      notices,
     };
   }
-  await closeJournal(stateDir, name);
+  try {
+    notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
+    await forgetEntry(stateDir, name, entry.number);
+  } catch (error) {
+    // The backend is right; the next run sees the entry, and that nothing is left to do.
+    if (!(error instanceof CfsyncError)) throw error;
+    notices.push({ level: 'warning', text: error.message });
+  }
   return {
     code: exit.rolledBack,
-    message: `${why}; the backend is back to what it was before`,
-    detail,
+    message: `${name} is back to what it was before`,
+    detail: [],
+    notices,
   };
 }
 

@@ -20,6 +20,21 @@ export const exit = {
 
 export type ExitCode = (typeof exit)[keyof typeof exit];
 
+/** The code that wins when several backends end differently. */
+export function worst(codes: readonly ExitCode[]): ExitCode {
+  const order: readonly ExitCode[] = [
+    exit.broken,
+    exit.rolledBack,
+    exit.refused,
+    exit.failed,
+    exit.busy,
+    exit.usage,
+    exit.pending,
+    exit.ok,
+  ];
+  return order.find((code) => codes.includes(code)) ?? exit.ok;
+}
+
 /** An error that a person is meant to read: what failed, on which input, what is unchanged, what to do. */
 export class CfsyncError extends Error {
   readonly code: ExitCode;

@@ -1,7 +1,7 @@
 /** The one module that writes files: after a crash there is all of the old content or all of the new. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { constants, type Stats } from 'node:fs';
+import { constants, rmSync, type Stats } from 'node:fs';
 import {
   cp,
   lstat,
@@ -113,11 +113,49 @@ export async function moveAside(path: string): Promise<string> {
   });
 }
 
+/** A lock file: who holds it writes into it who that is. */
+export interface LockFile {
+  readonly fd: number;
+  read(): Promise<string>;
+  fill(content: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Opens a lock file that nobody but its owner can open, and so lock. */
+export async function openLock(path: string): Promise<LockFile> {
+  return attempt(`cannot open the lock ${path}`, async () => {
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+    const file = await open(path, flags, 0o600);
+    return {
+      fd: file.fd,
+      read: () => readFile(path, 'utf8'),
+      fill: async (content) => {
+        await file.truncate();
+        await file.write(content, 0);
+      },
+      close: () => file.close(),
+    };
+  });
+}
+
+/** Renames a file to a name in a folder that is made if need be; what has that name is replaced. */
+export async function moveFile(from: string, to: string): Promise<void> {
+  await ensureDir(dirname(to), 0o700);
+  await attempt(`cannot move ${from} to ${to}`, async () => {
+    await rename(from, to);
+    await sync(dirname(to));
+    if (dirname(from) !== dirname(to)) await sync(dirname(from));
+  });
+}
+
 /** Runs `work` with a temporary folder, readable by its owner alone, that is gone afterwards. */
 export async function withStage<T>(stage: Stage, work: (folder: string) => Promise<T>): Promise<T> {
   const folder = await attempt('cannot make a temporary folder', () =>
     mkdtemp(join(tmpdir(), 'cfsync-')),
   );
+  // A signal may end the process while a check runs.
+  const clean = (): void => rmSync(folder, { recursive: true, force: true });
+  process.once('exit', clean);
   try {
     await attempt(`cannot fill the temporary folder ${folder}`, async () => {
       if (stage.copy !== undefined) await copyFolder(stage.copy, folder);
@@ -132,6 +170,7 @@ export async function withStage<T>(stage: Stage, work: (folder: string) => Promi
     });
     return await work(folder);
   } finally {
+    process.off('exit', clean);
     await rm(folder, { recursive: true, force: true });
   }
 }

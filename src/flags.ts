@@ -54,19 +54,37 @@ export const flags = {
   'ipv4-url': { type: 'text', value: 'URL', help: 'text feed of the IPv4 ranges' },
   'ipv6-url': { type: 'text', value: 'URL', help: 'text feed of the IPv6 ranges' },
   'api-url': { type: 'text', value: 'URL', help: 'JSON feed of both' },
-  out: { type: 'text', value: 'DIR', help: 'folder to write to' },
+  out: {
+    type: 'text',
+    value: 'PATH',
+    help: 'render: folder to write to; diff: file to save the plan in',
+  },
+  plan: {
+    type: 'text',
+    value: 'FILE',
+    help: 'a plan that diff --out saved; apply refuses it if it would now be another one',
+  },
   dir: { type: 'text', value: 'DIR', help: 'compare with the files that render wrote there' },
   format: {
     type: 'text',
     value: 'FORMAT',
-    choices: ['text', 'json'],
-    help: 'text or json (default: text)',
+    choices: ['text', 'json', 'markdown'],
+    help: 'text, json, or for diff markdown (default: text)',
   },
   'dry-run': { type: 'switch', help: 'print the plan and stop before the first change' },
   'exit-code': { type: 'switch', help: 'exit 2 when changes are pending' },
   'accept-large-change': {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',
+  },
+  'all-or-nothing': {
+    type: 'switch',
+    help: 'when one backend fails, those that are done go back as well',
+  },
+  confirm: {
+    type: 'number',
+    value: 'SECONDS',
+    help: 'go back unless cfsync confirm is run in time',
   },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
   'lock-timeout': {
@@ -153,10 +171,13 @@ const desired = [
   ...cluster,
 ] as const;
 
+/** What a saved plan says itself. */
+export const planned = [...desired, ...from, 'persist'] as const satisfies readonly FlagName[];
+
 export const commands = {
   fetch: {
     help: 'download and check the ranges, show what changed, store them',
-    flags: [...from, ...common],
+    flags: [...from, 'lock-timeout', ...common],
     example: 'cfsync fetch',
   },
   diff: {
@@ -167,6 +188,8 @@ export const commands = {
       'nft-file',
       'helm-values',
       'dir',
+      'out',
+      'plan',
       'format',
       'exit-code',
       'accept-large-change',
@@ -184,9 +207,12 @@ export const commands = {
     flags: [
       ...desired,
       ...from,
+      'plan',
       'dry-run',
       'exit-code',
       'accept-large-change',
+      'all-or-nothing',
+      'confirm',
       'persist',
       'force-conflicts',
       'lock-timeout',
@@ -196,13 +222,32 @@ export const commands = {
   },
   adopt: {
     help: 'take over what scripts or hands wrote for Cloudflare: ours in, theirs out',
-    flags: [...desired, ...from, 'dry-run', 'accept-large-change', 'lock-timeout', ...common],
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'accept-large-change',
+      'all-or-nothing',
+      'confirm',
+      'lock-timeout',
+      ...common,
+    ],
     example: 'cfsync adopt --backend iptables --dry-run',
   },
   verify: {
     help: 'say whether the system still is what was applied',
     flags: ['backend', 'lock-timeout', ...common],
     example: 'cfsync verify --backend nftables',
+  },
+  confirm: {
+    help: 'keep an apply that waits for its confirmation',
+    flags: ['lock-timeout', ...common],
+    example: 'cfsync confirm',
+  },
+  rollback: {
+    help: 'return to the state before the last apply, and hold',
+    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
@@ -219,6 +264,12 @@ export const commands = {
     words: 'IP...',
     flags: [...from, ...common],
     example: 'cfsync contains 173.245.48.10 --source bundled',
+  },
+  config: {
+    help: 'check the configuration, or show what counts and where it comes from',
+    words: 'check|show',
+    flags: [...desired.filter((name) => name !== 'backend'), ...from, 'lock-timeout', ...common],
+    example: 'cfsync config show',
   },
   backends: {
     help: 'list the backends: usable here, and why not',

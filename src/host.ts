@@ -1,5 +1,5 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
 import { withStage } from './files.ts';
@@ -57,6 +57,8 @@ function start(command: Command): Promise<Outcome> {
     const child = spawn(program, args, {
       env: environment(),
       stdio: ['pipe', 'pipe', 'pipe'],
+      // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
+      detached: true,
     });
     const out: Buffer[] = [];
     const err: Buffer[] = [];
@@ -64,7 +66,7 @@ function start(command: Command): Promise<Outcome> {
     let ended: string | undefined;
     const stop = (reason: string): void => {
       ended ??= reason;
-      child.kill('SIGKILL');
+      endGroup(child);
     };
     const timer = setTimeout(() => stop(`did not end within ${timeout / 1000} s`), timeout);
     const collect = (into: Buffer[]) => (chunk: Buffer) => {
@@ -96,6 +98,15 @@ function start(command: Command): Promise<Outcome> {
   });
 }
 
+/** Ends a program that leads a process group, with those that it started. */
+function endGroup(child: ChildProcess): void {
+  try {
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  } catch (error) {
+    if (errno(error) !== 'ESRCH') throw error;
+  }
+}
+
 /**
  * Starts a program that answers a line once it is ready, and leaves it running: undefined when it ends
  * before that, else a function that closes its input and waits for its end.
@@ -106,11 +117,15 @@ export function hold(
 ): Promise<(() => Promise<void>) | undefined> {
   const [program, ...args] = command.argv;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { env: environment(), stdio: ['pipe', 'pipe', 'ignore'] });
+    const child = spawn(program, args, {
+      env: environment(),
+      stdio: ['pipe', 'pipe', 'ignore'],
+      detached: true,
+    });
     const closed = new Promise<void>((done) => {
       child.on('close', () => done());
     });
-    const timer = setTimeout(() => child.kill('SIGKILL'), timeout);
+    const timer = setTimeout(() => endGroup(child), timeout);
     child.on('error', (cause) => {
       clearTimeout(timer);
       reject(spawnError(program, cause));
@@ -129,6 +144,38 @@ export function hold(
     });
     child.stdin.write('ready\n');
   });
+}
+
+/**
+ * Takes the flock(2) of an open file: a child that inherits the descriptor does it, and the lock stays with
+ * the open file. False when it is not to be had within `seconds`.
+ */
+export function lockOpen(fd: number, seconds: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('flock', ['-w', String(seconds), '3'], {
+      env: environment(),
+      stdio: ['ignore', 'ignore', 'ignore', fd],
+    });
+    child.on('error', (cause) => reject(spawnError('flock', cause)));
+    child.on('close', (code) => resolve(code === 0));
+  });
+}
+
+/** Starts a program that lives on when this one and its terminal are gone. */
+export function leave(argv: readonly [string, ...string[]], said: 'terminal' | 'nobody'): void {
+  const [program, ...args] = argv;
+  const child = spawn(program, args, {
+    detached: true,
+    env: environment(),
+    stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
+    cwd: '/',
+  });
+  child.unref();
+}
+
+/** /proc/sys/kernel/random/boot_id, proc_sys_kernel(5). */
+export async function bootId(): Promise<string> {
+  return ((await read('/proc/sys/kernel/random/boot_id')) ?? 'unknown').trim();
 }
 
 function environment(): NodeJS.ProcessEnv {

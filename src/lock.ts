@@ -1,11 +1,15 @@
-/** Holds the locks of other programs, so that they do not change a file while cfsync works on it. */
+/** Holds locks: cfsync's own, and those of other programs whose files it works on. */
 import { constants, existsSync } from 'node:fs';
 import { access } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
-import { hold } from './host.ts';
+import { ensureDir, openLock, type LockFile } from './files.ts';
+import { hold, lockOpen } from './host.ts';
 import type { Command, Lock } from './renderer.ts';
+import { listen } from './signals.ts';
+import { advised } from './store.ts';
 import { escape } from './text.ts';
+import { mustBeTrusted } from './trust.ts';
 
 /** Node has no fcntl(2) locks, so a child holds them; each answers what it reads once it has the lock. */
 const fcntl = `
@@ -70,4 +74,48 @@ async function mustBeWritable(path: string): Promise<void> {
     exit.failed,
     `${escape(path)} cannot be locked: ${why}; nothing was changed; run it as root`,
   );
+}
+
+/**
+ * Runs `work` as the only cfsync that works on this state directory. The lock is flock(2) on a file in it:
+ * the kernel frees it when this process ends, however it ends. From here on signals are handled.
+ * @param command The name of it, for the one who has to wait.
+ * @throws CfsyncError with code `busy` that names the holder.
+ */
+export async function withRunLock<T>(
+  stateDir: string,
+  seconds: number,
+  command: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  listen();
+  const file = await openRunLock(stateDir);
+  try {
+    if (!(await lockOpen(file.fd, seconds)))
+      throw new CfsyncError(
+        exit.busy,
+        `another cfsync is at work on ${escape(stateDir)}${holderText(await file.read())}; nothing was changed; try again later, or wait longer with --lock-timeout`,
+      );
+    await file.fill(
+      `cfsync ${command}, process ${process.pid}, since ${new Date().toISOString()}\n`,
+    );
+    return await work();
+  } finally {
+    await file.close();
+  }
+}
+
+async function openRunLock(stateDir: string): Promise<LockFile> {
+  try {
+    await ensureDir(stateDir, 0o700);
+    await mustBeTrusted(stateDir, 'state directory');
+    return await openLock(join(stateDir, 'lock'));
+  } catch (error) {
+    throw advised(error);
+  }
+}
+
+/** Empty in the moment between the lock and the words. */
+function holderText(said: string): string {
+  return said.trim() === '' ? '' : ` (${escape(said.trim())})`;
 }

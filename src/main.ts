@@ -22,9 +22,12 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   apply: () => import('./commands/apply.ts'),
   adopt: () => import('./commands/adopt.ts'),
   verify: () => import('./commands/verify.ts'),
+  confirm: () => import('./commands/confirm.ts'),
+  rollback: () => import('./commands/rollback.ts'),
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
+  config: () => import('./commands/config.ts'),
   backends: () => import('./commands/backends.ts'),
 };
 
@@ -46,19 +49,4 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
     for (const line of error.detail) process.stderr.write(`  ${line}\n`);
     return error.code;
   }
-}
-
-/** The code that wins when several backends end differently. */
-export function worst(codes: readonly ExitCode[]): ExitCode {
-  const order: readonly ExitCode[] = [
-    exit.broken,
-    exit.rolledBack,
-    exit.refused,
-    exit.failed,
-    exit.busy,
-    exit.usage,
-    exit.pending,
-    exit.ok,
-  ];
-  return order.find((code) => codes.includes(code)) ?? exit.ok;
 }

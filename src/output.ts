@@ -44,10 +44,25 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
   return output;
 }
 
+/** Says what went wrong, and its details below. */
+export function complain(
+  output: Output,
+  { message, detail }: { readonly message: string; readonly detail: readonly string[] },
+): void {
+  output.warn(message);
+  for (const line of detail) output.warn(`  ${line}`);
+}
+
 /** On a terminal, text broken at blanks with all lines but the first moved in; elsewhere one line. */
 export function hang(text: string, stream: NodeJS.WriteStream, indent: number): string {
-  const width = stream.isTTY ? stream.columns - indent : Number.POSITIVE_INFINITY;
+  // A terminal of unknown width has 0 columns.
+  const width = stream.isTTY && stream.columns > 0 ? stream.columns - indent : Infinity;
   return wrap(text, width).join(`\n${' '.repeat(indent)}`);
+}
+
+/** Whether a person is there: one of the three standard streams is a terminal. */
+export function isAttended(): boolean {
+  return process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
 }
 
 /** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org. */

@@ -1,9 +1,9 @@
-/** What was applied to each backend, and what a backend was before an apply that has not ended. */
+/** What was last applied to each backend. */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno } from './errors.ts';
 import { removeFile } from './files.ts';
-import type { Desired, Notice, Owned } from './renderer.ts';
+import type { Desired, Notice } from './renderer.ts';
 import { readRecord, tolerant, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
@@ -13,21 +13,11 @@ export interface Applied {
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-/** An apply that began and has not ended. */
-export interface Journal {
-  readonly before: Owned;
-  readonly wanted: Owned;
-}
-
 function appliedPath(stateDir: string, name: string): string {
   return join(stateDir, 'applied', `${name}.json`);
 }
 
-export function journalPath(stateDir: string, name: string): string {
-  return join(stateDir, 'journal', `${name}.json`);
-}
-
-function validApplied(content: unknown): Applied {
+export function validApplied(content: unknown): Applied {
   const { desired, options } = content as Applied;
   const { ranges, extra, tcpPorts, udpPorts, mode } = desired;
   for (const list of [ranges.v4, ranges.v6, extra.v4, extra.v6, tcpPorts, udpPorts])
@@ -37,14 +27,7 @@ function validApplied(content: unknown): Applied {
   return { desired: { ranges, extra, tcpPorts, udpPorts, mode }, options };
 }
 
-function validJournal(content: unknown): Journal {
-  const { before, wanted } = content as Journal;
-  if (typeof before !== 'object' || typeof wanted !== 'object')
-    throw new Error('a state is missing');
-  return { before, wanted };
-}
-
-/** What follows when one of these records cannot be used. */
+/** What follows when the record cannot be used. */
 const keptAside = 'it is not used, and kept aside when the next one is written';
 
 /** As `readApplied`; a record that cannot be used counts as none, which a notice says. */
@@ -64,14 +47,15 @@ export async function writeApplied(
   stateDir: string,
   name: string,
   applied: Applied | undefined,
-): Promise<void> {
+): Promise<readonly Notice[]> {
   const path = appliedPath(stateDir, name);
-  if (applied === undefined) await removeFile(path);
-  else {
-    const { content } = await readUsable(stateDir, name);
-    if (JSON.stringify(content) === JSON.stringify(applied)) return;
-    await writeRecord(path, 'applied', applied, validApplied);
+  if (applied === undefined) {
+    await removeFile(path);
+    return [];
   }
+  const { content } = await readUsable(stateDir, name);
+  if (JSON.stringify(content) === JSON.stringify(applied)) return [];
+  return writeRecord(path, 'applied', applied, validApplied);
 }
 
 /** The names of the backends that an apply was recorded for. */
@@ -86,23 +70,4 @@ export async function appliedNames(stateDir: string): Promise<string[]> {
     if (errno(error) === 'ENOENT') return [];
     throw error;
   }
-}
-
-/** Writes down what is about to change; fsynced before the first step. */
-export async function openJournal(stateDir: string, name: string, entry: Journal): Promise<void> {
-  await writeRecord(journalPath(stateDir, name), 'journal', entry, validJournal);
-}
-
-export async function closeJournal(stateDir: string, name: string): Promise<void> {
-  await removeFile(journalPath(stateDir, name));
-}
-
-/** Whether an apply began and did not end; an entry that cannot be read counts. */
-export async function isCutOff(stateDir: string, name: string): Promise<boolean> {
-  const path = journalPath(stateDir, name);
-  const { content, notices } = await tolerant(
-    () => readRecord(path, 'journal', validJournal),
-    keptAside,
-  );
-  return content !== undefined || notices.length > 0;
 }

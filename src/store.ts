@@ -96,12 +96,17 @@ export async function writeRecord<T>(
     await ensureDir(join(path, '..'), 0o700);
     await writeFileAtomic(path, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, expect });
   } catch (error) {
-    // Only a system error has a cause: the directory is not one to write to.
-    if (!(error instanceof CfsyncError) || errno(error.cause) === undefined) throw error;
-    const advice = 'run as root, or name another state directory with --state-dir';
-    throw new CfsyncError(exit.failed, `${error.message}; ${advice}`, { cause: error });
+    throw advised(error);
   }
   return notices;
+}
+
+/** The same error, with what to do about a state directory that is not one to write to. */
+export function advised(error: unknown): unknown {
+  // Only a system error has a cause.
+  if (!(error instanceof CfsyncError) || errno(error.cause) === undefined) return error;
+  const advice = 'run as root, or name another state directory with --state-dir';
+  return new CfsyncError(exit.failed, `${error.message}; ${advice}`, { cause: error });
 }
 
 /** A record that cannot be used counts as none, which a notice says, and what follows from it. */
@@ -259,7 +264,7 @@ function validCheck(content: unknown): Check {
   };
 }
 
-function fields(value: unknown): Readonly<Record<string, unknown>> {
+export function fields(value: unknown): Readonly<Record<string, unknown>> {
   if (!isObject(value)) throw new Error('an object is missing');
   return value;
 }
@@ -268,12 +273,12 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null;
 }
 
-function textOf(value: unknown): string {
+export function textOf(value: unknown): string {
   if (typeof value !== 'string') throw new Error('a text is missing');
   return value;
 }
 
-function texts(value: unknown): string[] {
+export function texts(value: unknown): string[] {
   if (!Array.isArray(value)) throw new Error('a list is missing');
   return value.map(textOf);
 }
@@ -284,7 +289,7 @@ function oneOf<T extends string>(known: readonly T[], value: unknown): T {
   return found;
 }
 
-function time(value: unknown): string {
+export function time(value: unknown): string {
   const text = textOf(value);
   if (Number.isNaN(Date.parse(text)) || new Date(text).toISOString() !== text) {
     throw new Error('a time is not ISO 8601 in UTC');

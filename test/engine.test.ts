@@ -2,12 +2,33 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { apply, check, makePlan, makeRemoval, planId, type Policy } from '../src/engine.ts';
+import {
+  apply,
+  check,
+  goBack,
+  makePlan,
+  makeRemoval,
+  makeRollback,
+  planId,
+  rollBack,
+  type Plan,
+  type Policy,
+} from '../src/engine.ts';
 import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
-import { isCutOff, journalPath, openJournal, readApplied } from '../src/records.ts';
+import {
+  beginRun,
+  entriesOf,
+  journalPath,
+  lastRun,
+  openNames,
+  readOpen,
+  type Kept,
+  type Run,
+} from '../src/journal.ts';
+import { readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
 import { desired } from './helpers/desired.ts';
 
@@ -25,6 +46,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
+const run: Run = { number: 1, command: 'apply', boot: 'this one' };
 const policy: Policy = { mayRemove: true, known: undefined, acceptLargeChange: false };
 const one = parseRanges(['173.245.48.0/20', '2400:cb00::/32']);
 const two = parseRanges(['173.245.48.0/20', '190.93.240.0/21', '2400:cb00::/32']);
@@ -85,7 +107,7 @@ const plan = (renderer: Renderer, ranges = one) => makePlan(job(renderer, ranges
 
 describe('apply', () => {
   it('brings the backend to the plan, verifies it, and records it', async () => {
-    const result = await apply(await plan(fileBackend()), state);
+    const result = await apply(await plan(fileBackend()), state, run);
     expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
     expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
     expect(await readApplied(state, 'file')).toMatchObject({
@@ -96,13 +118,16 @@ describe('apply', () => {
   });
 
   it('has nothing to do the second time, and writes nothing', async () => {
-    await apply(await plan(fileBackend()), state);
+    await apply(await plan(fileBackend()), state, run);
     const record = join(state, 'applied', 'file.json');
     const before = readFileSync(record, 'utf8');
     const again = await plan(fileBackend());
     expect(again.steps).toEqual([]);
     rmSync(journalPath(state, 'file'), { force: true });
-    expect(await apply(again, state)).toMatchObject({ code: exit.ok, message: 'file: no changes' });
+    expect(await apply(again, state, run)).toMatchObject({
+      code: exit.ok,
+      message: 'file: no changes',
+    });
     expect(readFileSync(record, 'utf8')).toBe(before);
   });
 
@@ -118,14 +143,14 @@ describe('apply', () => {
 
     it('runs after the others, wherever it stands', async () => {
       const after = command('test', '!', '-e', done());
-      const result = await apply(await plan(fileBackend([touch(), after])), state);
+      const result = await apply(await plan(fileBackend([touch(), after])), state, run);
       expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
       expect(existsSync(done())).toBe(true);
     });
 
     it('does not run when the rest does not settle', async () => {
       const undo = command('rm', file);
-      const result = await apply(await plan(fileBackend([undo, touch()])), state);
+      const result = await apply(await plan(fileBackend([undo, touch()])), state, run);
       expect(result.code).toBe(exit.rolledBack);
       expect(existsSync(done())).toBe(false);
     });
@@ -136,22 +161,22 @@ describe('apply', () => {
         ...renderer,
         plan: (wanted, observed) => [...renderer.plan(wanted, observed), touch()],
       };
-      const result = await apply(await plan(restless), state);
+      const result = await apply(await plan(restless), state, run);
       expect(result.code).toBe(exit.rolledBack);
       expect(existsSync(done())).toBe(false);
       expect(existsSync(file)).toBe(false);
     });
 
     it('takes the rest back when it fails', async () => {
-      const result = await apply(await plan(fileBackend([final('false')])), state);
+      const result = await apply(await plan(fileBackend([final('false')])), state, run);
       expect(result.code).toBe(exit.rolledBack);
       expect(existsSync(file)).toBe(false);
     });
   });
 
   it('goes back when a step fails, and says so', async () => {
-    await apply(await plan(fileBackend()), state);
-    const result = await apply(await plan(fileBackend([command('false')]), two), state);
+    await apply(await plan(fileBackend()), state, run);
+    const result = await apply(await plan(fileBackend([command('false')]), two), state, run);
     expect(result.code).toBe(exit.rolledBack);
     expect(result.message).toContain('run false');
     expect(result.message).toContain('back to what it was before');
@@ -162,7 +187,7 @@ describe('apply', () => {
 
   it('goes back when all steps succeed and the backend does not settle', async () => {
     const undo = command('rm', '-f', file);
-    const result = await apply(await plan(fileBackend([undo])), state);
+    const result = await apply(await plan(fileBackend([undo])), state, run);
     expect(result).toMatchObject({ code: exit.rolledBack });
     expect(result.detail).toEqual(['left to do: write the file']);
     expect(existsSync(file)).toBe(false);
@@ -172,7 +197,7 @@ describe('apply', () => {
     // The file becomes a folder, which no step can replace.
     const spoil = [command('rm', '-f', file), command('mkdir', '-p', file), command('false')];
     const renderer = fileBackend(spoil);
-    const result = await apply(await plan(renderer), state);
+    const result = await apply(await plan(renderer), state, run);
     expect(result.code).toBe(exit.broken);
     expect(result.message).toContain(journalPath(state, 'file'));
     const journal = JSON.parse(readFileSync(journalPath(state, 'file'), 'utf8')) as {
@@ -192,18 +217,18 @@ describe('apply', () => {
   it('changes nothing when the file was changed after it was observed', async () => {
     const made = await plan(fileBackend());
     writeFileSync(file, '198.51.100.0/24');
-    const result = await apply(made, state);
+    const result = await apply(made, state, run);
     expect(result.message).toContain('appeared while cfsync was at work');
     expect(result.code).toBe(exit.failed);
     expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
-    expect(await isCutOff(state, 'file')).toBe(false);
+    expect(await openNames(state)).toEqual([]);
   });
 
   it('takes no file back that it has not written', async () => {
     const made = await plan(fileBackend());
     const late = { ...made, steps: [command('true'), ...made.steps] };
     writeFileSync(file, '198.51.100.0/24');
-    const result = await apply(late, state);
+    const result = await apply(late, state, run);
     expect(result.code).toBe(exit.rolledBack);
     expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
   });
@@ -211,14 +236,16 @@ describe('apply', () => {
   it('does not follow a symbolic link', async () => {
     symlinkSync(join(folder, 'elsewhere'), file);
     await expect(check(await plan(fileBackend()))).rejects.toThrow('is a symbolic link');
-    const result = await apply(await plan(fileBackend()), state);
+    const result = await apply(await plan(fileBackend()), state, run);
     expect(result.message).toContain('symbolic link');
     expect(existsSync(join(folder, 'elsewhere'))).toBe(false);
   });
 
   it('changes nothing when the journal cannot be written', async () => {
     writeFileSync(state, 'a file where the state directory should be');
-    await expect(plan(fileBackend()).then((p) => apply(p, state))).rejects.toThrow(CfsyncError);
+    await expect(plan(fileBackend()).then((p) => apply(p, state, run))).rejects.toThrow(
+      CfsyncError,
+    );
     expect(existsSync(file)).toBe(false);
   });
 });
@@ -251,8 +278,8 @@ describe('makePlan', () => {
 
 describe('makeRemoval', () => {
   it('leaves the host as if cfsync had never run, and no record', async () => {
-    await apply(await plan(fileBackend()), state);
-    const result = await apply(await makeRemoval(job(fileBackend())), state);
+    await apply(await plan(fileBackend()), state, run);
+    const result = await apply(await makeRemoval(job(fileBackend())), state, run);
     expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and verified' });
     expect(existsSync(file)).toBe(false);
     expect(await readApplied(state, 'file')).toBeUndefined();
@@ -261,25 +288,120 @@ describe('makeRemoval', () => {
 
 describe('records that cannot be used', () => {
   it('are said, moved aside by the next apply, and do not stop it', async () => {
-    await apply(await plan(fileBackend()), state);
+    await apply(await plan(fileBackend()), state, run);
     const record = join(state, 'applied', 'file.json');
     writeFileSync(record, '{');
     const made = await plan(fileBackend(), two);
     expect(made.notices).toEqual([
       { level: 'warning', text: expect.stringContaining('file.json is corrupt') },
     ]);
-    expect(await apply(made, state)).toMatchObject({ code: exit.ok });
+    expect(await apply(made, state, run)).toMatchObject({ code: exit.ok });
     expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
     expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: two } });
   });
+});
 
-  it('of an apply that was cut off are settled by the next one', async () => {
-    await openJournal(state, 'file', {
-      before: { ranges: none },
-      wanted: { ranges: none },
-    });
-    expect(await isCutOff(state, 'file')).toBe(true);
-    await apply(await plan(fileBackend()), state);
-    expect(await isCutOff(state, 'file')).toBe(false);
+describe('after a run that was cut off', () => {
+  const open = () => readOpen(state, 'file').then(({ content }) => content!);
+  /** Leaves what a run leaves that dies after its first step. */
+  async function cutOff(): Promise<void> {
+    await apply(await plan(fileBackend()), state, run);
+    const made = await plan(fileBackend([command('false')]), two);
+    const dead: Plan = {
+      ...made,
+      job: { ...made.job, renderer: { ...made.job.renderer, observe: () => Promise.reject(dies) } },
+    };
+    await apply(dead, state, { ...run, number: 2 });
+    expect(readFileSync(file, 'utf8')).toContain('190.93.240.0/21');
+  }
+  const dies = new CfsyncError(exit.failed, 'dies');
+
+  it('the next apply goes on, and rollback still leads to what was before', async () => {
+    await cutOff();
+    await apply(await plan(fileBackend(), two), state, { ...run, number: 3 });
+    expect(await openNames(state)).toEqual([]);
+    const [kept] = await entriesOf(state, 2);
+    expect(kept?.entry.before).toMatchObject({ ranges: one });
+    expect(kept?.entry.was).toMatchObject({ desired: { ranges: one } });
+  });
+
+  it('an apply that fails goes back to before the one that was cut off', async () => {
+    await cutOff();
+    const three = parseRanges(['173.245.48.0/20', '188.114.96.0/21', '2400:cb00::/32']);
+    const made = await plan(fileBackend([command('false')]), three);
+    expect(await apply(made, state, { ...run, number: 3 })).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await openNames(state)).toEqual([]);
+  });
+
+  it('going back looks at what is there, and leaves the records as they were', async () => {
+    await cutOff();
+    expect(await goBack(job(fileBackend()), await open(), state)).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
+  });
+
+  it('a file that it created and somebody else replaced since is left alone', async () => {
+    const made = await plan(fileBackend());
+    await apply(made, state, run);
+    const [{ entry }] = (await entriesOf(state, 1)) as [Kept];
+    writeFileSync(file, '198.51.100.0/24');
+    expect(await goBack(job(fileBackend()), entry, state)).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
+  });
+
+  it.each([
+    ['without a step', one],
+    ['with one', parseRanges(['173.245.48.0/20', '190.93.240.0/20', '2400:cb00::/32'])],
+  ])('an entry that cannot be used is said and moved aside, %s', async (_, ranges) => {
+    await cutOff();
+    writeFileSync(journalPath(state, 'file'), '{');
+    const result = await apply(await plan(fileBackend(), ranges), state, { ...run, number: 3 });
+    expect(result.notices.map(({ text }) => text)).toEqual([
+      expect.stringContaining('what was there before is not known'),
+      expect.stringContaining('file.json.corrupt-1'),
+    ]);
+  });
+});
+
+describe('the history', () => {
+  const lists = ['0', '1', '2', '3', '4', '5', '6'].map((n) =>
+    parseRanges([`190.93.24${n}.0/24`, '173.245.48.0/20', '2400:cb00::/32']),
+  );
+
+  it('keeps the last five runs, each back to the one before', async () => {
+    for (const [i, list] of lists.entries())
+      await apply(await plan(fileBackend(), list), state, { ...run, number: i + 1 });
+    for (let number = 7; number > 2; number--) {
+      expect(await lastRun(state, undefined)).toBe(number);
+      expect(await lastRun(state, ['file'])).toBe(number);
+      expect(await lastRun(state, ['other'])).toBeUndefined();
+      const [{ entry }] = (await entriesOf(state, number)) as [Kept];
+      const back = await makeRollback(job(fileBackend()), entry);
+      expect(await rollBack(back, entry, state)).toMatchObject({ code: 4 });
+      expect(readFileSync(file, 'utf8')).toContain(`190.93.24${number - 2}.0/24`);
+      expect(await readApplied(state, 'file')).toMatchObject({
+        desired: { ranges: lists[number - 2] },
+      });
+    }
+    expect(await lastRun(state, undefined)).toBeUndefined();
+    expect((await beginRun(state, 'apply', '')).number).toBe(1);
+  });
+
+  it('has no entry of a run that changed nothing', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    await apply(await plan(fileBackend()), state, { ...run, number: 2 });
+    expect(await lastRun(state, undefined)).toBe(1);
+    expect(await beginRun(state, 'apply', '')).toMatchObject({ number: 2 });
+  });
+
+  it('goes back when the end of an apply cannot be written down', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    rmSync(join(state, 'history'), { recursive: true });
+    writeFileSync(join(state, 'history'), '');
+    const result = await apply(await plan(fileBackend(), two), state, { ...run, number: 2 });
+    expect(result).toMatchObject({ code: 4, message: expect.stringContaining('history') });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
   });
 });

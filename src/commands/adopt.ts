@@ -1,60 +1,87 @@
 /** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
-import { check, locked, makePlan, type Plan } from '../engine.ts';
-import { exit, type ExitCode } from '../errors.ts';
+import { changing } from '../change.ts';
+import { locked, type Plan } from '../engine.ts';
+import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { largeLoss } from '../guard.ts';
-import { forRanges } from '../job.ts';
-import { worst, type Context } from '../main.ts';
-import type { Output } from '../output.ts';
+import { forRanges, type Job } from '../job.ts';
+import { openNames } from '../journal.ts';
+import type { Context } from '../main.ts';
+import { isAttended, type Output } from '../output.ts';
+import { readHold } from '../pending.ts';
 import { policyFor } from '../policy.ts';
 import { merge, parseRanges, subtract } from '../prefix.ts';
 import { everPublished, retired } from '../published.ts';
 import type { Ranges, Stray } from '../renderer.ts';
 import { makeJobs, sourceOptions } from '../settings.ts';
+import { whileChanging } from '../signals.ts';
 import { resolveSource } from '../source.ts';
 import { escape } from '../text.ts';
-import { applyOne, attempt, explainVerdict, printPlan, refuseConflicts } from './apply.ts';
+import { applyAll, planOne, printPlan, refuseConflicts, type Planned } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
   const named = await makeJobs(settings);
   refuseConflicts(named);
-  const answer = await resolveSource(sourceOptions(settings));
-  output.notices('', answer.notices);
-  const policy = await policyFor(answer, settings.stateDir, {
-    acceptLargeChange: settings.values['accept-large-change'] === true,
-  });
-  const adopting = await everPublished(answer, settings.stateDir);
-  const jobs = forRanges(named, answer.ranges).map((job) => ({ ...job, adopting }));
-  return locked(jobs, settings.lockTimeout, async () => {
-    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
-    const plans: Plan[] = [];
-    for (const job of jobs)
-      await attempt(output, codes, async () => {
-        if (job.renderer.adopt === undefined) {
-          output.print(`${job.name}: nothing to take over: scripts leave no rules there`);
-          return;
-        }
-        const plan = await makePlan(job, policy, settings.stateDir);
-        output.notices(job.name, plan.notices);
-        const strays = plan.observed.owned.strays ?? [];
-        printStrays(job.name, strays, answer.ranges, output);
-        if (strays.length === 0) return;
-        await check(plan);
-        const refused = explainVerdict(plan, output);
-        if (!policy.acceptLargeChange) refused.push(...explainLoss(plan, strays, output));
-        codes.push(...refused);
-        if (refused.length === 0) plans.push(plan);
-      });
-    if (settings.values['dry-run'] === true) {
+  for (const { name, renderer } of named)
+    if (renderer.adopt === undefined)
+      output.print(`${name}: nothing to take over: scripts leave no rules there`);
+  const jobs = named.filter((job) => job.renderer.adopt !== undefined);
+  if (jobs.length === 0) return exit.ok;
+  if (settings.values['dry-run'] === true)
+    return planAll(context, jobs, async ({ plans, codes }) => {
       printPlan(plans, output);
       return worst(codes);
+    });
+  return changing(context, 'adopt', async (run) => {
+    const { content: hold, notices } = await readHold(settings.stateDir);
+    output.notices('', notices);
+    if (hold !== undefined && !isAttended())
+      throw new CfsyncError(
+        exit.refused,
+        `held since ${hold.at} (${hold.why}); nothing was changed; cfsync adopt at a terminal ends the hold`,
+      );
+    return planAll(context, jobs, async (made) =>
+      made.plans.length === 0
+        ? worst(made.codes)
+        : whileChanging(() => applyAll(context, made, run)),
+    );
+  });
+}
+
+/** Shows what there is to be taken over, and hands on the plans for it while their locks are held. */
+async function planAll(
+  context: Context,
+  named: readonly Job[],
+  then: (planned: Planned) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const { settings, output } = context;
+  const { stateDir, lockTimeout, values } = settings;
+  const answer = await resolveSource(sourceOptions(settings));
+  output.notices('', answer.notices);
+  const policy = await policyFor(answer, stateDir, {
+    acceptLargeChange: values['accept-large-change'] === true,
+  });
+  const adopting = await everPublished(answer, stateDir);
+  const jobs = forRanges(named, answer.ranges).map((job) => ({ ...job, adopting }));
+  return locked(jobs, lockTimeout, async () => {
+    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+    const plans: Plan[] = [];
+    let refused = false;
+    const cutOff = await openNames(stateDir);
+    for (const job of jobs) {
+      const plan = await planOne(context, job, policy, codes);
+      refused ||= plan === undefined || plan.verdict.kind === 'no change';
+      if (plan === undefined) continue;
+      const strays = plan.observed.owned.strays ?? [];
+      printStrays(job.name, strays, answer.ranges, output);
+      if (!policy.acceptLargeChange && losesMuch(plan, strays, output)) {
+        refused = true;
+        codes.push(exit.refused);
+      }
+      // What an adopt that was cut off has begun is carried on.
+      else if (strays.length > 0 || cutOff.includes(job.name)) plans.push(plan);
     }
-    if (plans.length > 0) output.notices('', await answer.commit());
-    for (const plan of plans)
-      await attempt(output, codes, async () => {
-        codes.push(await applyOne(plan, context));
-      });
-    return worst(codes);
+    return then({ answer, jobs, plans, refused, codes });
   });
 }
 
@@ -78,12 +105,12 @@ function printStrays(name: string, strays: readonly Stray[], ranges: Ranges, out
 }
 
 /** A list that is old or incomplete must not take away what their rules let in. */
-function explainLoss(plan: Plan, strays: readonly Stray[], output: Output): ExitCode[] {
+function losesMuch(plan: Plan, strays: readonly Stray[], output: Output): boolean {
   const held = parseRanges(strays.flatMap((stray) => stray.prefixes));
   const lost = largeLoss(held, merge(plan.wanted.ranges, retired));
-  if (lost === undefined) return [];
-  output.warn(
-    `${plan.job.name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`,
-  );
-  return [exit.refused];
+  if (lost !== undefined)
+    output.warn(
+      `${plan.job.name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`,
+    );
+  return lost !== undefined;
 }

@@ -1,62 +1,237 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
+import { changing, jobsOf, takeRunBack } from '../change.ts';
+import { confirmLater, startWatch } from '../confirm.ts';
 import { unified } from '../diff.ts';
-import { apply, check, locked, makePlan, planDiff, planId, type Plan } from '../engine.ts';
-import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { flagSpec } from '../flags.ts';
+import {
+  apply,
+  check,
+  goBack,
+  locked,
+  makePlan,
+  planDiff,
+  planId,
+  type Plan,
+  type Policy,
+} from '../engine.ts';
+import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
-import { worst, type Context } from '../main.ts';
-import { changeText, space, type Output } from '../output.ts';
-import { isCutOff, readUsable } from '../records.ts';
-import { makeJobs, sourceOptions, type Settings } from '../settings.ts';
+import { entriesOf, openNames, readOpen, type Entry, type Run } from '../journal.ts';
+import type { Context } from '../main.ts';
+import { changeText, complain, isAttended, space, type Output } from '../output.ts';
+import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
+import { appliedNames, readUsable } from '../records.ts';
+import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
+import { wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
-import { resolveSource } from '../source.ts';
+import { probe } from '../probe.ts';
+import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
+import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
+
+/** What planning came to. */
+export interface Planned {
+  /** Absent for a saved plan, which names its ranges. */
+  readonly answer: Answer | undefined;
+  readonly jobs: readonly Job[];
+  /** Those that could be planned and checked. */
+  readonly plans: readonly Plan[];
+  /** Whether a backend could not, or not as desired. */
+  readonly refused: boolean;
+  readonly codes: readonly ExitCode[];
+}
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const named = await makeJobs(settings);
+  const file = settings.values.plan as string | undefined;
+  if (file !== undefined) refuseBesidePlan(settings);
+  const named = file === undefined ? await makeJobs(settings) : await savedJobs(file, settings);
   refuseConflicts(named);
-  const answer = await resolveSource(sourceOptions(settings));
-  output.notices('', answer.notices);
-  const policy = await policyFor(answer, settings.stateDir, {
-    acceptLargeChange: settings.values['accept-large-change'] === true,
+  if (settings.values['dry-run'] === true)
+    return planAll(context, named, async ({ plans, codes }) => {
+      printPlan(plans, output);
+      const pending = plans.some((p) => p.steps.length > 0);
+      const asked = settings.values['exit-code'] === true;
+      return worst([...codes, pending && asked ? exit.pending : exit.ok]);
+    });
+  return changing(context, 'apply', async (run) => {
+    const { content: hold, notices } = await readHold(settings.stateDir);
+    output.notices('', notices);
+    if (hold !== undefined && !isAttended()) return keepHold(context, hold, run);
+    return planAll(context, named, (made) => whileChanging(() => applyAll(context, made, run)));
   });
+}
+
+/** Plans all backends, and hands that on while their locks are held. */
+async function planAll(
+  context: Context,
+  named: readonly Job[],
+  then: (planned: Planned) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const { settings, output } = context;
+  const file = settings.values.plan as string | undefined;
+  const acceptLargeChange = settings.values['accept-large-change'] === true;
+  const answer = file === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
+  output.notices('', answer?.notices ?? []);
+  const policy =
+    answer === undefined
+      ? { mayRemove: true, known: undefined, acceptLargeChange }
+      : await policyFor(answer, settings.stateDir, { acceptLargeChange });
   const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
-  const jobs = forRanges([...named, ...boot], answer.ranges);
+  const jobs = answer === undefined ? named : forRanges([...named, ...boot], answer.ranges);
   return locked(jobs, settings.lockTimeout, async () => {
-    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+    const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
     for (const job of jobs) {
       // A backend that cannot be applied now is not promised for the next boot.
       if (job.name === 'boot' && plans.length < jobs.length - 1) continue;
-      const plan = await attempt(output, codes, async () => {
-        const made = await makePlan(job, policy, settings.stateDir);
-        // Said even if the check fails: they may say why.
-        output.notices(job.name, made.notices);
-        await check(made);
-        return made;
-      });
-      if (plan === undefined) continue;
-      codes.push(...explainVerdict(plan, output));
-      plans.push(plan);
+      const plan = await planOne(context, job, policy, codes);
+      if (plan !== undefined) plans.push(plan);
     }
-    if (settings.values['dry-run'] === true) {
-      printPlan(plans, output);
-      const pending = plans.some((p) => p.steps.length > 0);
-      if (pending && settings.values['exit-code'] === true) codes.push(exit.pending);
-      return worst(codes);
-    }
-    output.notices('', await answer.commit());
-    if (boot.length === 0) await remindOfBoot(settings, output);
-    for (const plan of plans)
-      await attempt(output, codes, async () => {
-        codes.push(await applyOne(plan, context));
-      });
-    return worst(codes);
+    if (file !== undefined) mustBeSame(plans, await readPlan(file), file);
+    const refused = plans.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
+    return then({ answer, jobs, plans, refused, codes });
   });
+}
+
+/** Plans and checks one backend, and says what is to be said of it. */
+export async function planOne(
+  { settings, output }: Context,
+  job: Job,
+  policy: Policy,
+  codes: ExitCode[],
+): Promise<Plan | undefined> {
+  const plan = await attempt(output, codes, async () => {
+    const made = await makePlan(job, policy, settings.stateDir);
+    // Said even if the check fails: they may say why.
+    output.notices(job.name, made.notices);
+    await check(made);
+    return made;
+  });
+  if (plan !== undefined) codes.push(...explainVerdict(plan, output));
+  return plan;
+}
+
+/**
+ * Applies the plans one after the other. What is done goes back on a signal, when the probe fails, and
+ * with --all-or-nothing when another backend fails.
+ */
+export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
+  const { settings, output } = context;
+  const { stateDir, values } = settings;
+  const { jobs, answer } = made;
+  const together = values['all-or-nothing'] === true;
+  const plans = together && made.refused ? [] : made.plans;
+  const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
+  if (together && made.refused) {
+    output.warn('nothing else was changed, because of --all-or-nothing');
+    return worst(codes);
+  }
+  if (answer !== undefined) output.notices('', await answer.commit());
+  await endHold(stateDir);
+  if (values.persist !== true) await remindOfBoot(settings, output);
+  const seconds = values.confirm as number | undefined;
+  if (seconds !== undefined) await startWatch(settings, run, seconds);
+  const results: ExitCode[] = [];
+  for (const plan of plans) {
+    if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
+    await attempt(output, results, async () => {
+      results.push(await applyOne(plan, context, run));
+    });
+  }
+  const entries = await entriesOf(stateDir, run.number);
+  const changed = entries.length > 0;
+  const failed = together && worst(results) !== exit.ok;
+  const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
+  const undo = failed || !passed || wasAsked() !== undefined;
+  if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  if (seconds !== undefined) {
+    if (changed && !undo) await confirmLater(context, run, seconds);
+    else await endPending(stateDir);
+  }
+  return worst([...codes, ...results]);
+}
+
+async function probePasses({ settings, output }: Context): Promise<boolean> {
+  if (settings.probe === undefined) return true;
+  const why = await probe(settings.probe);
+  if (why === undefined) return true;
+  output.warn(`the probe failed: ${why}; what was applied goes back`);
+  return false;
+}
+
+/**
+ * What runs that were cut off left behind. A backend with a plan is brought to what is wanted now, another one
+ * of this run back to what was before; those that are not of this run are named.
+ */
+async function settleCutOff(
+  { settings, output }: Context,
+  jobs: readonly Job[],
+  plans: readonly Plan[],
+  run: Run,
+): Promise<ExitCode[]> {
+  const { stateDir } = settings;
+  const codes: ExitCode[] = [];
+  for (const name of await openNames(stateDir)) {
+    const { content: entry, notices } = await readOpen(stateDir, name);
+    output.notices(name, notices);
+    if (entry === undefined) continue;
+    const job = jobs.find((one) => one.name === name);
+    const onward = plans.some((p) => p.job.name === name && p.verdict.kind !== 'no change');
+    const then = onward
+      ? 'the backend is brought to the state wanted now'
+      : job === undefined
+        ? 'cfsync rollback takes it back'
+        : 'the backend goes back to what was before';
+    output.warn(`warning: ${name}: ${cutOffText(entry, run.boot)}; ${then}`);
+    if (onward || job === undefined) continue;
+    const back = await goBack(job, entry, stateDir);
+    complain(output, back);
+    if (back.code !== exit.rolledBack) codes.push(back.code);
+  }
+  return codes;
+}
+
+/** How a change that did not end is told. */
+export function cutOffText(entry: Entry, boot: string): string {
+  const since = entry.boot === boot ? '' : ', and the machine was started anew since';
+  return `the ${entry.command} of ${entry.at} was cut off${since}`;
+}
+
+/** Nothing is changed while a rollback holds; only after a boot, which may have lost rules, they are brought back. */
+async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCode> {
+  const { settings, output } = context;
+  output.warn(
+    `held since ${hold.at} (${hold.why}); nothing is changed; cfsync apply at a terminal ends the hold`,
+  );
+  if (hold.boot === run.boot) return exit.ok;
+  const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
+  const codes: ExitCode[] = [];
+  for (const name of await appliedNames(settings.stateDir))
+    await attempt(output, codes, async () => {
+      const job = (await recordedJob(settings, name))!;
+      await locked([job], settings.lockTimeout, async () => {
+        const plan = await makePlan(job, policy, settings.stateDir);
+        await check(plan);
+        codes.push(await applyOne(plan, context, run));
+      });
+    });
+  if (worst(codes) === exit.ok)
+    output.notices('', await writeHold(settings.stateDir, { ...hold, boot: run.boot }));
+  return worst(codes);
+}
+
+/** A saved plan says what is desired, and of which backends. */
+function refuseBesidePlan({ values }: Settings): void {
+  const given = planned.find((name) => values[name] !== undefined);
+  if (given !== undefined)
+    throw new CfsyncError(
+      exit.usage,
+      `--${given} cannot be given with --plan, which says what is desired; nothing was changed`,
+    );
 }
 
 /** Two backends of one run may undo each other's work. */
@@ -84,7 +259,9 @@ async function bootJob(like: Job, settings: Settings): Promise<Job> {
 function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
     ([name]) =>
-      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose'].includes(name),
+      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose', 'confirm'].includes(
+        name,
+      ),
   );
   const words = given.flatMap(([name, value]) =>
     value === true
@@ -121,13 +298,14 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
 }
 
 /** Applies one plan and says how it ended. */
-export async function applyOne(plan: Plan, { settings, output }: Context): Promise<ExitCode> {
+export async function applyOne(
+  plan: Plan,
+  { settings, output }: Context,
+  run: Run,
+): Promise<ExitCode> {
   const { name } = plan.job;
-  if (await isCutOff(settings.stateDir, name))
-    output.warn(
-      `warning: ${name}: an earlier run was cut off; the backend is brought to the state wanted now`,
-    );
-  const result = await apply(plan, settings.stateDir);
+  const result = await apply(plan, settings.stateDir, run);
+  output.notices(name, result.notices);
   if (result.code !== exit.ok) {
     complain(output, result);
     return result.code;
@@ -158,14 +336,6 @@ export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
     `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`,
   );
   return [exit.refused];
-}
-
-function complain(
-  output: Output,
-  { message, detail }: Pick<CfsyncError, 'message' | 'detail'>,
-): void {
-  output.warn(message);
-  for (const line of detail) output.warn(`  ${line}`);
 }
 
 /** Runs the part of one backend; an error is said and does not stop the others. */

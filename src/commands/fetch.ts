@@ -1,11 +1,17 @@
 /** `fetch`: download and check the ranges, show what changed since the snapshot, store them. */
 import { exit, type ExitCode } from '../errors.ts';
+import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, space } from '../output.ts';
 import { sourceOptions } from '../settings.ts';
 import { resolveSource } from '../source.ts';
 
-export async function run({ settings, output }: Context): Promise<ExitCode> {
+export async function run(context: Context): Promise<ExitCode> {
+  const { stateDir, lockTimeout } = context.settings;
+  return withRunLock(stateDir, lockTimeout, 'fetch', () => fetchRanges(context));
+}
+
+async function fetchRanges({ settings, output }: Context): Promise<ExitCode> {
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
   const { added, removed } = answer.changes;

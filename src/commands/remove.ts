@@ -1,12 +1,21 @@
 /** `remove`: take away everything that cfsync owns, and leave the rest as it is. */
+import { changing } from '../change.ts';
 import { locked, makeRemoval, check } from '../engine.ts';
-import { exit, type ExitCode } from '../errors.ts';
-import { worst, type Context } from '../main.ts';
+import { worst, type ExitCode } from '../errors.ts';
+import type { Run } from '../journal.ts';
+import type { Context } from '../main.ts';
 import { appliedNames } from '../records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
+import { whileChanging } from '../signals.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
+  if (context.settings.values['dry-run'] === true) return removeAll(context, undefined);
+  return changing(context, 'remove', (run) => removeAll(context, run));
+}
+
+/** @param run Undefined for a dry run. */
+async function removeAll(context: Context, run: Run | undefined): Promise<ExitCode> {
   const { settings, output } = context;
   const names = await withBoot(settings, await appliedBackends(settings));
   const codes: ExitCode[] = [];
@@ -16,11 +25,11 @@ export async function run(context: Context): Promise<ExitCode> {
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makeRemoval(job);
         await check(plan);
-        if (settings.values['dry-run'] === true) printPlan([plan], output);
-        else codes.push(await applyOne(plan, context));
+        if (run === undefined) printPlan([plan], output);
+        else codes.push(await whileChanging(() => applyOne(plan, context, run)));
       });
     });
-  return codes.length === 0 ? exit.ok : worst(codes);
+  return worst(codes);
 }
 
 /** The boot unit applies all backends again, so it goes with the first of them. */

@@ -1,18 +1,19 @@
 /** `verify`: is the live system still what was applied? */
 import { unified } from '../diff.ts';
 import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine.ts';
-import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { worst, type Context } from '../main.ts';
+import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import type { Context } from '../main.ts';
 import { space } from '../output.ts';
-import { isCutOff } from '../records.ts';
+import { readOpen } from '../journal.ts';
+import { bootId } from '../host.ts';
 import { appliedBackends, recordedJob } from '../settings.ts';
 import { staleness } from '../policy.ts';
-import { attempt } from './apply.ts';
+import { attempt, cutOffText } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
   const names = await appliedBackends(settings);
-  const stale = await staleness(settings.stateDir, new Date());
+  const stale = await staleness(settings.stateDir, settings.maxAge, new Date());
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
   for (const name of names)
@@ -43,8 +44,12 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
     return exit.pending;
   }
   output.notices(name, plan.notices);
-  if (await isCutOff(settings.stateDir, name))
-    output.warn(`warning: ${name}: an earlier run was cut off; cfsync apply settles it`);
+  const { content: open, notices } = await readOpen(settings.stateDir, name);
+  output.notices(name, notices);
+  if (open !== undefined)
+    output.warn(
+      `warning: ${name}: ${cutOffText(open, await bootId())}; cfsync apply or cfsync rollback settles it`,
+    );
   if (plan.steps.length === 0) {
     output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);
     return exit.ok;

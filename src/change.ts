@@ -1,0 +1,127 @@
+/** What every command that changes backends goes through: alone, undone on a signal, and never over a pending confirm. */
+import { check, locked, makeRollback, rollBack, type Plan, type Result } from './engine.ts';
+import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
+import { bootId } from './host.ts';
+import type { Job } from './job.ts';
+import { beginRun, entriesOf, type Kept, type Run } from './journal.ts';
+import { withRunLock } from './lock.ts';
+import { complain, type Output } from './output.ts';
+import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
+import { makeJob, withFlags, type Settings } from './settings.ts';
+import { whileChanging } from './signals.ts';
+
+interface Context {
+  readonly settings: Settings;
+  readonly output: Output;
+}
+
+/**
+ * Runs `work` as a numbered run, in which a signal undoes what was begun. An apply whose time to be confirmed
+ * is over, and whose watcher is gone, goes back first.
+ * @throws CfsyncError with code `busy` while an apply waits for its confirmation.
+ */
+export async function changing(
+  context: Context,
+  command: string,
+  work: (run: Run) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const { stateDir, lockTimeout } = context.settings;
+  return withRunLock(stateDir, lockTimeout, command, async () => {
+    const boot = await bootId();
+    const pending = await readPending(stateDir);
+    if (pending !== undefined) {
+      const left = Math.ceil(secondsLeft(pending, boot));
+      if (left > 0)
+        throw new CfsyncError(
+          exit.busy,
+          `an apply waits ${left} s more for its confirmation; nothing was changed; cfsync confirm keeps it, cfsync rollback takes it back`,
+        );
+      const code = await expire(context, pending, boot);
+      if (code !== exit.ok) return code;
+    }
+    return work(await beginRun(stateDir, command, boot));
+  });
+}
+
+/** Takes back an apply that nobody confirmed, and holds. */
+export async function expire(
+  { settings, output }: Context,
+  { run }: Pending,
+  boot: string,
+): Promise<ExitCode> {
+  const { stateDir } = settings;
+  const entries = await entriesOf(stateDir, run);
+  const reversals = await jobsOf(settings, entries);
+  const [last] = reversals;
+  if (last === undefined) {
+    await endPending(stateDir);
+    return exit.ok;
+  }
+  const why = `no confirm came for the ${last.entry.command} of ${last.entry.at}`;
+  // First, so that the next run does not apply it again whatever happens here.
+  const hold = { at: new Date().toISOString(), why, boot };
+  output.notices('', await writeHold(stateDir, hold));
+  output.warn(`${why}: it goes back; ${holds}`);
+  const code = await locked(
+    reversals.map(({ job }) => job),
+    settings.lockTimeout,
+    () => whileChanging(() => takeRunBack({ settings, output }, reversals)),
+  );
+  await endPending(stateDir);
+  return code === exit.rolledBack ? exit.ok : code;
+}
+
+/** What follows from a hold, for people. */
+export const holds =
+  'timer runs change nothing from now on, until cfsync apply is run at a terminal';
+
+export interface Reversal extends Kept {
+  readonly job: Job;
+}
+
+/** The backends as they were when their changes began. */
+export async function jobsOf(
+  settings: Settings,
+  entries: readonly Kept[],
+): Promise<readonly Reversal[]> {
+  const jobs: Reversal[] = [];
+  for (const { name, entry } of entries) {
+    const now = await makeJob(settings, name);
+    const raw = withFlags(entry.options, name, settings.values);
+    const options = now.renderer.options(raw);
+    jobs.push({ name, entry, job: { ...now, raw, options, desired: entry.desired } });
+  }
+  return jobs;
+}
+
+/** Goes back in one backend, whose locks the caller holds; whatever goes wrong is the answer. */
+export async function takeBack(
+  { name, job, entry }: Reversal,
+  stateDir: string,
+): Promise<Result & { readonly plan?: Plan }> {
+  try {
+    const plan = await makeRollback(job, entry);
+    await check(plan);
+    return { ...(await rollBack(plan, entry, stateDir)), plan };
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    const { code, detail } = error;
+    const message = `${name}: cannot go back: ${error.message}`;
+    return { code, message, detail, notices: [] };
+  }
+}
+
+/** Takes back what a run changed, the last backend first, and says so; their locks are held by the caller. */
+export async function takeRunBack(
+  { settings, output }: Context,
+  reversals: readonly Reversal[],
+): Promise<ExitCode> {
+  const codes: ExitCode[] = [];
+  for (const reversal of reversals) {
+    const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);
+    output.notices(reversal.name, notices);
+    complain(output, { message, detail });
+    codes.push(code === exit.rolledBack ? code : exit.broken);
+  }
+  return worst(codes);
+}

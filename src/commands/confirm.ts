@@ -1,0 +1,22 @@
+/** `confirm`: keep an apply that waits for it. */
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { bootId } from '../host.ts';
+import { withRunLock } from '../lock.ts';
+import type { Context } from '../main.ts';
+import { endPending, readPending, secondsLeft } from '../pending.ts';
+
+export async function run({ settings, output }: Context): Promise<ExitCode> {
+  const { stateDir, lockTimeout } = settings;
+  return withRunLock(stateDir, lockTimeout, 'confirm', async () => {
+    const pending = await readPending(stateDir);
+    if (pending === undefined)
+      throw new CfsyncError(
+        exit.failed,
+        'no apply waits for its confirmation: it has gone back already, or was kept; cfsync verify says what holds',
+      );
+    const late = secondsLeft(pending, await bootId()) <= 0;
+    await endPending(stateDir);
+    output.print(late ? 'confirmed, just before it went back; it stays' : 'confirmed; it stays');
+    return exit.ok;
+  });
+}

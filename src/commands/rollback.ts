@@ -1,0 +1,84 @@
+/** `rollback`: return to the state before the last apply, and hold. */
+import { holds, jobsOf, takeBack, type Reversal } from '../change.ts';
+import { unified } from '../diff.ts';
+import { locked, makeRollback, planDiff } from '../engine.ts';
+import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import { bootId } from '../host.ts';
+import { entriesOf, lastRun, openNames } from '../journal.ts';
+import { withRunLock } from '../lock.ts';
+import type { Context } from '../main.ts';
+import { changeText, complain } from '../output.ts';
+import { endPending, writeHold } from '../pending.ts';
+import { whileChanging } from '../signals.ts';
+import { printPlan } from './apply.ts';
+
+export async function run(context: Context): Promise<ExitCode> {
+  const { settings, output } = context;
+  if (settings.values['dry-run'] === true)
+    return withLast(context, async (reversals) => {
+      const plans = [];
+      for (const { job, entry } of reversals) plans.push(await makeRollback(job, entry));
+      printPlan(plans, output);
+      return exit.ok;
+    });
+  return withRunLock(settings.stateDir, settings.lockTimeout, 'rollback', () =>
+    withLast(context, (reversals) => whileChanging(() => goBackAll(context, reversals))),
+  );
+}
+
+/** Finds what the last run changed, and hands it on while the locks of the backends are held. */
+async function withLast(
+  { settings, output }: Context,
+  then: (reversals: readonly Reversal[]) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const { stateDir, lockTimeout, values } = settings;
+  const number = await lastRun(stateDir, values.backend as readonly string[] | undefined);
+  if (number === undefined)
+    throw new CfsyncError(
+      exit.failed,
+      `there is no apply to go back from, as far as ${stateDir} knows; nothing was changed`,
+    );
+  const only = values.backend as readonly string[] | undefined;
+  const entries = await entriesOf(stateDir, number);
+  const reversals = await jobsOf(
+    settings,
+    entries.filter(({ name }) => only?.includes(name) !== false),
+  );
+  const open = await openNames(stateDir);
+  for (const { name, entry } of reversals) {
+    const end = open.includes(name) ? ', which was cut off' : '';
+    output.warn(`${name}: goes back to before the ${entry.command} of ${entry.at}${end}`);
+  }
+  return locked(
+    reversals.map(({ job }) => job),
+    lockTimeout,
+    () => then(reversals),
+  );
+}
+
+async function goBackAll(
+  { settings, output }: Context,
+  reversals: readonly Reversal[],
+): Promise<ExitCode> {
+  const { stateDir } = settings;
+  // First, so that a rollback that is cut off holds as well.
+  const why = `rollback of the ${reversals[0]!.entry.command} of ${reversals[0]!.entry.at}`;
+  const hold = { at: new Date().toISOString(), why, boot: await bootId() };
+  output.notices('', await writeHold(stateDir, hold));
+  const codes: ExitCode[] = [];
+  for (const reversal of reversals) {
+    const { plan, ...back } = await takeBack(reversal, stateDir);
+    output.notices(reversal.name, back.notices);
+    if (plan === undefined || back.code !== exit.rolledBack) {
+      complain(output, back);
+      codes.push(back.code);
+      continue;
+    }
+    for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
+    const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
+    output.print(parts.filter((part) => part !== '').join('; '));
+  }
+  await endPending(stateDir);
+  output.warn(holds);
+  return worst(codes);
+}

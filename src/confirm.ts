@@ -1,0 +1,49 @@
+/** Starts the watcher that takes an apply back unless `cfsync confirm` comes in time. */
+import { uptime } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { host, leave, run as runProgram } from './host.ts';
+import type { Run } from './journal.ts';
+import type { Output } from './output.ts';
+import { writePending } from './pending.ts';
+import type { Settings } from './settings.ts';
+
+const watcher = fileURLToPath(new URL(`watcher${import.meta.url.slice(-3)}`, import.meta.url));
+
+/**
+ * Starts it before the first change, so that it is there if the session is lost in the middle. It waits for
+ * this run to end, and goes by what is in the state directory.
+ */
+export async function startWatch(settings: Settings, run: Run, seconds: number): Promise<void> {
+  const { stateDir, config } = settings;
+  await writePending(stateDir, { run: run.number, until: uptime() + seconds, boot: run.boot });
+  const argv = [
+    process.execPath,
+    watcher,
+    stateDir,
+    String(run.number),
+    config.file ?? '',
+  ] as const;
+  if (await underSystemd(argv)) return;
+  leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
+}
+
+/** systemd-logind may end all processes of a session with it (KillUserProcesses=, logind.conf(5)), also detached ones. */
+async function underSystemd(argv: readonly string[]): Promise<boolean> {
+  if ((await host.list('/run/systemd/system')) === undefined) return false;
+  const options = ['--quiet', '--collect', '--description=cfsync waits for its confirmation'];
+  const { code } = await runProgram({ argv: ['systemd-run', ...options, '--', ...argv] });
+  return code === 0;
+}
+
+/** The time counts from the end of the apply. */
+export async function confirmLater(
+  { settings, output }: { readonly settings: Settings; readonly output: Output },
+  run: Run,
+  seconds: number,
+): Promise<void> {
+  const pending = { run: run.number, until: uptime() + seconds, boot: run.boot };
+  output.notices('', await writePending(settings.stateDir, pending));
+  output.warn(
+    `it goes back in ${seconds} s unless cfsync confirm is run; try from a new session that you can still get in`,
+  );
+}

@@ -1,0 +1,154 @@
+/** Finds the rules of iptables that other hands wrote to let Cloudflare in. */
+import type { Family } from '../prefix.ts';
+import { namesOnly } from '../published.ts';
+import type { Desired, Ranges, Stray } from '../renderer.ts';
+import { targetOf, wordsOf, type SavedTable } from './save.ts';
+
+/** Where a rule stands, by the one that follows it: numbers would change with every rule of the admin's. */
+export interface Place {
+  /** The text of the next rule that is not of the same kind, null at the end of the chain. */
+  readonly before: string | null;
+  /** How many rules of the chain with that same text stand above that one. */
+  readonly nth: number;
+}
+
+/** A rule of table filter. */
+export interface IptStray extends Stray, Place {
+  readonly family: Family;
+  readonly chain: string;
+  /** As iptables-save prints it, without `-A CHAIN`. */
+  readonly rule: string;
+}
+
+interface Found {
+  /** In order, chain by chain. */
+  readonly strays: readonly IptStray[];
+  /** The table without them. */
+  readonly rest: SavedTable;
+  /** Where the first of them counted: an index of INPUT without them. */
+  readonly first: number;
+  /** Rules for Cloudflare's ranges that open other ports, alone or as well: they are left alone. */
+  readonly others: readonly string[];
+}
+
+const programs = { v4: 'iptables', v6: 'ip6tables' } as const;
+
+/** Chains by which UFW, CSF and firewalld are known: what stands in chains of theirs, they would write again. */
+const managers = ['ufw-user-input', 'ufw6-user-input', 'LOCALINPUT', 'INPUT_ZONES', 'IN_public'];
+
+/**
+ * Rules of INPUT, and of chains that only INPUT jumps to, which accept new connections from ranges inside of
+ * `known` on the desired ports, or on all of them. Any other condition makes a rule the admin's own.
+ * @param sets The members of the sets that such rules ask, by name.
+ */
+export function findStrays(
+  family: Family,
+  table: SavedTable,
+  desired: Desired,
+  known: Ranges,
+  sets: ReadonlyMap<string, readonly string[]>,
+): Found {
+  const strays: IptStray[] = [];
+  const others: string[] = [];
+  const rest = new Set(table.rules);
+  for (const [chain, ways] of waysIn(table)) {
+    const seen = new Map<string, number>();
+    const waiting: Omit<IptStray, 'before' | 'nth'>[] = [];
+    const settle = (before: string | null, nth: number): void => {
+      strays.push(...waiting.splice(0).map((stray) => ({ ...stray, before, nth })));
+    };
+    for (const rule of table.rules) {
+      if (rule.chain !== chain) continue;
+      const text = `${programs[family]} -A ${chain} ${rule.text}`;
+      const asks = rule.text.endsWith('-j ACCEPT') ? read(rule.text) : undefined;
+      const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
+      if (asks !== undefined && namesOnly(known, prefixes)) {
+        const opens = ways.map((way) => opened(desired, way, asks));
+        if (!opens.includes('others')) {
+          const most = opens.find((ports) => ports !== 'ours');
+          const beyond = most && `they reach every other ${most} as well`;
+          const stray = { text, prefixes, family, chain, rule: rule.text };
+          waiting.push(beyond === undefined ? stray : { ...stray, beyond });
+          rest.delete(rule);
+          continue;
+        }
+        others.push(text);
+      }
+      const nth = seen.get(rule.text) ?? 0;
+      seen.set(rule.text, nth + 1);
+      settle(rule.text, nth);
+    }
+    settle(null, 0);
+  }
+  const input = table.rules.filter((rule) => rule.chain === 'INPUT');
+  const chains = strays.map((stray) => stray.chain);
+  const first = input.findIndex(
+    (rule) => !rest.has(rule) || chains.includes(targetOf(wordsOf(rule.text)) ?? ''),
+  );
+  return { strays, rest: { ...table, rules: [...rest] }, first, others };
+}
+
+/** What a rule asks of a packet. */
+interface Asks {
+  readonly source?: readonly string[];
+  readonly set?: string;
+  readonly protocol?: 'tcp' | 'udp';
+  /** `443` or `80:443`; each list is a condition. */
+  readonly ports: readonly (readonly string[])[];
+}
+
+/** The chains to look at, each with what is asked on every way from INPUT to there. */
+function waysIn(table: SavedTable): ReadonlyMap<string, readonly Asks[]> {
+  const ways = new Map<string, readonly Asks[]>([['INPUT', [{ ports: [] }]]]);
+  if (table.chains.some((chain) => managers.includes(chain.name))) return ways;
+  for (const { name, policy } of table.chains) {
+    if (policy !== null || name.startsWith('CFSYNC')) continue;
+    const jumps = table.rules.filter((rule) => targetOf(wordsOf(rule.text)) === name);
+    const asked = jumps.map((rule) => (rule.chain === 'INPUT' ? read(rule.text) : undefined));
+    const all = asked.filter((asks) => asks !== undefined);
+    if (all.length > 0 && all.length === asked.length) ways.set(name, all);
+  }
+  return ways;
+}
+
+/** Undefined when a rule asks for anything else, or is not for new connections. */
+function read(text: string): Asks | undefined {
+  const words = wordsOf(text);
+  const asks: { source?: string[]; set?: string; protocol?: 'tcp' | 'udp'; ports: string[][] } = {
+    ports: [],
+  };
+  for (let i = 0; i < words.length; i += 2) {
+    const [option, value = ''] = words.slice(i, i + 2);
+    if (option === '-j' || option === '-g') return asks;
+    if (option === '-s') asks.source = [value];
+    else if (option === '-p' && (value === 'tcp' || value === 'udp')) asks.protocol = value;
+    else if (option === '--dport' || option === '--dports') asks.ports.push(value.split(','));
+    else if (option === '--ctstate' || option === '--state') {
+      if (!value.split(',').includes('NEW')) return undefined;
+    } else if (option === '--match-set' && words[i + 2] === 'src') {
+      asks.set = value;
+      i++;
+    } else if (option !== '-m' && option !== '--comment') return undefined;
+  }
+  return undefined;
+}
+
+/** What a rule opens: desired ports alone, all that there are (of TCP, of UDP), or others of its own. */
+function opened(
+  desired: Desired,
+  way: Asks,
+  rule: Asks,
+): 'ours' | 'port' | 'TCP port' | 'UDP port' | 'others' {
+  const protocol = rule.protocol ?? way.protocol;
+  if (protocol === undefined) return 'port';
+  const wanted = protocol === 'tcp' ? desired.tcpPorts : desired.udpPorts;
+  const lists = [...way.ports, ...rule.ports];
+  if (lists.length === 0 && wanted.length > 0) return protocol === 'tcp' ? 'TCP port' : 'UDP port';
+  return lists.some((list) => list.every((range) => isWithin(range, wanted))) ? 'ours' : 'others';
+}
+
+/** `443` or `80:443`. */
+function isWithin(range: string, wanted: readonly number[]): boolean {
+  const [low, high = low] = range.split(':').map(Number);
+  return wanted.filter((port) => low! <= port && port <= high!).length === high! - low! + 1;
+}

@@ -1,0 +1,45 @@
+/** Asks, after an apply, whether the site still works: a program that must succeed, or a URL that must answer. */
+import { CfsyncError, exit } from './errors.ts';
+import { run, show } from './host.ts';
+import type { Command } from './renderer.ts';
+import { escape, firstLines } from './text.ts';
+
+/** A program and its arguments, or a URL with http or https. */
+export type Probe = Command['argv'] | URL;
+
+/** Milliseconds for the whole probe. */
+const timeout = 30_000;
+
+/** @throws CfsyncError with code `usage`. */
+export function parseProbe(value: unknown): Probe {
+  if (typeof value === 'string' && URL.canParse(value)) {
+    const url = new URL(value);
+    if (url.protocol === 'https:' || url.protocol === 'http:') return url;
+  }
+  if (Array.isArray(value) && value.every((word) => typeof word === 'string') && value.length > 0)
+    return value as [string, ...string[]];
+  throw new CfsyncError(
+    exit.usage,
+    'probe: must be a list of a program and its arguments, or a URL with http or https',
+  );
+}
+
+/** Answers what is wrong, or undefined. */
+export async function probe(what: Probe): Promise<string | undefined> {
+  try {
+    if (what instanceof URL) return await ask(what);
+    const outcome = await run({ argv: what, timeout });
+    if (outcome.code === 0) return undefined;
+    const [line = ''] = firstLines(outcome.stderr || outcome.stdout);
+    return `${show({ argv: what })} ended with code ${outcome.code}${line === '' ? '' : ` (${line})`}`;
+  } catch (error) {
+    return error instanceof Error ? escape(error.message) : String(error);
+  }
+}
+
+async function ask(url: URL): Promise<string | undefined> {
+  const { request } = await import('undici');
+  const { statusCode, body } = await request(url, { signal: AbortSignal.timeout(timeout) });
+  await body.dump();
+  return statusCode < 400 ? undefined : `${escape(url.href)} answered ${statusCode}`;
+}
