@@ -328,7 +328,10 @@ function isStray(strays: readonly Fail2banStray[], file: string) {
     strays.some((one) => one.file === file && one.section === section && one.values.includes(text));
 }
 
-/** A file that still is as we wrote it gets its bytes back; in any other the values come to the rest. */
+/**
+ * On the way back, a file that still is as we wrote it gets its bytes back, and any other the values; what was
+ * written since then stays.
+ */
 function editsOfTheirs(
   wanted: Fail2banOwned,
   owned: Fail2banOwned,
@@ -340,11 +343,14 @@ function editsOfTheirs(
     if (now === undefined) return [];
     const before = wanted.theirs?.[file];
     const back = (wanted.strays ?? []).filter((stray) => stray.file === file);
-    const bare = withoutEntries(now, isStray(owned.strays ?? [], file));
+    const same = (text: string): boolean =>
+      withoutEntries(text, isStray(back, file)) === withoutEntries(now, isStray(back, file));
     const then =
-      before !== undefined && bare === withoutEntries(before, isStray(back, file))
-        ? before
-        : back.reduce((text, { section, values }) => withEntries(text, section, values), bare);
+      wanted.strays === undefined
+        ? withoutEntries(now, isStray(owned.strays ?? [], file))
+        : before !== undefined && same(before)
+          ? before
+          : back.reduce((text, { section, values }) => withEntries(text, section, values), now);
     if (then === now) return [];
     const path = `${folder}/${file}`;
     return [

@@ -166,7 +166,10 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
       const text = around.texts[family];
       const { at, blocks, loaded, order = [] } = wanted[family];
       const strays = (wanted.strays ?? []).filter((stray) => stray.family === family);
-      const ours = edit(without(rulesOf(family, around), strays), blocks, at);
+      // On the way back only those that were taken come back; what was written since then stays.
+      const file =
+        wanted.strays === undefined ? rulesOf(family, around) : parseRules(text, paths[family]);
+      const ours = edit(without(file, strays), blocks, at);
       const next = putBack(ours, paths[family], strays, order);
       const restore = (...words: string[]) =>
         ({

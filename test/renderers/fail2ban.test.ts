@@ -369,9 +369,14 @@ describe('adopt', () => {
   it('puts the values to what the admin has written meanwhile', async () => {
     const all = await adopted();
     const now = after(all, all.steps);
-    const edited = now.around.files['jail.local']!.replace('203.0.113.77', '203.0.113.99');
+    const edited = now.around.files['jail.local']!.replace(
+      '203.0.113.77',
+      '203.0.113.99 103.22.200.0/22',
+    );
     const files = { 'jail.local': edited, 'jail.d/cf.conf': '[labx]\nignoreip = 8.8.8.0/24\n' };
-    const back = fileSteps(fail2ban.plan(all.before, after(all, all.steps, files)));
+    const looked = fail2ban.adopt!(after(all, all.steps, files), desired(), known);
+    expect(looked.owned.strays!.map(({ values }) => values)).toEqual([['103.22.200.0/22']]);
+    const back = fileSteps(fail2ban.plan(all.before, looked));
     expect(back.map(({ path }) => path)).not.toContain('/etc/fail2ban/jail.d/cf.conf');
     expect(back.find(({ path }) => path === local)!.content).toBe(
       edited

@@ -491,6 +491,20 @@ describe('adopt', () => {
     );
   });
 
+  it('leaves rules for Cloudflare that came later, when it goes back', async () => {
+    const { steps, before } = await adopted('leftovers');
+    const later =
+      '\n### tuple ### allow tcp 443 0.0.0.0/0 any 103.21.244.0/22 in\n-A ufw-user-input -p tcp --dport 443 -s 103.21.244.0/22 -j ACCEPT\n';
+    const text = texts(steps)[rules]!.replace('\n### END RULES', `${later}\n### END RULES`);
+    const { observed } = await adopted('leftovers', {}, { [rules]: text });
+    expect(observed.owned.strays).toHaveLength(
+      1 + before.strays!.filter(({ family }) => family === 'v6').length,
+    );
+    expect(texts(ufw.plan(before, observed))[rules]).toBe(
+      sections('leftovers')[rules]!.replace('\n### END RULES', `${later}\n### END RULES`),
+    );
+  });
+
   it('takes the identity of ours over, and refuses a deny with it all the same', async () => {
     const { before } = await adopted('clash', { ranges: { v4: four.v4, v6: [] } });
     expect(before.strays!.map((s) => s.text)).toEqual([
