@@ -1,5 +1,6 @@
 /** Finds in the rules files what scripts left there to let Cloudflare in, and puts it back where it stood. */
 import type { Family } from '../prefix.ts';
+import { areWithin } from '../ports.ts';
 import { namesOnly } from '../published.ts';
 import type { Desired, Ranges, Stray } from '../renderer.ts';
 import { asPrefix } from './chains.ts';
@@ -117,17 +118,9 @@ function judge(
     if (protocol === 'any') return { beyond: 'every other port' };
     return protocol === 'tcp' ? { beyond: 'every other TCP port' } : 'left';
   }
-  if (protocol === 'udp') return isWithin(ports, udpPorts) ? { beyond: '' } : 'left';
-  if (!isWithin(ports, tcpPorts) || !/^(any|tcp)$/.test(protocol)) return 'left';
-  return { beyond: protocol === 'tcp' || isWithin(ports, udpPorts) ? '' : `UDP port ${ports}` };
-}
-
-/** Whether ports as in `80,443` or `6000:6007` are all in the list. */
-function isWithin(ports: string, list: readonly number[]): boolean {
-  return ports.split(',').every((part) => {
-    const [low, high = low] = part.split(':').map(Number);
-    return list.filter((port) => low! <= port && port <= high!).length === high! - low! + 1;
-  });
+  if (protocol === 'udp') return areWithin(ports, udpPorts) ? { beyond: '' } : 'left';
+  if (!areWithin(ports, tcpPorts) || !/^(any|tcp)$/.test(protocol)) return 'left';
+  return { beyond: protocol === 'tcp' || areWithin(ports, udpPorts) ? '' : `UDP port ${ports}` };
 }
 
 function sameProfile(a: Tuple, b: Tuple): boolean {
