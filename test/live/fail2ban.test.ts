@@ -764,10 +764,10 @@ ${jail('labt')}${jail('own', 'ignoreip =\n')}`;
       expect(before.filter((list) => list.some((entry) => !isTheirs(entry)))).toHaveLength(11);
       await adopted();
       for (const i of values.keys())
-        expect(await ignored(`j${i}`), values[i]!).toEqual(listed(...before[i]!.filter(isTheirs)));
+        expect(await ignored(`j${i}`), values[i]).toEqual(listed(...before[i]!.filter(isTheirs)));
       await run('remove', '-b', 'fail2ban');
       for (const i of values.keys())
-        expect(await ignored(`j${i}`), values[i]!).toEqual(before[i]!.filter(isTheirs));
+        expect(await ignored(`j${i}`), values[i]).toEqual(before[i]!.filter(isTheirs));
     });
 
     test.for(['reload', 'unban'])('a %s that fails puts every value back', async (word) => {

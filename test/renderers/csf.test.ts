@@ -690,17 +690,17 @@ tcp|in|s=131.0.72.0/22
 
   it('never leaves a rule in the chains that no file names, nor Cloudflare out', async () => {
     const { steps } = await adopted(busy);
-    let host_ = busy;
+    let now = busy;
     for (const step of steps) {
-      host_ = after(host_, step);
-      const { '/etc/csf/csf.allow': a, '/etc/csf/csf.ignore': b, ...more } = host_.files;
+      now = after(now, step);
+      const { '/etc/csf/csf.allow': a, '/etc/csf/csf.ignore': b, ...more } = now.files;
       const named = started(a!, b, more).rules;
       expect(
-        host_.rules.filter((rule) => !named.includes(rule)),
+        now.rules.filter((rule) => !named.includes(rule)),
         step.summary,
       ).toEqual([]);
       for (const prefix of ['173.245.48.0/20', '2400:cb00::/32'])
-        expect(host_.rules.join('\n'), step.summary).toContain(`ALLOWIN -s ${prefix}`);
+        expect(now.rules.join('\n'), step.summary).toContain(`ALLOWIN -s ${prefix}`);
     }
   });
 
@@ -726,8 +726,8 @@ tcp|in|s=131.0.72.0/22
       for (const step of [undefined, ...steps]) {
         if (step !== undefined) now = after(now, step);
         const seen = await observeOn(now, false);
-        for (const look_ of [seen, csf.adopt!(seen, goal, known)]) {
-          const end = csf.plan(before, look_).reduce(after, now);
+        for (const looked of [seen, csf.adopt!(seen, goal, known)]) {
+          const end = csf.plan(before, looked).reduce(after, now);
           expect(sorted(end), step?.summary).toEqual(sorted(on));
         }
       }
@@ -784,8 +784,8 @@ tcp|in|s=131.0.72.0/22
 
   it('has nothing to do where nobody wrote anything', async () => {
     const seen = await observeOn(started('192.0.2.77\n'));
-    const observed_ = csf.adopt!(seen, goal, known);
-    expect(observed_.owned).toEqual(seen.owned);
+    const found = csf.adopt!(seen, goal, known);
+    expect(found.owned).toEqual(seen.owned);
   });
 });
 
