@@ -14,17 +14,19 @@ import { checkKeys, oneOf } from '../src/options.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { probes, walk, walkBase } from '../src/nft/judge.ts';
 import {
+  at as partOf,
   chainName,
   elements,
   isOurJump,
+  isWritable,
   parseListing,
+  rulesOf,
   same,
   type Chain,
   type ChainName,
   type Expr,
   type Family,
   type Listing,
-  type Match,
   type Rule,
 } from '../src/nft/listing.ts';
 import {
@@ -316,6 +318,10 @@ function refuseForeign(name: ChainName, around: NftAround): void {
     instead(
       `table ${table} drops the ports and belongs to firewalld, which takes foreign rules away; nothing was changed; open the ports with firewall-cmd, and use --nft-chain none with --mode lockdown`,
     );
+  if (!isWritable(name.table) || !isWritable(name.chain))
+    instead(
+      `chain ${table} ${name.chain} drops the ports, and nft reads no rule for a table or chain of that name; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
+    );
   if (around.owner.includes(table))
     instead(
       `table ${table} drops the ports and belongs to a running program (flags owner) that lets nobody else change it; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
@@ -524,24 +530,20 @@ function where(rule: Rule): string {
 
 // ---- where the jump stands ----
 
-/** The rules of a chain, each of our jumps with the handle of the next rule that is not ours. */
+/** Our jumps in a chain, each with the handle of the next rule that is not ours. */
 function jumpsIn(
   name: ChainName,
   around: Pick<NftAround, 'rules'>,
 ): readonly (Jump & { readonly handle: number; readonly index: number })[] {
-  const rules = around.rules.filter((r) => same(r, name));
-  return rules.flatMap((rule, index) =>
-    isOurJump(rule)
-      ? [
-          {
-            chain: name.chain,
-            handle: rule.handle,
-            index,
-            before: rules.slice(index + 1).find((r) => !isOurJump(r))?.handle ?? null,
-          },
-        ]
-      : [],
-  );
+  const found: (Jump & { readonly handle: number; readonly index: number })[] = [];
+  let before: number | null = null;
+  const rules = rulesOf(around.rules, name);
+  for (let index = rules.length - 1; index >= 0; index--) {
+    const { handle } = rules[index]!;
+    if (isOurJump(rules[index]!)) found.push({ chain: name.chain, handle, index, before });
+    else before = handle;
+  }
+  return found.reverse();
 }
 
 /**
@@ -552,10 +554,10 @@ function jumpsIn(
 function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
   const deciding = probes(desired, name.family).flatMap((probe) => {
-    const end = walk(name, probe, around.rules, 0);
+    const end = walk(name, probe, around.rules);
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
   });
-  const rules = around.rules.filter((r) => same(r, name));
+  const rules = rulesOf(around.rules, name);
   const limit = upper(
     rules.findIndex((r) => deciding.includes(r.handle)),
     around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
@@ -683,11 +685,9 @@ function mismatches(listing: Listing): string[] {
   const found: string[] = [];
   for (const set of listing.sets) {
     if (!isSetName(set.name) || !isOurs({ family: set.family, name: set.table }, listing)) continue;
-    const flags = JSON.stringify(set.flags);
-    if (set.type !== setType[set.name] || flags !== '["interval"]')
-      found.push(
-        `set ${set.family} ${set.table} ${set.name} has type ${JSON.stringify(set.type)} and flags ${flags}`,
-      );
+    const [type, flags] = [JSON.stringify(set.type), JSON.stringify(set.flags)];
+    if (!isSetOfOurs(set))
+      found.push(`set ${set.family} ${set.table} ${set.name} has type ${type} and flags ${flags}`);
   }
   for (const chain of listing.chains) {
     if (!isOwn({ family: chain.family, name: chain.table })) continue;
@@ -699,6 +699,11 @@ function mismatches(listing: Listing): string[] {
       found.push(`chain inet cfsync ${chain.chain} has ${fixed(base)}`);
   }
   return found;
+}
+
+/** Whether a set has the type and flags that cfsync gives to the one of its name. */
+function isSetOfOurs({ name, type, flags }: Listing['sets'][number]): boolean {
+  return isSetName(name) && type === setType[name] && JSON.stringify(flags) === '["interval"]';
 }
 
 function isSetName(name: string): name is SetName {
@@ -723,16 +728,28 @@ async function ownedTable(
     listing.sets
       .filter((s) => inTable(s) && isSetName(s.name))
       .map(async (s) => {
-        const listed = parseListing(
-          await ask(host, ['nft', '-j', 'list', 'set', family, name, s.name]),
-        );
-        const prefixes = elements({ set: listed.sets[0]?.elem ?? [] }) ?? [];
-        const { v4, v6 } = parseRanges(prefixes);
+        const argv = ['nft', '-j', 'list', 'set', family, name, s.name] as const;
+        const listed = parseListing(await ask(host, argv)).sets[0];
+        const prefixes = listed && elements({ set: listed.elem });
+        // What another type of set holds is no prefix, and `mismatches` has it.
+        if (prefixes === undefined && (listed === undefined || isSetOfOurs(listed)))
+          throw new BackendError(
+            'broken',
+            `nftables: what ${argv.join(' ')} printed cannot be read: an element is no address; nothing was changed; delete that element, or the set`,
+          );
+        const { v4, v6 } = parseRanges(prefixes ?? []);
         return [s.name, s.name === 'cfsync4' ? v4 : v6] as const;
       }),
   );
   const ours = listing.chains.filter((c) => inTable(c) && (isOwn(table) || c.chain === chainName));
   const others = listing.chains.filter((c) => inTable(c) && !ours.includes(c));
+  const jumps = others.flatMap((c) => jumpsIn(c, around));
+  const odd = [name, ...[...ours, ...jumps].map((c) => c.chain)].find((n) => !isWritable(n));
+  if (odd !== undefined)
+    throw new BackendError(
+      'not supported',
+      `nftables: table ${family} ${name} holds rules of cfsync's, and nft reads no rule for the name ${odd} in it; nothing was changed; delete it by its handle (nft -a list ruleset shows it)`,
+    );
   return {
     family,
     name,
@@ -744,50 +761,55 @@ async function ownedTable(
       ours.map((c) => ({
         name: c.chain,
         ...(c.base === undefined ? {} : { base: baseText(c.base) }),
-        rules: listing.rules.filter((r) => same(r, c)).map(ruleText),
+        rules: rulesOf(listing.rules, c).map(ruleText),
       })),
     ),
-    jumps: others.flatMap((c) =>
-      jumpsIn(c, around).map(({ chain, before }) => ({ chain, before })),
-    ),
+    jumps: jumps.map(({ chain, before }) => ({ chain, before })),
   };
 }
 
 /** A rule in the syntax that `want` writes; anything else becomes a comment, and so differs from it. */
 function ruleText(rule: Rule): string {
   const words = rule.expr.map(exprText);
-  if (words.includes(undefined)) return `# a rule that cfsync did not write, handle ${rule.handle}`;
-  return [
-    ...words,
-    ...(rule.comment === undefined ? [] : [`comment "${escape(rule.comment)}"`]),
-  ].join(' ');
+  if (rule.comment !== undefined)
+    words.push(/^[ !#-~]*$/.test(rule.comment) ? `comment "${rule.comment}"` : undefined);
+  return words.includes(undefined)
+    ? `# a rule that cfsync did not write, handle ${rule.handle}`
+    : words.join(' ');
 }
 
 function exprText(e: Expr): string | undefined {
   if ('counter' in e) return 'counter';
   for (const verdict of ['accept', 'drop', 'return']) if (verdict in e) return verdict;
-  if ('jump' in e) return `jump ${(e.jump as { readonly target: string }).target}`;
-  if (!('match' in e)) return undefined;
-  const { op, left, right } = e.match as Match;
-  if (op !== '==') return undefined;
-  const payload = left.payload as { readonly protocol: string; readonly field: string } | undefined;
-  if (payload?.field === 'dport') {
-    const list =
-      typeof right === 'number' ? [right] : ((right as { readonly set?: unknown }).set ?? []);
-    return Array.isArray(list) && list.length > 0 && list.every((p) => typeof p === 'number')
-      ? `${payload.protocol} dport ${ports(list)}`
+  if ('jump' in e) {
+    const target = partOf(e, 'jump', 'target');
+    return typeof target === 'string' && isWritable(target) ? `jump ${target}` : undefined;
+  }
+  const left = partOf(e, 'match', 'left');
+  const right = partOf(e, 'match', 'right');
+  if (partOf(e, 'match', 'op') !== '==') return undefined;
+  const protocol = partOf(left, 'payload', 'protocol');
+  const field = partOf(left, 'payload', 'field');
+  if (field === 'dport' && (protocol === 'tcp' || protocol === 'udp')) {
+    const list = typeof right === 'number' ? [right] : partOf(right, 'set');
+    return Array.isArray(list) && list.length > 0 && list.every(isPort)
+      ? `${protocol} dport ${ports(list)}`
       : undefined;
   }
-  if (payload?.field === 'saddr' && typeof right === 'string' && right.startsWith('@'))
-    return `${payload.protocol} saddr ${right}`;
-  if (
-    (left.meta as { readonly key?: string } | undefined)?.key === 'iifname' &&
-    typeof right === 'string'
-  )
-    return `iifname "${escape(right)}"`;
+  if (typeof right !== 'string') return undefined;
+  if (field === 'saddr' && (protocol === 'ip' || protocol === 'ip6'))
+    return right.startsWith('@') && isWritable(right.slice(1))
+      ? `${protocol} saddr ${right}`
+      : undefined;
+  if (partOf(left, 'meta', 'key') === 'iifname')
+    return /^[\w.@+*-]+$/.test(right) ? `iifname "${right}"` : undefined;
   if (JSON.stringify(left) === '{"fib":{"result":"type","flags":["daddr"]}}' && right === 'local')
     return 'fib daddr type local';
   return undefined;
+}
+
+function isPort(value: unknown): boolean {
+  return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 65_535;
 }
 
 // ---- plan ----

@@ -1,10 +1,12 @@
 /** Words and numbers as they are printed. */
 
-/** Control characters made visible, so that another program's output cannot steer a terminal. */
+/**
+ * What cannot be seen made visible, so that another program's output cannot steer a terminal or turn a line around:
+ * control and format characters, line and paragraph separators. The same again when it is done twice.
+ */
 export function escape(text: string): string {
-  return text.replaceAll(
-    /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
-    (c) => (c === '\t' ? ' ' : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
+    c === '\t' ? ' ' : `\\u${c.codePointAt(0)!.toString(16).padStart(4, '0')}`,
   );
 }
 

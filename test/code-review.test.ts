@@ -4,7 +4,7 @@
  */
 import { execFile } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -176,15 +176,13 @@ describe('GitLab', () => {
   beforeEach(async () => {
     asked.length = 0;
     open = [];
-    api = createServer((request, response) => {
-      void text(request).then((body) => {
-        asked.push(
-          `${request.method} ${request.url} ${decodeURIComponent(body.replaceAll('+', ' '))}`,
-        );
-        response.setHeader('content-type', 'application/json');
-        response.end(JSON.stringify(request.method === 'GET' ? open : {}));
-      });
-    });
+    const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+      const body = decodeURIComponent((await text(request)).replaceAll('+', ' '));
+      asked.push(`${request.method} ${request.url} ${body}`);
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify(request.method === 'GET' ? open : {}));
+    };
+    api = createServer((request, response) => void answer(request, response));
     await new Promise<void>((done) => api.listen(0, '127.0.0.1', done));
   });
   afterEach(() => void api.close());
