@@ -660,7 +660,12 @@ async function acceptedSets(host: Host, listing: Listing): Promise<AcceptedSet[]
     const set = { family: family as Family, table, name };
     const plain =
       (type === 'ipv4_addr' || type === 'ipv6_addr') && JSON.stringify(flags) === '["interval"]';
-    return plain && !isSetName(name) && accepts.some((rule) => uses(rule, set)) ? [set] : [];
+    return plain &&
+      !isSetName(name) &&
+      [table, name].every(isWritable) &&
+      accepts.some((rule) => uses(rule, set))
+      ? [set]
+      : [];
   });
   return Promise.all(
     sets.map(async (set) => {

@@ -613,7 +613,7 @@ describe('adopt', () => {
 
   /** The chains of table filter as they are after a restore, in the syntax of iptables-save. */
   function restored(save: string, stdin: string): string {
-    const [table] = parseSave(save);
+    const [table] = parseSave(save, 'iptables-save');
     const chains = new Map(table!.chains.map(({ name }) => [name, [] as string[]]));
     for (const { chain, text } of table!.rules) chains.get(chain)!.push(text);
     for (const line of stdin.split('\n')) {
