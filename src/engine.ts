@@ -20,6 +20,7 @@ import type {
   Wanted,
 } from './renderer.ts';
 import {
+  dropUnusable,
   forgetEntry,
   journalPath,
   keepEntry,
@@ -178,6 +179,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     if (plan.verdict.kind !== 'no change') {
       said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
       if (open !== undefined) await keepEntry(stateDir, name, open.number);
+      else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
     }
     return { code: exit.ok, message: `${name}: no changes`, detail: [], notices: said };
   }
@@ -210,7 +212,8 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       return { code: exit.failed, message, detail, notices: said };
     }
     const back = await goBack(plan.job, entry, stateDir);
-    return { ...back, message: `${why}; ${back.message}`, detail, notices: said };
+    const message = `${why}; ${back.message}`;
+    return { ...back, message, detail, notices: [...said, ...back.notices] };
   }
   const done = plan.wanted === renderer.nothing ? 'removed' : 'applied';
   return { code: exit.ok, message: `${name}: ${done} and verified`, detail: [], notices: said };
@@ -323,8 +326,6 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
     for (const step of (await makeRollback(job, entry)).steps) await perform(step);
     const [left] = (await makeRollback(job, entry)).steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
-    notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
-    await forgetEntry(stateDir, name, entry.number);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return {
@@ -333,6 +334,14 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
       detail: error instanceof CfsyncError ? error.detail : [],
       notices,
     };
+  }
+  try {
+    notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
+    await forgetEntry(stateDir, name, entry.number);
+  } catch (error) {
+    // The backend is right; the next run sees the entry, and that nothing is left to do.
+    if (!(error instanceof CfsyncError)) throw error;
+    notices.push({ level: 'warning', text: error.message });
   }
   return {
     code: exit.rolledBack,

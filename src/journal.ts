@@ -2,10 +2,11 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno } from './errors.ts';
-import { moveFile, removeFile } from './files.ts';
+import { moveAside, moveFile, removeFile } from './files.ts';
 import { validApplied, type Applied } from './records.ts';
 import type { Desired, Notice, Owned, Ranges } from './renderer.ts';
 import { fields, readRecord, texts, textOf, time, tolerant, writeRecord } from './store.ts';
+import { escape } from './text.ts';
 
 /** One run of a command that changes backends. */
 export interface Run {
@@ -103,6 +104,12 @@ export function readOpen(
 ): Promise<{ readonly content: Entry | undefined; readonly notices: readonly Notice[] }> {
   const path = journalPath(stateDir, name);
   return tolerant(() => readRecord(path, 'journal', validEntry), keptAside);
+}
+
+/** Moves an open entry aside that cannot be used; the notice says where it is. */
+export async function dropUnusable(stateDir: string, name: string): Promise<Notice> {
+  const aside = await moveAside(journalPath(stateDir, name));
+  return { level: 'warning', text: `it was moved to ${escape(aside)}` };
 }
 
 /** The backends with an open entry. */

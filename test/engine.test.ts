@@ -2,12 +2,32 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { apply, check, makePlan, makeRemoval, planId, type Policy } from '../src/engine.ts';
+import {
+  apply,
+  check,
+  goBack,
+  makePlan,
+  makeRemoval,
+  makeRollback,
+  planId,
+  rollBack,
+  type Plan,
+  type Policy,
+} from '../src/engine.ts';
 import { CfsyncError, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
-import { journalPath, openNames, type Run } from '../src/journal.ts';
+import {
+  beginRun,
+  entriesOf,
+  journalPath,
+  lastRun,
+  openNames,
+  readOpen,
+  type Kept,
+  type Run,
+} from '../src/journal.ts';
 import { readApplied } from '../src/records.ts';
 import { defineRenderer, type Owned, type Renderer, type Step } from '../src/renderer.ts';
 import { desired } from './helpers/desired.ts';
@@ -278,5 +298,110 @@ describe('records that cannot be used', () => {
     expect(await apply(made, state, run)).toMatchObject({ code: exit.ok });
     expect(readFileSync(`${record}.corrupt-1`, 'utf8')).toBe('{');
     expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: two } });
+  });
+});
+
+describe('after a run that was cut off', () => {
+  const open = () => readOpen(state, 'file').then(({ content }) => content!);
+  /** Leaves what a run leaves that dies after its first step. */
+  async function cutOff(): Promise<void> {
+    await apply(await plan(fileBackend()), state, run);
+    const made = await plan(fileBackend([command('false')]), two);
+    const dead: Plan = {
+      ...made,
+      job: { ...made.job, renderer: { ...made.job.renderer, observe: () => Promise.reject(dies) } },
+    };
+    await apply(dead, state, { ...run, number: 2 });
+    expect(readFileSync(file, 'utf8')).toContain('190.93.240.0/21');
+  }
+  const dies = new CfsyncError(exit.failed, 'dies');
+
+  it('the next apply goes on, and rollback still leads to what was before', async () => {
+    await cutOff();
+    await apply(await plan(fileBackend(), two), state, { ...run, number: 3 });
+    expect(await openNames(state)).toEqual([]);
+    const [kept] = await entriesOf(state, 2);
+    expect(kept?.entry.before).toMatchObject({ ranges: one });
+    expect(kept?.entry.was).toMatchObject({ desired: { ranges: one } });
+  });
+
+  it('an apply that fails goes back to before the one that was cut off', async () => {
+    await cutOff();
+    const three = parseRanges(['173.245.48.0/20', '188.114.96.0/21', '2400:cb00::/32']);
+    const made = await plan(fileBackend([command('false')]), three);
+    expect(await apply(made, state, { ...run, number: 3 })).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await openNames(state)).toEqual([]);
+  });
+
+  it('going back looks at what is there, and leaves the records as they were', async () => {
+    await cutOff();
+    expect(await goBack(job(fileBackend()), await open(), state)).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
+  });
+
+  it('a file that it created and somebody else replaced since is left alone', async () => {
+    const made = await plan(fileBackend());
+    await apply(made, state, run);
+    const [{ entry }] = (await entriesOf(state, 1)) as [Kept];
+    writeFileSync(file, '198.51.100.0/24');
+    expect(await goBack(job(fileBackend()), entry, state)).toMatchObject({ code: 4 });
+    expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
+  });
+
+  it.each([
+    ['without a step', one],
+    ['with one', parseRanges(['173.245.48.0/20', '190.93.240.0/20', '2400:cb00::/32'])],
+  ])('an entry that cannot be used is said and moved aside, %s', async (_, ranges) => {
+    await cutOff();
+    writeFileSync(journalPath(state, 'file'), '{');
+    const result = await apply(await plan(fileBackend(), ranges), state, { ...run, number: 3 });
+    expect(result.notices.map(({ text }) => text)).toEqual([
+      expect.stringContaining('what was there before is not known'),
+      expect.stringContaining('file.json.corrupt-1'),
+    ]);
+  });
+});
+
+describe('the history', () => {
+  const lists = ['0', '1', '2', '3', '4', '5', '6'].map((n) =>
+    parseRanges([`190.93.24${n}.0/24`, '173.245.48.0/20', '2400:cb00::/32']),
+  );
+
+  it('keeps the last five runs, each back to the one before', async () => {
+    for (const [i, list] of lists.entries())
+      await apply(await plan(fileBackend(), list), state, { ...run, number: i + 1 });
+    for (let number = 7; number > 2; number--) {
+      expect(await lastRun(state, undefined)).toBe(number);
+      expect(await lastRun(state, ['file'])).toBe(number);
+      expect(await lastRun(state, ['other'])).toBeUndefined();
+      const [{ entry }] = (await entriesOf(state, number)) as [Kept];
+      const back = await makeRollback(job(fileBackend()), entry);
+      expect(await rollBack(back, entry, state)).toMatchObject({ code: 4 });
+      expect(readFileSync(file, 'utf8')).toContain(`190.93.24${number - 2}.0/24`);
+      expect(await readApplied(state, 'file')).toMatchObject({
+        desired: { ranges: lists[number - 2] },
+      });
+    }
+    expect(await lastRun(state, undefined)).toBeUndefined();
+    expect((await beginRun(state, 'apply', '')).number).toBe(1);
+  });
+
+  it('has no entry of a run that changed nothing', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    await apply(await plan(fileBackend()), state, { ...run, number: 2 });
+    expect(await lastRun(state, undefined)).toBe(1);
+    expect(await beginRun(state, 'apply', '')).toMatchObject({ number: 2 });
+  });
+
+  it('goes back when the end of an apply cannot be written down', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    rmSync(join(state, 'history'), { recursive: true });
+    writeFileSync(join(state, 'history'), '');
+    const result = await apply(await plan(fileBackend(), two), state, { ...run, number: 2 });
+    expect(result).toMatchObject({ code: 4, message: expect.stringContaining('history') });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+    expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
   });
 });

@@ -34,6 +34,7 @@ import { escape } from '../text.ts';
 /** What planning came to. */
 interface Planned {
   readonly answer: Answer;
+  readonly jobs: readonly Job[];
   /** Those that could be planned and checked. */
   readonly plans: readonly Plan[];
   /** Whether a backend could not, or not as desired. */
@@ -84,7 +85,7 @@ async function planAll(
       if (plan !== undefined) plans.push(plan);
     }
     const refused = plans.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
-    return then({ answer, plans, refused, codes });
+    return then({ answer, jobs, plans, refused, codes });
   });
 }
 
@@ -112,11 +113,12 @@ async function planOne(
 async function applyAll(context: Context, planned: Planned, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   const { stateDir, values } = settings;
-  const { plans, answer } = planned;
-  const codes = [...planned.codes, ...(await settleCutOff(context, plans, run))];
+  const { jobs, answer } = planned;
   const together = values['all-or-nothing'] === true;
+  const plans = together && planned.refused ? [] : planned.plans;
+  const codes = [...planned.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && planned.refused) {
-    output.warn('nothing was changed, because of --all-or-nothing');
+    output.warn('nothing else was changed, because of --all-or-nothing');
     return worst(codes);
   }
   output.notices('', await answer.commit());
@@ -133,10 +135,9 @@ async function applyAll(context: Context, planned: Planned, run: Run): Promise<E
   }
   const entries = await entriesOf(stateDir, run.number);
   const changed = entries.length > 0;
-  const undo =
-    wasAsked() !== undefined ||
-    (together && worst(results) !== exit.ok) ||
-    (changed && !(await probePasses(context)));
+  const failed = together && worst(results) !== exit.ok;
+  const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
+  const undo = failed || !passed || wasAsked() !== undefined;
   if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
   if (seconds !== undefined) {
     if (changed && !undo) await confirmLater(context, run, seconds);
@@ -154,11 +155,12 @@ async function probePasses({ settings, output }: Context): Promise<boolean> {
 }
 
 /**
- * What runs that were cut off left behind. Backends that are planned are brought to what is wanted now, and
- * the others of this run back to what was before; those that are not of this run are named.
+ * What runs that were cut off left behind. A backend with a plan is brought to what is wanted now, another one
+ * of this run back to what was before; those that are not of this run are named.
  */
 async function settleCutOff(
   { settings, output }: Context,
+  jobs: readonly Job[],
   plans: readonly Plan[],
   run: Run,
 ): Promise<ExitCode[]> {
@@ -168,16 +170,16 @@ async function settleCutOff(
     const { content: entry, notices } = await readOpen(stateDir, name);
     output.notices(name, notices);
     if (entry === undefined) continue;
-    const plan = plans.find((p) => p.job.name === name);
-    const went = plan !== undefined && plan.verdict.kind !== 'no change';
-    const then = went
+    const job = jobs.find((one) => one.name === name);
+    const onward = plans.some((p) => p.job.name === name && p.verdict.kind !== 'no change');
+    const then = onward
       ? 'the backend is brought to the state wanted now'
-      : plan === undefined
+      : job === undefined
         ? 'cfsync rollback takes it back'
         : 'the backend goes back to what was before';
     output.warn(`warning: ${name}: ${cutOffText(entry, run.boot)}; ${then}`);
-    if (went || plan === undefined) continue;
-    const back = await goBack(plan.job, entry, stateDir);
+    if (onward || job === undefined) continue;
+    const back = await goBack(job, entry, stateDir);
     complain(output, back);
     if (back.code !== exit.rolledBack) codes.push(back.code);
   }
@@ -238,7 +240,9 @@ async function bootJob(like: Job, settings: Settings): Promise<Job> {
 function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
     ([name]) =>
-      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose'].includes(name),
+      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose', 'confirm'].includes(
+        name,
+      ),
   );
   const words = given.flatMap(([name, value]) =>
     value === true
