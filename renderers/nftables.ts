@@ -916,18 +916,19 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
 function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const name = { family: table.family, table: table.name, chain: jump.chain };
   const standing = jumpsIn(name, around);
-  const others = around.rules.filter((r) => same(r, name) && !isOurJump(r)).map((r) => r.handle);
-  // The rule it stood before may be gone: the top is the place where no drop comes first.
-  const isThere = jump.before === null || others.includes(jump.before);
-  const before = isThere ? jump.before : (others[0] ?? null);
-  const keep = standing.find((j) => j.before === before);
+  const limit = rulesOf(around.rules, name).findIndex((r) => r.handle === jump.before);
+  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
+  const keep =
+    standing.find((j) => j.before === jump.before) ??
+    standing.find((j) => limit < 0 || j.index < limit);
   const extra = standing
     .filter((j) => j !== keep)
     .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
   if (keep !== undefined) return extra;
   const chain = `${at(table)} ${jump.chain}`;
-  if (before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
-  return [`insert rule ${chain} handle ${before} ${jumpRule}`, ...extra];
+  if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
+  // The rule it stood before is gone: the top is the place where no drop comes first.
+  return [`insert rule ${chain}${limit < 0 ? '' : ` handle ${jump.before}`} ${jumpRule}`, ...extra];
 }
 
 /** What other hands wrote: the lines by which it goes, and by which it is put back. */

@@ -232,6 +232,7 @@ export const commands = {
       ...from,
       'dry-run',
       'accept-large-change',
+      'allow-lockout',
       'all-or-nothing',
       'confirm',
       'lock-timeout',

@@ -8,9 +8,8 @@ import {
   same,
   type Chain,
   type ChainName,
-  type Expr,
   type Family,
-  type Match,
+  at,
   type Rule,
 } from './listing.ts';
 
@@ -254,7 +253,7 @@ function read(rule: Rule): NftAsks | undefined {
       accepts = true;
       words.push('accept');
     } else if ('match' in e) {
-      const { op, left, right } = e.match as Match;
+      const [op, left, right] = ['op', 'left', 'right'].map((name) => at(e.match, name));
       const value = textOf(right);
       const field = fieldOf(left);
       if ((op !== '==' && op !== 'in') || value === undefined || field === undefined)
@@ -284,8 +283,8 @@ function read(rule: Rule): NftAsks | undefined {
 }
 
 /** What a match looks at, where it is known here. */
-function fieldOf(left: Expr): string | undefined {
-  const { payload, meta, ct } = left as {
+function fieldOf(left: unknown): string | undefined {
+  const { payload, meta, ct } = (left ?? {}) as {
     readonly payload?: { readonly protocol?: string; readonly field?: string };
     readonly meta?: { readonly key: string };
     readonly ct?: { readonly key: string };

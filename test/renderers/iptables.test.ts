@@ -287,6 +287,26 @@ describe('going back', () => {
     expect(back[0]!.command.stdin).toContain(`-A INPUT ${jump}`);
   });
 
+  it('leaves a jump where it stands, whatever the admin added below it or deleted', async () => {
+    const options = iptables.options({});
+    const saves = { v4: printed('ours.save'), v6: printed('ours6.save') };
+    const ban = '-s 192.0.2.1/32 -j DROP';
+    const around = saves.v4.replace(/(-A INPUT .*\n)/, `-A INPUT ${ban}\n$1-A INPUT -j DROP\n`);
+    const now = await iptables.observe(hostWith({ ...saves, v4: around }), options);
+    const then = (before: string | null) => ({
+      ...now.owned,
+      tables: now.owned.tables.map((t) => ({
+        ...t,
+        jumps: t.jumps.map((jump) => (t.family === 'v4' ? { ...jump, before } : jump)),
+      })),
+    });
+    for (const before of [null, '-j DROP', '-s 192.0.2.99/32 -j DROP'])
+      expect(iptables.plan(then(before), now)).toEqual([]);
+    // Not where it would stand below what it stood before.
+    const back = iptables.plan(then(ban), now) as readonly RunStep[];
+    expect(placed(back)).toBe(`-I INPUT 1 ${jump}`);
+  });
+
   it('is plain JSON', async () => {
     const { owned, observed } = await wantOn({ v4: printed('misplaced.save') });
     for (const state of [owned, observed.owned])
@@ -613,7 +633,7 @@ describe('adopt', () => {
 
   /** The chains of table filter as they are after a restore, in the syntax of iptables-save. */
   function restored(save: string, stdin: string): string {
-    const [table] = parseSave(save);
+    const [table] = parseSave(save, 'iptables-save');
     const chains = new Map(table!.chains.map(({ name }) => [name, [] as string[]]));
     for (const { chain, text } of table!.rules) chains.get(chain)!.push(text);
     for (const line of stdin.split('\n')) {
@@ -679,7 +699,7 @@ describe('adopt', () => {
       [...input.map((r) => `-A INPUT ${r}`), ...script.map((r) => `-A SCRIPT ${r}`)].join('\n'),
     );
 
-  it('settles at once, and its way back leads to every rule in its place', async () => {
+  it('settles at once, and its way back leads to every rule of theirs in its place', async () => {
     await fc.assert(
       fc.asyncProperty(layout, async (chains) => {
         const before = saved(chains);
@@ -689,7 +709,15 @@ describe('adopt', () => {
         expect(second.observed.owned.strays).toEqual([]);
         expect(stdinOf(second.steps)).toBe('');
         const back = stdinOf(iptables.plan(first.observed.owned, second.observed));
-        expect(restored(after, back)).toBe(before);
+        const lines = restored(after, back).split('\n');
+        const [now, then] = [lines, before.split('\n')].map((all) => ({
+          others: all.filter((line) => line !== `-A INPUT ${jump}`),
+          jump: all.indexOf(`-A INPUT ${jump}`),
+        }));
+        expect(now!.others).toEqual(then!.others);
+        // The way back never moves the jump down, past what may be a drop of the admin's.
+        expect(now!.jump).toBeLessThanOrEqual(then!.jump);
+        expect(now!.jump < 0).toBe(then!.jump < 0);
       }),
       { numRuns: 500 },
     );
