@@ -54,13 +54,22 @@ export const flags = {
   'ipv4-url': { type: 'text', value: 'URL', help: 'text feed of the IPv4 ranges' },
   'ipv6-url': { type: 'text', value: 'URL', help: 'text feed of the IPv6 ranges' },
   'api-url': { type: 'text', value: 'URL', help: 'JSON feed of both' },
-  out: { type: 'text', value: 'DIR', help: 'folder to write to' },
+  out: {
+    type: 'text',
+    value: 'PATH',
+    help: 'render: folder to write to; diff: file to save the plan in',
+  },
+  plan: {
+    type: 'text',
+    value: 'FILE',
+    help: 'a plan that diff --out saved; apply refuses it if it would now be another one',
+  },
   dir: { type: 'text', value: 'DIR', help: 'compare with the files that render wrote there' },
   format: {
     type: 'text',
     value: 'FORMAT',
-    choices: ['text', 'json'],
-    help: 'text or json (default: text)',
+    choices: ['text', 'json', 'markdown'],
+    help: 'text, json, or for diff markdown (default: text)',
   },
   'dry-run': { type: 'switch', help: 'print the plan and stop before the first change' },
   'exit-code': { type: 'switch', help: 'exit 2 when changes are pending' },
@@ -162,6 +171,9 @@ const desired = [
   ...cluster,
 ] as const;
 
+/** What a saved plan says itself. */
+export const planned = [...desired, ...from, 'persist'] as const satisfies readonly FlagName[];
+
 export const commands = {
   fetch: {
     help: 'download and check the ranges, show what changed, store them',
@@ -176,6 +188,8 @@ export const commands = {
       'nft-file',
       'helm-values',
       'dir',
+      'out',
+      'plan',
       'format',
       'exit-code',
       'accept-large-change',
@@ -193,6 +207,7 @@ export const commands = {
     flags: [
       ...desired,
       ...from,
+      'plan',
       'dry-run',
       'exit-code',
       'accept-large-change',

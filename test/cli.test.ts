@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../src/errors.ts';
+import { writeRecord } from '../src/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
 
 const program = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
@@ -193,8 +194,10 @@ describe('render and diff --dir', () => {
     const json = await diff('--source', 'new', '--format', 'json');
     expect(JSON.parse(json.stdout)).toMatchObject({
       changed: true,
-      removed: { v4: ['190.93.240.0/20'], v6: [] },
+      coverage: { lost: { v4: ['190.93.240.0/20'], v6: [] } },
     });
+    const markdown = await diff('--source', 'new', '--format', 'markdown');
+    expect(markdown.stdout).toContain('| removed | `190.93.240.0/20` | 4,096 |');
     expect((await diff('--source', 'new', '--no-color')).stdout).toBe(stdout);
     const coloured = await cfsync(['diff', '-b', 'nftables', '--dir', 'rules', '--source', 'new'], {
       FORCE_COLOR: '1',
@@ -241,14 +244,19 @@ export default {
 };
 `;
 
-  it('is applied, verified and removed like the others', async () => {
-    const list = join(folder, 'cloudflare.lst');
+  let list: string;
+  const run = (...args: string[]) => cfsync([...args, '--config', 'config.yaml']);
+
+  beforeEach(() => {
+    list = join(folder, 'cloudflare.lst');
     writeFileSync(join(folder, 'haproxy.mjs'), source);
     writeFileSync(
       join(folder, 'config.yaml'),
       `extra: [10.0.0.0/8]\nbackends:\n  lb:\n    renderer: ./haproxy.mjs\n    path: ${list}\n`,
     );
-    const run = (...args: string[]) => cfsync([...args, '--config', 'config.yaml']);
+  });
+
+  it('is applied, verified and removed like the others', async () => {
     const applied = await run('apply', '--source', 'bundled');
     expect(applied).toMatchObject({ code: exit.ok, stderr: '' });
     expect(applied.stdout).toContain('+173.245.48.0/20');
@@ -262,6 +270,65 @@ export default {
     expect(await run('apply', '--source', 'bundled')).toMatchObject({ code: exit.ok });
     expect(await run('remove')).toMatchObject({ code: exit.ok });
     expect(readdirSync(folder)).not.toContain('cloudflare.lst');
+  });
+
+  describe('a saved plan', () => {
+    const save = () => run('diff', '--source', 'bundled', '--out', 'plan.json', '-v');
+    const id = /plan ([0-9a-f]{12})/;
+
+    it('is printed, and applied when it would still be the same', async () => {
+      const saved = await save();
+      const [, first] = id.exec(saved.stderr)!;
+      const printed = await run('diff', '--plan', 'plan.json', '--exit-code');
+      expect(printed.code).toBe(exit.pending);
+      expect(printed.stdout).toContain('+173.245.48.0/20\n');
+      expect(id.exec(printed.stdout)![1]).toBe(first);
+      const dry = await run('apply', '--plan', 'plan.json', '--dry-run');
+      expect(id.exec(dry.stdout)![1]).toBe(first);
+      expect(readdirSync(folder)).not.toContain('cloudflare.lst');
+      expect(await run('apply', '--plan', 'plan.json')).toMatchObject({ code: exit.ok });
+      expect(readFileSync(list, 'utf8')).toContain('173.245.48.0/20');
+      // No feed was asked, so no snapshot was taken.
+      expect(readdirSync(state)).not.toContain('snapshot.json');
+      expect(feeds.requests).toEqual([]);
+    });
+
+    it('is refused when the host is not as it was', async () => {
+      await save();
+      writeFileSync(list, '173.245.48.0/20\n');
+      const stale = await run('apply', '--plan', 'plan.json', '--accept-large-change');
+      expect(stale).toMatchObject({ code: exit.refused, stdout: '' });
+      expect(stale.stderr).toContain('the plan plan.json is stale');
+      expect(readFileSync(list, 'utf8')).toBe('173.245.48.0/20\n');
+    });
+
+    it('is refused when it was edited, names what is not public, or is not there', async () => {
+      await save();
+      const file = join(folder, 'plan.json');
+      const text = readFileSync(file, 'utf8');
+      writeFileSync(file, text.replace('"173.245.48.0/20"', '"173.245.48.0/21"'));
+      const edited = await run('apply', '--plan', 'plan.json');
+      expect(edited).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(edited.stderr).toContain('plan.json is corrupt');
+      const record = JSON.parse(text) as { content: object; digest: string };
+      const forged = JSON.stringify(record.content).replace('173.245.48.0/20', '10.0.0.0/8');
+      await writeRecord(file, 'plan', JSON.parse(forged), (content) => content);
+      const refused = await run('apply', '--plan', 'plan.json');
+      expect(refused).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(refused.stderr).toContain('10.0.0.0/8');
+      expect(await run('apply', '--plan', 'none')).toMatchObject({ code: exit.failed });
+      expect(readdirSync(folder)).not.toContain('cloudflare.lst');
+    });
+
+    it.each([['--source', 'bundled'], ['--mode', 'lockdown'], ['-b', 'lb'], ['--persist']])(
+      'takes no %s beside it',
+      async (...more) => {
+        await save();
+        const ended = await run('apply', '--plan', 'plan.json', ...more);
+        expect(ended.code).toBe(exit.usage);
+        expect(ended.stderr).toContain('cannot be given with --plan');
+      },
+    );
   });
 });
 

@@ -15,7 +15,7 @@ import {
   type Policy,
 } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
-import { flagSpec } from '../flags.ts';
+import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
 import { entriesOf, openNames, readOpen, type Entry, type Run } from '../journal.ts';
 import type { Context } from '../main.ts';
@@ -28,12 +28,14 @@ import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
 import { probe } from '../probe.ts';
+import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
 
 /** What planning came to. */
 interface Planned {
-  readonly answer: Answer;
+  /** Absent for a saved plan, which names its ranges. */
+  readonly answer: Answer | undefined;
   readonly jobs: readonly Job[];
   /** Those that could be planned and checked. */
   readonly plans: readonly Plan[];
@@ -44,7 +46,9 @@ interface Planned {
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const named = await makeJobs(settings);
+  const file = settings.values.plan as string | undefined;
+  if (file !== undefined) refuseBesidePlan(settings);
+  const named = file === undefined ? await makeJobs(settings) : await savedJobs(file, settings);
   refuseConflicts(named);
   if (settings.values['dry-run'] === true)
     return planAll(context, named, async ({ plans, codes }) => {
@@ -68,15 +72,18 @@ async function planAll(
   then: (planned: Planned) => Promise<ExitCode>,
 ): Promise<ExitCode> {
   const { settings, output } = context;
-  const answer = await resolveSource(sourceOptions(settings));
-  output.notices('', answer.notices);
-  const policy = await policyFor(answer, settings.stateDir, {
-    acceptLargeChange: settings.values['accept-large-change'] === true,
-  });
+  const file = settings.values.plan as string | undefined;
+  const acceptLargeChange = settings.values['accept-large-change'] === true;
+  const answer = file === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
+  output.notices('', answer?.notices ?? []);
+  const policy =
+    answer === undefined
+      ? { mayRemove: true, known: undefined, acceptLargeChange }
+      : await policyFor(answer, settings.stateDir, { acceptLargeChange });
   const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
-  const jobs = forRanges([...named, ...boot], answer.ranges);
+  const jobs = answer === undefined ? named : forRanges([...named, ...boot], answer.ranges);
   return locked(jobs, settings.lockTimeout, async () => {
-    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+    const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
     for (const job of jobs) {
       // A backend that cannot be applied now is not promised for the next boot.
@@ -84,6 +91,7 @@ async function planAll(
       const plan = await planOne(context, job, policy, codes);
       if (plan !== undefined) plans.push(plan);
     }
+    if (file !== undefined) mustBeSame(plans, await readPlan(file), file);
     const refused = plans.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
     return then({ answer, jobs, plans, refused, codes });
   });
@@ -110,18 +118,18 @@ async function planOne(
  * Applies the plans one after the other. What is done goes back on a signal, when the probe fails, and
  * with --all-or-nothing when another backend fails.
  */
-async function applyAll(context: Context, planned: Planned, run: Run): Promise<ExitCode> {
+async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   const { stateDir, values } = settings;
-  const { jobs, answer } = planned;
+  const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
-  const plans = together && planned.refused ? [] : planned.plans;
-  const codes = [...planned.codes, ...(await settleCutOff(context, jobs, plans, run))];
-  if (together && planned.refused) {
+  const plans = together && made.refused ? [] : made.plans;
+  const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
+  if (together && made.refused) {
     output.warn('nothing else was changed, because of --all-or-nothing');
     return worst(codes);
   }
-  output.notices('', await answer.commit());
+  if (answer !== undefined) output.notices('', await answer.commit());
   await endHold(stateDir);
   if (values.persist !== true) await remindOfBoot(settings, output);
   const seconds = values.confirm as number | undefined;
@@ -213,6 +221,16 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
   if (worst(codes) === exit.ok)
     output.notices('', await writeHold(settings.stateDir, { ...hold, boot: run.boot }));
   return worst(codes);
+}
+
+/** A saved plan says what is desired, and of which backends. */
+function refuseBesidePlan({ values }: Settings): void {
+  const given = planned.find((name) => values[name] !== undefined);
+  if (given !== undefined)
+    throw new CfsyncError(
+      exit.usage,
+      `--${given} cannot be given with --plan, which says what is desired; nothing was changed`,
+    );
 }
 
 /** Two backends of one run may undo each other's work. */

@@ -1,55 +1,64 @@
 /** `diff`: what apply would change, on the live system or in rendered files. */
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { changed, unified, type FileDiff } from '../diff.ts';
+import { join, resolve } from 'node:path';
+import { changed, unified } from '../diff.ts';
 import { CfsyncError, errno, exit, type ExitCode } from '../errors.ts';
-import { makePlan, planDiff, type Plan } from '../engine.ts';
+import { makePlan, planDiff, planId, type Plan } from '../engine.ts';
 import type { Context } from '../main.ts';
 import { forRanges } from '../job.ts';
 import { changeText } from '../output.ts';
 import { merge, none, subtract } from '../prefix.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
+import { reportJson, reportMarkdown, type Report } from '../report.ts';
+import { readPlan, savePlan } from '../saved-plan.ts';
 import { makeJobs, sourceOptions } from '../settings.ts';
 import { policyFor } from '../policy.ts';
 import { resolveSource } from '../source.ts';
+import { escape } from '../text.ts';
 import { lists, render } from './render.ts';
 import { explainVerdict } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
-  const { dir, format } = settings.values;
-  const report = dir === undefined ? await live(context) : await onDisk(context, String(dir));
-  if (format === 'json')
-    output.print(
-      JSON.stringify(
-        {
-          changed: report.files.length > 0,
-          added: report.added,
-          removed: report.removed,
-          files: report.files.map((f) => ({ path: f.path, diff: unified(f, ['a', 'b']) })),
-        },
-        undefined,
-        2,
-      ),
-    );
-  else {
-    for (const file of report.files) output.diff(unified(file, ['a', 'b']));
-    const change = changeText(report.added, report.removed);
-    if (change !== '') output.note(change);
-    if (report.files.length === 0) output.note('no changes');
+  const { dir, out, plan } = settings.values as Readonly<Record<string, string | undefined>>;
+  if ([dir, out, plan].filter((value) => value !== undefined).length > 1)
+    throw new CfsyncError(exit.usage, '--dir, --out and --plan exclude each other');
+  if (plan !== undefined) return printSaved(plan, context);
+  const { code, ...report } =
+    dir === undefined ? await live(context, out) : await onDisk(context, dir);
+  const { files, before, after } = report;
+  switch (settings.values.format) {
+    case 'json':
+      output.print(reportJson(report));
+      break;
+    case 'markdown':
+      output.print(reportMarkdown(report));
+      break;
+    default: {
+      for (const file of files) output.diff(unified(file, ['a', 'b']));
+      const change = changeText(subtract(after, before), subtract(before, after));
+      if (change !== '') output.note(change);
+      if (files.length === 0) output.note('no changes');
+    }
   }
-  if (report.code !== exit.ok) return report.code;
-  return settings.values['exit-code'] === true && report.files.length > 0 ? exit.pending : exit.ok;
+  if (code !== exit.ok) return code;
+  return settings.values['exit-code'] === true && files.length > 0 ? exit.pending : exit.ok;
 }
 
-interface Report {
-  readonly files: readonly FileDiff[];
-  readonly added: Ranges;
-  readonly removed: Ranges;
+async function printSaved(path: string, { settings, output }: Context): Promise<ExitCode> {
+  const { id, lines } = await readPlan(path);
+  // The file may come from anywhere.
+  output.diff(lines.map((line) => line.split('\t').map(escape).join('\t')).join('\n'));
+  output.print(lines.length === 0 ? `plan ${escape(id)}: no changes` : `plan ${escape(id)}`);
+  return settings.values['exit-code'] === true && lines.length > 0 ? exit.pending : exit.ok;
+}
+
+interface Outcome extends Report {
   readonly code: ExitCode;
 }
 
-async function live({ settings, output }: Context): Promise<Report> {
+/** @param out Where to save the plan. */
+async function live({ settings, output }: Context, out: string | undefined): Promise<Outcome> {
   const jobs = await makeJobs(settings);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
@@ -63,15 +72,23 @@ async function live({ settings, output }: Context): Promise<Report> {
     plans.push(plan);
   }
   const refused = plans.flatMap((plan) => explainVerdict(plan, output));
+  if (out !== undefined) {
+    output.notices('', await savePlan(resolve(out), plans));
+    output.note(`plan ${planId(plans)} saved in ${out}; cfsync apply --plan ${out} applies it`);
+  }
+  const after = merge(...plans.map((p) => p.wanted.ranges));
+  const gained = merge(...plans.map((p) => p.added));
+  const lost = merge(...plans.map((p) => p.removed));
   return {
     files: plans.flatMap(planDiff),
-    added: merge(...plans.map((p) => p.added)),
-    removed: merge(...plans.map((p) => p.removed)),
+    // What one backend lacks counts as missing, even where another one has it.
+    before: merge(subtract(after, gained), lost),
+    after,
     code: refused.length > 0 ? exit.refused : exit.ok,
   };
 }
 
-async function onDisk({ settings, output }: Context, dir: string): Promise<Report> {
+async function onDisk({ settings, output }: Context, dir: string): Promise<Outcome> {
   const jobs = await makeJobs(settings);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
@@ -83,8 +100,8 @@ async function onDisk({ settings, output }: Context, dir: string): Promise<Repor
   const old = await listsIn(dir);
   return {
     files: changed(before, after),
-    added: subtract(answer.ranges, old),
-    removed: subtract(old, answer.ranges),
+    before: old,
+    after: answer.ranges,
     code: exit.ok,
   };
 }
