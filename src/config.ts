@@ -1,6 +1,7 @@
 /** Reads the configuration file. */
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import type { Document } from 'yaml';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
@@ -18,6 +19,8 @@ export interface Config {
   readonly settings: Section;
   /** By name; a section may set `renderer`, `mode`, `ports`, `udp-ports` and the backend's own options. */
   readonly backends: Readonly<Record<string, Section>>;
+  /** `FILE:LINE` of a setting, by its keys from the top; the line of what holds it where it is not set. */
+  place(...keys: readonly string[]): string;
 }
 
 /** Settings of the file's top level that are flags as well. */
@@ -31,6 +34,7 @@ const settingKeys = [
   'api-url',
   'state-dir',
   'lock-timeout',
+  'max-age',
 ] as const;
 
 /**
@@ -43,7 +47,7 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     text = await readFile(file, 'utf8');
   } catch (cause) {
     if (path === undefined && errno(cause) === 'ENOENT')
-      return { file: undefined, settings: {}, backends: {} };
+      return { file: undefined, settings: {}, backends: {}, place: () => '' };
     throw new CfsyncError(
       exit.failed,
       `cannot read the configuration ${escape(file)}: ${errno(cause)}; nothing was changed`,
@@ -51,33 +55,97 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     );
   }
   await mustBeTrusted(file, 'configuration');
-  const { parse } = await import('yaml');
-  let content: unknown;
-  try {
-    content = parse(text);
-  } catch (cause) {
-    throw new CfsyncError(
-      exit.usage,
-      `${escape(file)}: ${escape((cause as Error).message.split('\n')[0] ?? '')}`,
-      { cause },
-    );
-  }
-  const top = section(content ?? {}, file);
-  checkKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], file);
-  const backends = section(top.backends ?? {}, `${file}: backends`);
+  const { isMap, isScalar, LineCounter, parseDocument } = await import('yaml');
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const at = (offset: number): string => `${escape(file)}:${lines.linePos(offset).line}`;
+  const [mistake] = document.errors;
+  if (mistake !== undefined)
+    throw new CfsyncError(exit.usage, `${at(mistake.pos[0])}: ${escape(mistake.message)}`, {
+      cause: mistake,
+    });
+  const place = (...keys: readonly string[]): string => {
+    let node: unknown = document.contents;
+    let offset = document.contents?.range?.[0] ?? 0;
+    for (const key of keys) {
+      const pair = isMap(node)
+        ? node.items.find((item) => isScalar(item.key) && String(item.key.value) === key)
+        : undefined;
+      if (pair === undefined) break;
+      offset = (pair.key as { readonly range?: readonly number[] }).range?.[0] ?? offset;
+      node = pair.value;
+    }
+    return at(offset);
+  };
+  const top = section(readValue(document, at), place());
+  knownKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], place);
+  const backends = section(top.backends ?? {}, place('backends'), 'backends');
   return {
     file,
     settings: top,
     backends: Object.fromEntries(
       Object.entries(backends).map(([name, value]) => [
         name,
-        section(value ?? {}, `${file}: backends: ${escape(name)}`),
+        section(value ?? {}, place('backends', name), escape(name)),
       ]),
     ),
+    place,
   };
 }
 
-function section(value: unknown, where: string): Section {
+/** Aliases that go round, or that multiply, are only found when the values are made. */
+function readValue(document: Document, at: (offset: number) => string): unknown {
+  try {
+    return document.toJS({ maxAliasCount: 100 }) ?? {};
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new CfsyncError(exit.usage, `${at(0)}: ${escape(why)}`, { cause });
+  }
+}
+
+function knownKeys(top: Section, known: readonly string[], place: Config['place']): void {
+  for (const key of Object.keys(top)) checkKeys({ [key]: top[key] }, known, place(key));
+}
+
+/**
+ * Runs a check of a value; what is wrong with one that is from the file is said with its place there.
+ * @param keys Where the value stands, from the top.
+ */
+export function located<T>(config: Config, keys: readonly string[], check: () => T): T {
+  try {
+    return check();
+  } catch (error) {
+    throw withPlace(config, keys, error);
+  }
+}
+
+/** As `located`, for checks that take their time. */
+export async function locatedLater<T>(
+  config: Config,
+  keys: readonly string[],
+  check: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await check();
+  } catch (error) {
+    throw withPlace(config, keys, error);
+  }
+}
+
+function withPlace(config: Config, keys: readonly string[], error: unknown): unknown {
+  if (!(error instanceof CfsyncError) || error.code !== exit.usage) return error;
+  if (config.file === undefined) return error;
+  // A check of several options names the one that is wrong: `iptables: set: must be true or false`.
+  const [, named] = /^[^:]+: (?:unknown key )?([\w-]+)/.exec(error.message) ?? [];
+  const place = config.place(...keys, ...(named === undefined ? [] : [named]));
+  return new CfsyncError(error.code, `${place}: ${error.message}`, {
+    detail: error.detail,
+    cause: error,
+  });
+}
+
+function section(value: unknown, where: string, name?: string): Section {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Section;
-  throw new CfsyncError(exit.usage, `${escape(where)}: must be a mapping of names to values`);
+  const what = name === undefined ? '' : `${name}: `;
+  throw new CfsyncError(exit.usage, `${where}: ${what}must be a mapping of names to values`);
 }

@@ -251,6 +251,12 @@ export const commands = {
     flags: [...from, ...common],
     example: 'cfsync contains 173.245.48.10 --source bundled',
   },
+  config: {
+    help: 'check the configuration, or show what counts and where it comes from',
+    words: 'check|show',
+    flags: [...desired.filter((name) => name !== 'backend'), ...from, 'lock-timeout', ...common],
+    example: 'cfsync config show',
+  },
   backends: {
     help: 'list the backends: usable here, and why not',
     flags: [...cluster, 'format', ...common],

@@ -26,6 +26,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
+  config: () => import('./commands/config.ts'),
   backends: () => import('./commands/backends.ts'),
 };
 

@@ -6,9 +6,6 @@ import type { Notice } from './renderer.ts';
 import type { Answer } from './source.ts';
 import { readState, replacedRanges } from './store.ts';
 
-/** Days for which the last believed answer is good enough. */
-export const maxAge = 30;
-
 export async function policyFor(
   answer: Answer,
   stateDir: string,
@@ -26,6 +23,7 @@ export async function policyFor(
 /** Whether the feeds were last believed too long ago, with the code that `apply` ends with as well. */
 export async function staleness(
   stateDir: string,
+  maxAge: number,
   now: Date,
 ): Promise<{ readonly code: ExitCode; readonly notices: readonly Notice[] }> {
   const { check, notices } = await readState(stateDir);

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
-import { readConfig, type Config } from './config.ts';
+import { located, locatedLater, readConfig, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
@@ -11,7 +11,6 @@ import { flags, type Flag } from './flags.ts';
 import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { oneOf, stringList, text } from './options.ts';
-import { maxAge } from './policy.ts';
 import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
@@ -33,20 +32,20 @@ export interface Settings {
   readonly stateDir: string;
   /** Seconds. */
   readonly lockTimeout: number;
+  /** Days for which the last believed answer is good enough. */
+  readonly maxAge: number;
   /** Asked after an apply that changed something. */
   readonly probe: Probe | undefined;
 }
 
 export async function readSettings(values: Values): Promise<Settings> {
   const config = await readConfig(values.config as string | undefined);
-  const setting = (name: string): unknown => values[name] ?? config.settings[name];
   const stateDir = resolve(
-    text(
-      values['state-dir'] ??
-        process.env.CFSYNC_STATE_DIR ??
-        config.settings['state-dir'] ??
-        defaultStateDir(),
+    setting(
+      { values: { ...values, ...stateDirOfEnvironment(values) }, config },
       'state-dir',
+      defaultStateDir(),
+      text,
     ),
   );
   if (existsSync(stateDir)) await mustBeTrusted(stateDir, 'state directory');
@@ -54,9 +53,33 @@ export async function readSettings(values: Values): Promise<Settings> {
     values,
     config,
     stateDir,
-    lockTimeout: Number(setting('lock-timeout') ?? 10),
-    probe: config.settings.probe === undefined ? undefined : parseProbe(config.settings.probe),
+    lockTimeout: setting({ values, config }, 'lock-timeout', 10, whole),
+    maxAge: setting({ values, config }, 'max-age', 30, whole),
+    probe: located(config, ['probe'], () =>
+      config.settings.probe === undefined ? undefined : parseProbe(config.settings.probe),
+    ),
   };
+}
+
+function stateDirOfEnvironment(values: Values): Values {
+  const { CFSYNC_STATE_DIR } = process.env;
+  return CFSYNC_STATE_DIR && values['state-dir'] === undefined
+    ? { 'state-dir': CFSYNC_STATE_DIR }
+    : {};
+}
+
+/** A value of the command line, else of the backend's section, else of the file, else the default; checked. */
+function setting<T>(
+  { values, config }: Pick<Settings, 'values' | 'config'>,
+  key: string,
+  fallback: unknown,
+  check: (value: unknown, where: string) => T,
+  backend?: string,
+): T {
+  const own = backend === undefined ? undefined : config.backends[backend]?.[key];
+  if (values[key] !== undefined) return check(values[key], `--${key}`);
+  const keys = own === undefined ? [key] : ['backends', backend!, key];
+  return located(config, keys, () => check(own ?? config.settings[key] ?? fallback, key));
 }
 
 function defaultStateDir(): string {
@@ -66,16 +89,14 @@ function defaultStateDir(): string {
 
 /** Where the ranges come from; a named path is seen from the working directory. */
 export function sourceOptions(settings: Settings): SourceOptions {
-  const { values, config, stateDir } = settings;
-  const setting = (name: string, fallback: string): string =>
-    text(values[name] ?? config.settings[name] ?? fallback, name);
-  const source = setting('source', 'auto');
+  const { stateDir, maxAge } = settings;
+  const source = setting(settings, 'source', 'auto', text);
   return {
     source: ['auto', 'bundled', 'snapshot'].includes(source) ? source : resolve(source),
     urls: {
-      ipv4: url(setting('ipv4-url', feeds.ipv4), 'ipv4-url'),
-      ipv6: url(setting('ipv6-url', feeds.ipv6), 'ipv6-url'),
-      api: url(setting('api-url', feeds.api), 'api-url'),
+      ipv4: setting(settings, 'ipv4-url', feeds.ipv4, url),
+      ipv6: setting(settings, 'ipv6-url', feeds.ipv6, url),
+      api: setting(settings, 'api-url', feeds.api, url),
     },
     stateDir,
     now: new Date(),
@@ -83,11 +104,11 @@ export function sourceOptions(settings: Settings): SourceOptions {
   };
 }
 
-function url(value: string, where: string): string {
-  if (URL.canParse(value) && isAllowed(new URL(value))) return value;
+function url(value: unknown, where: string): string {
+  if (typeof value === 'string' && URL.canParse(value) && isAllowed(new URL(value))) return value;
   throw new CfsyncError(
     exit.usage,
-    `${where}: ${escape(value)} is not a URL with https (http is taken from this host alone)`,
+    `${where}: ${escape(String(value))} is not a URL with https (http is taken from this host alone)`,
   );
 }
 
@@ -115,6 +136,52 @@ export async function appliedBackends(settings: Settings): Promise<readonly stri
   );
 }
 
+export interface Effective {
+  /** As in the configuration: `mode`, or `backends.nftables.mode`. */
+  readonly name: string;
+  readonly value: unknown;
+  /** `default`, the name of a flag or an environment variable, or `FILE:LINE`. */
+  readonly from: string;
+}
+
+/** Every setting as it counts now, and where it comes from. */
+export async function effective(settings: Settings): Promise<readonly Effective[]> {
+  const { config, values, stateDir, lockTimeout, maxAge } = settings;
+  const { source, urls } = sourceOptions(settings);
+  const env = (name: string): string | undefined =>
+    name === 'state-dir' && process.env.CFSYNC_STATE_DIR ? 'CFSYNC_STATE_DIR' : undefined;
+  const from = (name: string, backend?: string): string => {
+    const keys = backend === undefined ? [name] : ['backends', backend, name];
+    if (values[name] !== undefined) return `--${name}`;
+    const inFile = (backend === undefined ? config.settings : config.backends[backend])?.[name];
+    if (inFile === undefined && backend !== undefined) return from(name);
+    return env(name) ?? (inFile === undefined ? 'default' : config.place(...keys));
+  };
+  const global = {
+    'state-dir': stateDir,
+    source,
+    'ipv4-url': urls.ipv4,
+    'ipv6-url': urls.ipv6,
+    'api-url': urls.api,
+    'lock-timeout': lockTimeout,
+    'max-age': maxAge,
+    extra: config.settings.extra ?? [],
+    probe: config.settings.probe ?? null,
+  };
+  const rows = Object.entries(global).map(([name, value]) => ({ name, value, from: from(name) }));
+  for (const backend of Object.keys(config.backends)) {
+    const { desired, raw, renderer } = await makeJob(settings, backend);
+    const { mode, tcpPorts, udpPorts } = desired;
+    const own = {
+      ...(renderer.kind === 'filter' && { mode, ports: tcpPorts, 'udp-ports': udpPorts }),
+      ...raw,
+    };
+    for (const [name, value] of Object.entries(own))
+      rows.push({ name: `backends.${backend}.${name}`, value, from: from(name, backend) });
+  }
+  return rows;
+}
+
 /** The backends to work on, with their options. */
 export async function makeJobs(settings: Settings): Promise<readonly Job[]> {
   return Promise.all(backendNames(settings).map((name) => makeJob(settings, name)));
@@ -130,23 +197,26 @@ const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
 export async function makeJob(settings: Settings, name: string): Promise<Job> {
   const { values, config } = settings;
   const section = config.backends[name] ?? {};
-  const renderer = await loadRenderer(
-    name,
-    section.renderer === undefined ? undefined : text(section.renderer, `${name}: renderer`),
-    config.file,
+  const renderer = await locatedLater(config, ['backends', name], () =>
+    loadRenderer(
+      name,
+      section.renderer === undefined ? undefined : text(section.renderer, `${name}: renderer`),
+      config.file,
+    ),
   );
   const own = Object.entries(section).filter(([key]) => !coreKeys.includes(key));
   const raw = withFlags(Object.fromEntries(own), name, values);
-  const setting = (key: string, fallback: unknown): unknown =>
-    values[key] ?? section[key] ?? config.settings[key] ?? fallback;
+  const set = <T>(key: string, fallback: unknown, check: (v: unknown, where: string) => T): T =>
+    setting(settings, key, fallback, check, name);
   const desired: Desired = {
     ranges: none,
     extra: await extraPrefixes(config),
-    tcpPorts: parsePorts(setting('ports', '80,443'), 'ports'),
-    udpPorts: udpPorts(setting('udp-ports', '')),
-    mode: oneOf(setting('mode', 'allow'), ['allow', 'lockdown'], 'mode'),
+    tcpPorts: set('ports', '80,443', parsePorts),
+    udpPorts: set('udp-ports', '', udpPorts),
+    mode: set('mode', 'allow', (value, where) => oneOf(value, ['allow', 'lockdown'], where)),
   };
-  return { name, renderer, options: renderer.options(raw), raw, desired };
+  const options = located(config, ['backends', name], () => renderer.options(raw));
+  return { name, renderer, options, raw, desired };
 }
 
 /** The options of a backend, with what flags and environment say on top. */
@@ -171,8 +241,10 @@ export function withFlags(
 async function extraPrefixes(config: Config): Promise<Ranges> {
   const { extra } = config.settings;
   if (extra === undefined) return none;
-  const { parseExtra } = await import('./gate.ts');
-  return parseExtra(stringList(extra, 'extra'));
+  return locatedLater(config, ['extra'], async () => {
+    const { parseExtra } = await import('./gate.ts');
+    return parseExtra(stringList(extra, 'extra'));
+  });
 }
 
 /**
@@ -187,7 +259,13 @@ export async function recordedJob(settings: Settings, name: string): Promise<Job
   return { ...now, raw, options: now.renderer.options(raw), desired: applied.desired };
 }
 
-function udpPorts(value: unknown): readonly number[] {
+function udpPorts(value: unknown, where: string): readonly number[] {
   const empty = value === '' || value === null || (Array.isArray(value) && value.length === 0);
-  return empty ? [] : parsePorts(value, 'udp-ports');
+  return empty ? [] : parsePorts(value, where);
+}
+
+/** A whole number, 0 or more. */
+function whole(value: unknown, where: string): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0) return value;
+  throw new CfsyncError(exit.usage, `${where}: must be a whole number, 0 or more`);
 }

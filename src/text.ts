@@ -46,15 +46,20 @@ function nearest(word: string, known: readonly string[]): string | undefined {
   return best;
 }
 
-/** Levenshtein's edit distance. */
+/** Edit distance in which two neighbours that changed places count once (optimal string alignment). */
 function distance(a: string, b: string): number {
+  let above: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
       const same = a[i - 1] === b[j - 1] ? 0 : 1;
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + same));
+      let least = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + same);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        least = Math.min(least, above[j - 2]! + 1);
+      next.push(least);
     }
+    above = row;
     row = next;
   }
   return row[b.length]!;

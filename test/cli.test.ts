@@ -332,6 +332,51 @@ export default {
   });
 });
 
+describe('config', () => {
+  const config = (what: string, ...more: string[]) =>
+    cfsync(['config', what, '--config', 'config.yaml', ...more]);
+  const write = (text: string) => writeFileSync(join(folder, 'config.yaml'), text);
+  const right = 'mode: lockdown\nbackends:\n  ufw:\n    ports: [443]\n  nginx:\n';
+
+  it('check says that all is well, or what is wrong and where', async () => {
+    write(right);
+    expect(await config('check')).toMatchObject({ code: exit.ok, stderr: '' });
+    for (const [text, message] of [
+      [right.replace('[443]', '[0]'), 'config.yaml:4: ports: 0 is not a port'],
+      [right.replace('lockdown', 'open'), 'config.yaml:1: mode: open is not one of'],
+      [right.replace('  ufw', '  uwf'), 'config.yaml:3: there is no backend uwf (did you mean ufw'],
+      [`${right}    path: 1\n`, 'config.yaml:6: nginx: '],
+      [`${right}lock-timeout: soon\n`, 'config.yaml:6: lock-timeout: must be a whole number'],
+      [`${right}probe: x\n`, 'config.yaml:6: probe: must be'],
+      [`${right}extra: [10.0.0.1/8]\n`, 'config.yaml:6: extra prefix 10.0.0.1/8'],
+      [`${right}source: ''\n`, 'config.yaml:6: source: must be a text'],
+    ] as const) {
+      write(text);
+      const ended = await config('check');
+      expect(ended.stderr).toContain(message);
+      expect(ended).toMatchObject({ code: exit.usage, stdout: '' });
+    }
+  });
+
+  it('show says what counts, and where it comes from', async () => {
+    write(right);
+    const { stdout } = await config('show', '--ports', '80,8080');
+    const lines = stdout.split('\n').map((line) => line.replaceAll(/ +/g, ' '));
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        `state-dir: "${state}" # CFSYNC_STATE_DIR`,
+        'source: "auto" # default',
+        `backends.ufw.mode: "lockdown" # ${join(folder, 'config.yaml')}:1`,
+        'backends.ufw.ports: [80,8080] # --ports',
+      ]),
+    );
+    expect(stdout).not.toContain('nginx.mode');
+    const file = (await config('show')).stdout.replaceAll(/ +/g, ' ');
+    expect(file).toContain(`backends.ufw.ports: [443] # ${join(folder, 'config.yaml')}:4\n`);
+    expect(await config('shwo')).toMatchObject({ code: exit.usage });
+  });
+});
+
 describe('bad input', () => {
   it.each([
     [['aply'], exit.usage, 'did you mean apply?'],

@@ -111,11 +111,16 @@ describe('readConfig', () => {
   });
 
   it.each([
-    ['mdoe: allow\n', 'unknown key mdoe (did you mean mode?)'],
-    ['- a\n', 'must be a mapping'],
-    ['backends: nftables\n', 'must be a mapping'],
-    ['mode: [\n', 'config.yaml'],
-    ['mode: a\nmode: b\n', 'config.yaml'],
+    ['# mine\nmdoe: allow\n', 'config.yaml:2: unknown key mdoe (did you mean mode?)'],
+    ['- a\n', 'config.yaml:1: must be a mapping'],
+    ['mode: allow\nbackends: nftables\n', 'config.yaml:2: backends: must be a mapping'],
+    ['backends:\n  nftables: 1\n', 'config.yaml:2: nftables: must be a mapping'],
+    ['\nmode: [\n', 'config.yaml:3: '],
+    ['mode: a\nmode: b\n', 'config.yaml:2: Map keys must be unique'],
+    [
+      'a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n',
+      'config.yaml:1: ',
+    ],
   ])('refuses %j', async (text, message) => {
     writeFileSync(config, text);
     await expect(readConfig(config)).rejects.toThrow(message);

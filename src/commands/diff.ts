@@ -27,19 +27,14 @@ export async function run(context: Context): Promise<ExitCode> {
   const { code, ...report } =
     dir === undefined ? await live(context, out) : await onDisk(context, dir);
   const { files, before, after } = report;
-  switch (settings.values.format) {
-    case 'json':
-      output.print(reportJson(report));
-      break;
-    case 'markdown':
-      output.print(reportMarkdown(report));
-      break;
-    default: {
-      for (const file of files) output.diff(unified(file, ['a', 'b']));
-      const change = changeText(subtract(after, before), subtract(before, after));
-      if (change !== '') output.note(change);
-      if (files.length === 0) output.note('no changes');
-    }
+  const { format } = settings.values;
+  if (format === 'json') output.print(reportJson(report));
+  else if (format === 'markdown') output.print(reportMarkdown(report));
+  else {
+    for (const file of files) output.diff(unified(file, ['a', 'b']));
+    const change = changeText(subtract(after, before), subtract(before, after));
+    if (change !== '') output.note(change);
+    if (files.length === 0) output.note('no changes');
   }
   if (code !== exit.ok) return code;
   return settings.values['exit-code'] === true && files.length > 0 ? exit.pending : exit.ok;

@@ -13,7 +13,7 @@ import { attempt, cutOffText } from './apply.ts';
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
   const names = await appliedBackends(settings);
-  const stale = await staleness(settings.stateDir, new Date());
+  const stale = await staleness(settings.stateDir, settings.maxAge, new Date());
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
   for (const name of names)
