@@ -8,7 +8,7 @@ import { withRunLock } from './lock.ts';
 import { complain, type Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
-import { whileChanging } from './signals.ts';
+import { bringToEnd } from './signals.ts';
 
 interface Context {
   readonly settings: Settings;
@@ -65,7 +65,7 @@ export async function expire(
   const code = await locked(
     reversals.map(({ job }) => job),
     settings.lockTimeout,
-    () => whileChanging(() => takeRunBack({ settings, output }, reversals)),
+    () => takeRunBack({ settings, output }, reversals),
   );
   await endPending(stateDir);
   return code === exit.rolledBack ? exit.ok : code;
@@ -116,6 +116,7 @@ export async function takeRunBack(
   { settings, output }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
+  bringToEnd();
   const codes: ExitCode[] = [];
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);

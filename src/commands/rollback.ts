@@ -9,7 +9,7 @@ import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
 import { endPending, writeHold } from '../pending.ts';
-import { whileChanging } from '../signals.ts';
+import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
@@ -22,7 +22,7 @@ export async function run(context: Context): Promise<ExitCode> {
       return exit.ok;
     });
   return withRunLock(settings.stateDir, settings.lockTimeout, 'rollback', () =>
-    withLast(context, (reversals) => whileChanging(() => goBackAll(context, reversals))),
+    withLast(context, (reversals) => goBackAll(context, reversals)),
   );
 }
 
@@ -60,6 +60,7 @@ async function goBackAll(
   { settings, output }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
+  bringToEnd();
   const { stateDir } = settings;
   // First, so that a rollback that is cut off holds as well.
   const why = `rollback of the ${reversals[0]!.entry.command} of ${reversals[0]!.entry.at}`;
