@@ -20,7 +20,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
-	curl fail2ban iproute2 ipset iptables nftables nginx-light perl procps python3 strace systemd ufw util-linux
+	curl fail2ban git iproute2 ipset iptables nftables nginx-light perl procps python3 strace systemd ufw util-linux
 command -v kubectl >/dev/null || apt-get install -y --no-install-recommends kubernetes-client
 
 npm ci
