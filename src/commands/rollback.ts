@@ -8,7 +8,7 @@ import { entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
-import { endPending, writeHold } from '../pending.ts';
+import { endPending, readPending, writeHold } from '../pending.ts';
 import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
@@ -79,7 +79,10 @@ async function goBackAll(
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
     output.print(parts.filter((part) => part !== '').join('; '));
   }
-  await endPending(stateDir);
+  // Where only some backends go back, the others still wait for their confirmation.
+  const pending = await readPending(stateDir);
+  if (pending !== undefined && (await entriesOf(stateDir, pending.run)).length === 0)
+    await endPending(stateDir);
   output.warn(holds);
   return worst(codes);
 }
