@@ -262,6 +262,12 @@ export const commands = {
     flags: [...cluster, 'format', ...common],
     example: 'cfsync backends',
   },
+  completion: {
+    help: 'print the completion for a shell',
+    words: 'bash|zsh|fish',
+    flags: [...common],
+    example: 'cfsync completion bash',
+  },
 } as const satisfies Readonly<Record<string, CommandSpec>>;
 
 export type CommandName = keyof typeof commands;

@@ -27,6 +27,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
   config: () => import('./commands/config.ts'),
+  completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
 };
 

@@ -186,6 +186,8 @@ export interface Renderer<Options = unknown, State extends Owned = Owned, Around
   ): Observed<State, Around>;
 }
 
+export { BackendError, CfsyncError, exit } from './errors.ts';
+
 /** Identity, for type inference: `export default defineRenderer({ ... })`. */
 export function defineRenderer<Options, State extends Owned, Around>(
   renderer: Renderer<Options, State, Around>,
