@@ -825,13 +825,25 @@ function jumpLines(
   observed: readonly Jump[],
   others: readonly SavedRule[],
 ): string[] {
+  const textsOf = (chain: string): string[] =>
+    others.filter((r) => r.chain === chain).map((r) => r.text);
   const said = (list: readonly Jump[]): string[] =>
     list.map((j) => JSON.stringify([j.chain, j.rule, j.before])).sort();
-  if (sameList(said(wanted), said(observed))) return [];
+  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
+  const then = wanted.map((jump) => {
+    const texts = textsOf(jump.chain);
+    const place = ({ before }: Jump): number =>
+      before === null ? texts.length : texts.indexOf(before);
+    const limit = place(jump);
+    const same = observed.filter((j) => j.chain === jump.chain && j.rule === jump.rule);
+    const exact = same.find((j) => j.before === jump.before);
+    return exact ?? same.find((j) => limit < 0 || place(j) < limit) ?? jump;
+  });
+  if (sameList(said(then), said(observed))) return [];
   const lines = observed.map((j) => `-D ${j.chain} ${j.rule}`);
   const rules = new Map<string, string[]>();
-  for (const { chain, rule, before } of wanted) {
-    const list = rules.get(chain) ?? others.filter((r) => r.chain === chain).map((r) => r.text);
+  for (const { chain, rule, before } of then) {
+    const list = rules.get(chain) ?? textsOf(chain);
     rules.set(chain, list);
     // The rule it stood before is gone: the top is the place where no drop comes first.
     const at = before === null ? list.length : Math.max(list.indexOf(before), 0);

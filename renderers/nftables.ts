@@ -767,16 +767,21 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
 function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const name = { family: table.family, table: table.name, chain: jump.chain };
   const standing = jumpsIn(name, around);
-  const keep = standing.find((j) => j.before === jump.before);
+  const limit = around.rules
+    .filter((r) => same(r, name))
+    .findIndex((r) => r.handle === jump.before);
+  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
+  const keep =
+    standing.find((j) => j.before === jump.before) ??
+    standing.find((j) => limit < 0 || j.index < limit);
   const extra = standing
     .filter((j) => j !== keep)
     .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
   if (keep !== undefined) return extra;
   const chain = `${at(table)} ${jump.chain}`;
-  const known = around.rules.some((r) => same(r, name) && r.handle === jump.before);
   if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
   // The rule it stood before is gone: the top is the place where no drop comes first.
-  return [`insert rule ${chain}${known ? ` handle ${jump.before}` : ''} ${jumpRule}`, ...extra];
+  return [`insert rule ${chain}${limit < 0 ? '' : ` handle ${jump.before}`} ${jumpRule}`, ...extra];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

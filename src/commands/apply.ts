@@ -1,6 +1,6 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
-import { changing, jobsOf, takeRunBack } from '../change.ts';
+import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../change.ts';
 import { confirmLater, startWatch } from '../confirm.ts';
 import { unified } from '../diff.ts';
 import {
@@ -17,7 +17,7 @@ import {
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
-import { entriesOf, openNames, readOpen, type Entry, type Run } from '../journal.ts';
+import { entriesOf, openNames, readOpen, type Run } from '../journal.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
@@ -200,19 +200,14 @@ async function settleCutOff(
   return codes;
 }
 
-/** How a change that did not end is told. */
-export function cutOffText(entry: Entry, boot: string): string {
-  const since = entry.boot === boot ? '' : ', and the machine was started anew since';
-  return `the ${entry.command} of ${entry.at} was cut off${since}`;
-}
-
 /** Nothing is changed while a rollback holds; only after a boot, which may have lost rules, they are brought back. */
 async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   output.warn(
     `held since ${hold.at} (${hold.why}); nothing is changed; cfsync apply at a terminal ends the hold`,
   );
-  if (hold.boot === run.boot) return exit.ok;
+  const finished = await finishRollback(context, run.boot);
+  if (hold.boot === run.boot || finished !== exit.ok) return finished;
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))

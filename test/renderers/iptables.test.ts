@@ -285,6 +285,26 @@ describe('going back', () => {
     expect(back[0]!.command.stdin).toContain(`-A INPUT ${jump}`);
   });
 
+  it('leaves a jump where it stands, whatever the admin added below it or deleted', async () => {
+    const options = iptables.options({});
+    const saves = { v4: printed('ours.save'), v6: printed('ours6.save') };
+    const ban = '-s 192.0.2.1/32 -j DROP';
+    const around = saves.v4.replace(/(-A INPUT .*\n)/, `-A INPUT ${ban}\n$1-A INPUT -j DROP\n`);
+    const now = await iptables.observe(hostWith({ ...saves, v4: around }), options);
+    const then = (before: string | null) => ({
+      ...now.owned,
+      tables: now.owned.tables.map((t) => ({
+        ...t,
+        jumps: t.jumps.map((jump) => (t.family === 'v4' ? { ...jump, before } : jump)),
+      })),
+    });
+    for (const before of [null, '-j DROP', '-s 192.0.2.99/32 -j DROP'])
+      expect(iptables.plan(then(before), now)).toEqual([]);
+    // Not where it would stand below what it stood before.
+    const back = iptables.plan(then(ban), now) as readonly RunStep[];
+    expect(placed(back)).toBe(`-I INPUT 1 ${jump}`);
+  });
+
   it('is plain JSON', async () => {
     const { owned, observed } = await wantOn({ v4: printed('misplaced.save') });
     for (const state of [owned, observed.owned])
