@@ -168,15 +168,22 @@ export function lockOpen(fd: number, seconds: number): Promise<boolean> {
 }
 
 /** Starts a program that lives on when this one and its terminal are gone. */
-export function leave(argv: readonly [string, ...string[]], said: 'terminal' | 'nobody'): void {
+export function leave(
+  argv: readonly [string, ...string[]],
+  said: 'terminal' | 'nobody',
+): Promise<void> {
   const [program, ...args] = argv;
-  const child = spawn(program, args, {
-    detached: true,
-    env: environment(),
-    stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
-    cwd: '/',
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      detached: true,
+      env: environment(),
+      stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
+      cwd: '/',
+    });
+    child.on('error', (cause) => reject(spawnError(program, cause)));
+    child.on('spawn', resolve);
+    child.unref();
   });
-  child.unref();
 }
 
 /** /proc/sys/kernel/random/boot_id, proc_sys_kernel(5). */

@@ -24,7 +24,7 @@ import { changeText, complain, isAttended, space, type Output } from '../output.
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
-import { wasAsked, whileChanging } from '../signals.ts';
+import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
@@ -151,8 +151,14 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const changed = entries.length > 0;
   const failed = together && worst(results) !== exit.ok;
   const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
-  const undo = failed || !passed || wasAsked() !== undefined;
+  const signal = wasAsked();
+  bringToEnd();
+  const undo = failed || !passed || signal !== undefined;
   if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  if (signal !== undefined && !changed) {
+    output.warn(`ended by ${signal}; nothing was changed`);
+    results.push(exit.failed);
+  }
   if (seconds !== undefined) {
     if (changed && !undo) await confirmLater(context, run, seconds);
     else await endPending(stateDir);
