@@ -993,34 +993,42 @@ function placeLines(
   observed: readonly Jump[],
 ): { readonly jumps: readonly string[]; readonly back: readonly string[] } {
   const lists = new Map<string, string[]>();
+  /** Its rules without strays. */
+  const textsOf = (chain: string): string[] =>
+    rules.filter((r) => r.chain === chain).map((r) => r.text);
   const listOf = (chain: string): string[] => {
-    const list = lists.get(chain) ?? rules.filter((r) => r.chain === chain).map((r) => r.text);
+    const list = lists.get(chain) ?? withStays(chain, textsOf(chain));
     lists.set(chain, list);
     return list;
   };
-  const put = (chain: string, rule: string, at: number): string => {
+  const withStays = (chain: string, list: string[]): string[] => {
+    for (const stray of strays.stay)
+      if (stray.chain === chain) list.splice(placeOf(stray, list), 0, stray.rule);
+    return list;
+  };
+  const put = (chain: string, rule: string, place: Place): string => {
     const list = listOf(chain);
+    const at = placeOf(place, list);
     list.splice(at, 0, rule);
     return at === list.length - 1 ? `-A ${chain} ${rule}` : `-I ${chain} ${at + 1} ${rule}`;
   };
-  for (const { chain, rule, ...place } of strays.stay)
-    put(chain, rule, placeOf(place, listOf(chain)));
-  const then = wanted.map((jump) => notMovedDown(jump, observed, listOf(jump.chain)));
+  const then = wanted.map((jump) => notMovedDown(jump, observed, textsOf(jump.chain)));
   const jumps = [...new Set([...observed, ...then].map((j) => j.chain))].flatMap((chain) => {
-    const there = [...listOf(chain)];
-    const lines = observed
-      .filter((j) => j.chain === chain)
-      .map(({ rule }) => {
-        listOf(chain).splice(listOf(chain).indexOf(rule), 1);
-        return `-D ${chain} ${rule}`;
-      });
-    for (const { rule, ...place } of then.filter((j) => j.chain === chain))
-      lines.push(put(chain, rule, placeOf(place, listOf(chain))));
-    return sameList(there, listOf(chain)) ? [] : lines;
+    const here = (list: readonly Jump[]): readonly Jump[] => list.filter((j) => j.chain === chain);
+    const there = textsOf(chain);
+    const bare = [...there];
+    for (const { rule } of here(observed)) bare.splice(bare.indexOf(rule), 1);
+    // Whether one stands above or below a stray says nothing.
+    const settled = [...bare];
+    for (const jump of here(then)) settled.splice(placeOf(jump, settled), 0, jump.rule);
+    if (sameList(there, settled)) return [];
+    lists.set(chain, withStays(chain, bare));
+    return [
+      ...here(observed).map(({ rule }) => `-D ${chain} ${rule}`),
+      ...here(then).map((jump) => put(chain, jump.rule, jump)),
+    ];
   });
-  const back = strays.back.map(({ chain, rule, ...place }) =>
-    put(chain, rule, placeOf(place, listOf(chain))),
-  );
+  const back = strays.back.map((stray) => put(stray.chain, stray.rule, stray));
   return { jumps, back };
 }
 
@@ -1035,10 +1043,7 @@ function notMovedDown(jump: Jump, observed: readonly Jump[], list: readonly stri
 }
 
 /** The rule it stood before may be gone: the top is the place where no drop comes first. */
-function placeOf(
-  { before, nth }: Pick<IptStray, 'before' | 'nth'>,
-  list: readonly string[],
-): number {
+function placeOf({ before, nth }: Place, list: readonly string[]): number {
   if (before === null) return list.length;
   const same = [...list.keys()].filter((i) => list[i] === before);
   return same[nth] ?? same.at(-1) ?? 0;

@@ -1,6 +1,6 @@
 /** `adopt` with iptables 1.8.9, both variants, and ipset 7.17: what scripts left behind, with real packets. */
 
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { basics, Origin, tools, withoutEmpty } from './iptables-origin.ts';
 import { Lab, type PerFamily } from './lab.ts';
 import { describeLive } from './privileges.ts';
@@ -20,6 +20,8 @@ const old = {
 /** Somebody behind the VPN. */
 const vpn = '104.28.0.10';
 
+const jump = '-A INPUT -m comment --comment cfsync -j CFSYNC\n';
+
 const all = <T>({ v4, v6 }: PerFamily<T>): readonly T[] => [v4, v6!];
 
 /** A script as they are found in public: a loop over the lists, run by hand whenever they changed. */
@@ -31,7 +33,86 @@ async function script(origin: Origin, condition: string, times = 1): Promise<voi
   }
 }
 
-describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () => {
+describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft', 'nginx'] }, () => {
+  describe('the command', () => {
+    let origin: Origin;
+    const adopt = (code: number, ...args: string[]): Promise<string> =>
+      origin.cfsync(code, 'adopt -b iptables', ...args);
+
+    beforeEach(async () => {
+      origin = new Origin(await Lab.create());
+      await origin.choose('nft');
+      await origin.load('filter', 'DROP', ...basics);
+    });
+    afterEach(() => origin.lab.close());
+
+    test('a backend that scripts do not write to has nothing to take over', async () => {
+      const said = await origin.cfsync(0, 'adopt -b nginx --source bundled');
+      expect(said).toBe('nginx: nothing to take over: scripts leave no rules there\n');
+    });
+
+    test('where nothing is found, nothing is changed', async () => {
+      const before = await origin.saved();
+      expect(await adopt(0, '--source', 'bundled')).toContain('iptables: nothing to take over\n');
+      expect(await origin.saved()).toBe(before);
+      expect(await origin.cfsync(1, 'verify')).toContain('nothing was applied yet');
+    });
+
+    test('a list that lacks much of what they let in is refused', async () => {
+      await script(origin, '');
+      const before = await origin.saved();
+      await origin.list('short', ['173.245.48.0/20', '103.21.244.0/22'], ['2400:cb00::/32']);
+      const short = ['--source', '/run/lab/list/short'];
+      expect(await adopt(3, ...short)).toMatch(
+        /refused: 786,432 IPv4 addresses \(74 % .*nothing was changed/,
+      );
+      expect(await origin.saved()).toBe(before);
+      expect(await adopt(0, ...short, '--accept-large-change')).toContain('verified');
+      expect(await origin.saved()).not.toMatch(/-A INPUT -s/);
+    });
+
+    test('what was cut off is carried on, and can still be taken back', async () => {
+      await script(origin, '');
+      const before = await origin.saved();
+      // The second family never comes to its turn.
+      const stdin = `#!/bin/sh
+case "$*" in *--test* | *--version*) exec /usr/sbin/ip6tables-nft-restore "$@" ;; esac
+kill -9 $PPID
+`;
+      const file = '/etc/alternatives/ip6tables-restore';
+      await origin.run('rm', file);
+      await origin.lab.origin.must(['tee', file], { stdin });
+      await origin.run('chmod', '0755', file);
+      await adopt(137, '--source', 'bundled');
+      await origin.run('rm', file);
+      await origin.choose('nft');
+      const half = await origin.saved();
+      expect(half.match(/^-A INPUT -s .*/gm)).toHaveLength(old.ip6tables.length);
+
+      expect(await adopt(0, '--source', 'bundled')).toContain('was cut off');
+      expect(await origin.saved()).not.toMatch(/-A INPUT -s/);
+      await origin.cfsync(0, 'verify');
+      await origin.cfsync(0, 'rollback');
+      expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(before));
+      expect(await adopt(3, '--source', 'bundled')).toContain('held since');
+    });
+
+    test('a session that came in by a rule for all ports is not cut', async () => {
+      const { lab } = origin;
+      await lab.origin.listen({ tcp: [22] });
+      await script(origin, '');
+      const session = { SSH_CONNECTION: `${vpn} 50000 ${lab.origin.v4} 22` };
+      const before = await origin.saved();
+      const line = ['adopt', '-b', 'iptables', '--source', 'bundled'];
+      const refused = await lab.cfsync(line, { env: session });
+      expect(refused.stderr).toContain(`${vpn} to TCP port 22 would no longer be let in`);
+      expect(refused.code).toBe(3);
+      expect(await origin.saved()).toBe(before);
+      const { code } = await lab.cfsync([...line, '--allow-lockout'], { env: session });
+      expect(code).toBe(0);
+    });
+  });
+
   describe.each(['nft', 'legacy'] as const)('%s', (variant) => {
     let lab: Lab;
     let origin: Origin;
@@ -161,13 +242,12 @@ describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () =
         'ipset cloudflare stays, and no rule of iptables uses it then: ipset destroy cloudflare',
       );
       const rules = (await origin.saved()).match(/^-A (INPUT|CLOUDFLARE) .*/gm) ?? [];
-      const jump = '-A INPUT -m comment --comment cfsync -j CFSYNC';
       expect(rules).toEqual([
         // Where the first of them stood.
-        jump,
+        jump.trim(),
         ...rulesOf4.filter((rule) => !/--match-set|-s (?!192)/.test(rule)),
         ...basics,
-        jump,
+        jump.trim(),
       ]);
     });
 
@@ -195,7 +275,11 @@ describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () =
         await origin.fail('ip6tables-restore', 'run');
         expect(await adopt(4)).toContain('iptables is back to what it was before');
         await origin.choose(variant);
-        expect(withoutEmpty(await origin.saved())).toBe(withoutEmpty(before));
+        const after = await origin.saved();
+        // The way back never moves a jump of ours down, past what may be a drop of the admin's.
+        const theirs = (saved: string): string => withoutEmpty(saved).replaceAll(jump, '');
+        expect(theirs(after)).toBe(theirs(before));
+        expect(after.split(jump)).toHaveLength(before.split(jump).length);
         if (applied) await origin.cfsync(0, 'verify');
       },
     );

@@ -246,7 +246,7 @@ exec /usr/sbin/nft "$@"
       const added = '\t\tip saddr 198.51.100.99 drop\n';
       expect(back).toContain(added);
       // A jump of ours that stood before does not go back below what may drop.
-      const jump = /\n.* jump cfsync .*/;
+      const jump = /\n\t*jump cfsync .*/;
       expect(back.replace(added, '').replace(jump, '')).toBe(before.replace(jump, ''));
       expect(jump.test(back)).toBe(applied);
     });

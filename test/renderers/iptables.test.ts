@@ -801,6 +801,16 @@ describe('adopt', () => {
     expect(restored(wrong, back)).toBe(right);
   });
 
+  it('leaves what is as it was alone, wherever our jump stands among it', async () => {
+    await fc.assert(
+      fc.asyncProperty(layout, async (chains) => {
+        const { observed } = await adoptOn({ v4: saved(chains) });
+        expect(stdinOf(iptables.plan(observed.owned, observed))).toBe('');
+      }),
+      { numRuns: 300 },
+    );
+  });
+
   it('puts nothing back that is there, whether it is looked for or not', async () => {
     const { now, observed } = await adoptOn({ v4: printed('leftovers.save') });
     expect(iptables.plan(observed.owned, observed)).toEqual([]);

@@ -661,6 +661,7 @@ describe('adopt', () => {
         const first = adoptOn(seen(before), {}, named);
         const after = loaded(before, first.steps);
         const second = adoptOn(seen(after), {}, named);
+        expect(nftables.plan(first.observed.owned, first.observed)).toEqual([]);
         expect(second.observed.owned.strays).toEqual([]);
         expect(said(loaded(after, second.steps))).toEqual(said(after));
         const back = nftables.plan(first.observed.owned, second.observed);
