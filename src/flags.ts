@@ -225,6 +225,21 @@ export const commands = {
     ],
     example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
   },
+  adopt: {
+    help: 'take over what scripts or hands wrote for Cloudflare: ours in, theirs out',
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'accept-large-change',
+      'allow-lockout',
+      'all-or-nothing',
+      'confirm',
+      'lock-timeout',
+      ...common,
+    ],
+    example: 'cfsync adopt --backend iptables --dry-run',
+  },
   verify: {
     help: 'say whether the system still is what was applied',
     flags: ['backend', 'lock-timeout', ...common],
@@ -266,6 +281,12 @@ export const commands = {
     help: 'list the backends: usable here, and why not',
     flags: [...cluster, 'format', ...common],
     example: 'cfsync backends',
+  },
+  completion: {
+    help: 'print the completion for a shell',
+    words: 'bash|zsh|fish',
+    flags: [...common],
+    example: 'cfsync completion bash',
   },
 } as const satisfies Readonly<Record<string, CommandSpec>>;
 
