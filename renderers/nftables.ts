@@ -29,6 +29,14 @@ import {
   type Listing,
   type Rule,
 } from '../src/nft/listing.ts';
+import {
+  findStrays,
+  readElement,
+  textOfRule,
+  uses,
+  type AcceptedSet,
+  type NftStray,
+} from '../src/nft/strays.ts';
 import { merge, parseRanges } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -44,7 +52,8 @@ import {
   type Step,
 } from '../src/renderer.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
-import { escape, firstLines } from '../src/text.ts';
+import { upper } from '../src/strays.ts';
+import { escape, few, firstLines } from '../src/text.ts';
 
 type SetName = 'cfsync4' | 'cfsync6';
 
@@ -83,6 +92,7 @@ interface Jump {
 }
 
 export interface NftOwned extends Owned {
+  readonly strays?: readonly NftStray[];
   readonly file: NftOptions['file'];
   /** Sorted by family and name. */
   readonly tables: readonly NftTable[];
@@ -105,6 +115,12 @@ export interface NftAround {
   readonly legacy: boolean;
   /** Our names with a shape that this version does not make. */
   readonly mismatches: readonly string[];
+  /** The admin's sets of prefixes from which rules of the admin's accept. */
+  readonly accepted: readonly AcceptedSet[];
+  /** The base chains in which rules let Cloudflare in that are taken over, and from which of the others on. */
+  readonly adopted?: readonly { readonly chain: Chain; readonly at: number }[];
+  /** What is to be said of what is taken over, and of what is not. */
+  readonly remarks?: readonly Notice[];
 }
 
 // What `nft -j` prints (libnftables-json(5), nft 1.0.6); only the members that are read here.
@@ -151,6 +167,8 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
     const notices: Notice[] = [];
     if (around !== undefined) refuse(options, around);
     const places = attachTo(desired, options, around, notices);
+    if (around !== undefined) refuseElsewhere(places, desired, around);
+    notices.push(...(around?.remarks ?? []));
     const tables = places.map((place) => attachment(place, desired, ranges, around));
     if (desired.mode === 'lockdown') {
       const own = tables.findIndex(isOwn);
@@ -163,7 +181,10 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
 
   async observe(host) {
     const listing = parseListing(await ask(host, ['nft', '-j', '-t', 'list', 'ruleset']));
-    const around = await lookAround(host, listing);
+    const around = {
+      ...(await lookAround(host, listing)),
+      accepted: await acceptedSets(host, listing),
+    };
     const tables = await Promise.all(
       listing.tables
         .filter((t) => isOurs(t, listing))
@@ -179,11 +200,13 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
   },
 
   plan(wanted, observed) {
+    const strays = strayLines(wanted, observed);
     const stages: readonly (readonly [string, readonly string[]])[] = [
       ['sets and chains', refreshLines(wanted, observed.owned)],
       // The kernel shows new rules a moment before new elements, so hooks come in a transaction of their own.
-      ['hooks', hookLines(wanted, observed)],
-      ['unhook what is no longer wanted', unhookLines(wanted, observed)],
+      ['hooks', [...strays.back, ...hookLines(wanted, observed)]],
+      // An element that goes is gone a moment before its transaction's new rules count: so theirs go after.
+      ['unhook what is no longer wanted', [...strays.go, ...unhookLines(wanted, observed)]],
       ['delete what is no longer wanted', sweepLines(wanted, observed)],
     ];
     const filled = stages.filter(([, lines]) => lines.length > 0);
@@ -199,6 +222,15 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
         ? { ...step, check: { argv: ['nft', '-c', '-f', '-'], stdin: all, timeout: 120_000 } }
         : step;
     });
+  },
+
+  adopt({ owned, around }, desired, known) {
+    const bases = around.chains.filter((chain) => isAdoptable(chain, around));
+    const found = findStrays(bases, around.rules, around.accepted, desired, known);
+    // Nothing may be placed by a rule that goes.
+    const rest = { ...around, rules: found.rest, adopted: found.places, remarks: remarks(found) };
+    const tables = owned.tables.map((table) => ({ ...table, jumps: jumpsOf(table, rest) }));
+    return { owned: { ...owned, tables, strays: found.strays }, around: rest };
   },
 
   print(owned) {
@@ -304,6 +336,69 @@ function managedByIptables(name: ChainName, around: NftAround): boolean {
       (c) => c.family === name.family && c.table === name.table && /^[A-Z]+$/.test(c.chain),
     )
   );
+}
+
+/** Chains whose rules may be taken over: those where rules of ours can stand in their place. */
+function isAdoptable(chain: Chain, around: NftAround): boolean {
+  const table = `${chain.family} ${chain.table}`;
+  return (
+    chain.base?.type === 'filter' &&
+    chain.base.hook === 'input' &&
+    ['ip', 'ip6', 'inet'].includes(chain.family) &&
+    !isOwn({ family: chain.family, name: chain.table }) &&
+    !managedByIptables(chain, around) &&
+    chain.table !== 'firewalld' &&
+    !around.owner.includes(table) &&
+    !around.dormant.includes(table)
+  );
+}
+
+/** Where theirs go and ours do not stand, the chain must not drop the ports, whatever its conditions. */
+function refuseElsewhere(
+  places: readonly (ChainName | typeof ownTable)[],
+  desired: Desired,
+  around: NftAround,
+): void {
+  for (const { chain } of around.adopted ?? []) {
+    if (places.some((place) => 'table' in place && same(place, chain))) continue;
+    const walks = probes(desired, chain.family).map((probe) =>
+      walkBase(chain, probe, around.rules),
+    );
+    if (walks.every((w) => w.verdict !== 'drop' && w.unclear.length === 0)) continue;
+    const name = `${chain.family}/${chain.table}/${chain.chain}`;
+    throw new CfsyncError(
+      exit.failed,
+      `nftables: chain ${name} has rules for Cloudflare's ranges in front of others that may drop the ports, and cfsync would not attach there; nothing was changed; take it over by itself with --nft-chain ${name}`,
+    );
+  }
+}
+
+/** What the admin has to know of what is taken over, and of what is not. */
+function remarks({ strays, others, mixed }: ReturnType<typeof findStrays>): Notice[] {
+  const warn = (text: string): Notice => ({ level: 'warning', text });
+  return [
+    ...(others.length === 0
+      ? []
+      : [
+          warn(
+            `rules for Cloudflare's ranges that open other ports stay as they are (${few(others.map(escape))}); to take them over, name those ports as well with --ports`,
+          ),
+        ]),
+    ...(mixed.length === 0
+      ? []
+      : [
+          warn(
+            `what has ranges of Cloudflare's and serves something else as well stays as it is (${few(mixed.map(escape))}); take the ranges out by hand`,
+          ),
+        ]),
+    ...(strays.length === 0
+      ? []
+      : [
+          warn(
+            'a script that wrote these rules, or a file that is loaded at boot (/etc/nftables.conf), brings them back: take them out there as well',
+          ),
+        ]),
+  ];
 }
 
 function ownSets(ranges: Ranges): NftTable {
@@ -437,7 +532,7 @@ function where(rule: Rule): string {
 /** Our jumps in a chain, each with the handle of the next rule that is not ours. */
 function jumpsIn(
   name: ChainName,
-  around: NftAround,
+  around: Pick<NftAround, 'rules'>,
 ): readonly (Jump & { readonly handle: number; readonly index: number })[] {
   const found: (Jump & { readonly handle: number; readonly index: number })[] = [];
   let before: number | null = null;
@@ -452,7 +547,8 @@ function jumpsIn(
 
 /**
  * Before the first rule that drops any of our traffic, so that the admin's earlier rules (bans) still
- * come first; at the end where only the policy drops. A jump that already stands well stays.
+ * come first; at the end where only the policy drops. Not below rules that are taken over, because they may
+ * have let Cloudflare past a limit or a ban. A jump that already stands well stays.
  */
 function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
@@ -461,9 +557,22 @@ function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefine
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
   });
   const rules = rulesOf(around.rules, name);
-  const limit = rules.findIndex((r) => deciding.includes(r.handle));
+  const limit = upper(
+    rules.findIndex((r) => deciding.includes(r.handle)),
+    around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
+  );
   const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
   return { chain: name.chain, before: standing ? standing.before : (rules[limit]?.handle ?? null) };
+}
+
+function jumpsOf(table: NftTable, around: NftAround): Jump[] {
+  const chains = new Set(table.jumps.map((jump) => jump.chain));
+  return [...chains].flatMap((chain) =>
+    jumpsIn({ family: table.family, table: table.name, chain }, around).map(({ before }) => ({
+      chain,
+      before,
+    })),
+  );
 }
 
 // ---- observe ----
@@ -513,7 +622,7 @@ function isOurs(
   );
 }
 
-async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
+async function lookAround(host: Host, listing: Listing): Promise<Omit<NftAround, 'accepted'>> {
   const flagged = await Promise.all(
     // nft 1.0.6 says in JSON that there are flags, and prints garbage for which.
     listing.tables
@@ -539,6 +648,24 @@ async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
     legacy: /^filter$/m.test((await host.read('/proc/net/ip_tables_names')) ?? ''),
     mismatches: mismatches(listing),
   };
+}
+
+/** Read each by itself, as ours are, and only those: a set of banned addresses may be large. */
+async function acceptedSets(host: Host, listing: Listing): Promise<AcceptedSet[]> {
+  const accepts = listing.rules.filter((rule) => rule.expr.some((e) => 'accept' in e));
+  const sets = listing.sets.flatMap(({ family, table, name, type, flags }) => {
+    const set = { family: family as Family, table, name };
+    const plain =
+      (type === 'ipv4_addr' || type === 'ipv6_addr') && JSON.stringify(flags) === '["interval"]';
+    return plain && !isSetName(name) && accepts.some((rule) => uses(rule, set)) ? [set] : [];
+  });
+  return Promise.all(
+    sets.map(async (set) => {
+      const argv = ['nft', '-j', 'list', 'set', set.family, set.table, set.name] as const;
+      const { sets: listed } = parseListing(await ask(host, argv));
+      return { ...set, elem: listed[0]?.elem ?? [] };
+    }),
+  );
 }
 
 function sharedSets(listing: Listing): string[] {
@@ -588,7 +715,7 @@ async function ownedTable(
   host: Host,
   table: { readonly family: string; readonly name: string },
   listing: Listing,
-  around: NftAround,
+  around: Omit<NftAround, 'accepted'>,
 ): Promise<NftTable> {
   const { family, name } = table as { family: Family; name: string };
   const inTable = (item: { readonly family: string; readonly table: string }): boolean =>
@@ -789,16 +916,89 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
 function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const name = { family: table.family, table: table.name, chain: jump.chain };
   const standing = jumpsIn(name, around);
-  const keep = standing.find((j) => j.before === jump.before);
+  const limit = rulesOf(around.rules, name).findIndex((r) => r.handle === jump.before);
+  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
+  const keep =
+    standing.find((j) => j.before === jump.before) ??
+    standing.find((j) => limit < 0 || j.index < limit);
   const extra = standing
     .filter((j) => j !== keep)
     .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
   if (keep !== undefined) return extra;
   const chain = `${at(table)} ${jump.chain}`;
-  const known = around.rules.some((r) => same(r, name) && r.handle === jump.before);
   if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
   // The rule it stood before is gone: the top is the place where no drop comes first.
-  return [`insert rule ${chain}${known ? ` handle ${jump.before}` : ''} ${jumpRule}`, ...extra];
+  return [`insert rule ${chain}${limit < 0 ? '' : ` handle ${jump.before}`} ${jumpRule}`, ...extra];
+}
+
+/** What other hands wrote: the lines by which it goes, and by which it is put back. */
+function strayLines(
+  wanted: NftOwned,
+  { owned, around }: Observed<NftOwned, NftAround>,
+): { readonly go: readonly string[]; readonly back: readonly string[] } {
+  const now = owned.strays ?? [];
+  const then = wanted.strays ?? [];
+  // What is there already is not put back, whether it was looked for or not.
+  const others = [
+    ...around.rules.map((rule) => strayKey({ ...rule, rule: textOfRule(rule) ?? '' })),
+    ...around.accepted.flatMap(({ family, table, name: set, elem }) =>
+      elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
+    ),
+  ];
+  return {
+    go: without(now, then.map(strayKey)).map(deleteLine),
+    back: without(then, [...now.map(strayKey), ...others]).flatMap((s) => putBack(s, around)),
+  };
+}
+
+type StrayName =
+  | Pick<Extract<NftStray, { rule: string }>, 'family' | 'table' | 'chain' | 'rule'>
+  | Pick<Extract<NftStray, { set: string }>, 'family' | 'table' | 'set' | 'element'>;
+
+function strayKey(stray: StrayName): string {
+  const { family, table } = stray;
+  return JSON.stringify(
+    'rule' in stray
+      ? [family, table, stray.chain, stray.rule]
+      : [family, table, `@${stray.set}`, stray.element],
+  );
+}
+
+/** Each key takes one away. */
+function without(strays: readonly NftStray[], keys: readonly string[]): NftStray[] {
+  const left = new Map<string, number>();
+  for (const key of keys) left.set(key, (left.get(key) ?? 0) + 1);
+  return strays.filter((stray) => {
+    const count = left.get(strayKey(stray)) ?? 0;
+    left.set(strayKey(stray), count - 1);
+    return count <= 0;
+  });
+}
+
+function deleteLine(stray: NftStray): string {
+  const table = `${stray.family} ${stray.table}`;
+  return 'rule' in stray
+    ? `delete rule ${table} ${stray.chain} handle ${stray.handle}`
+    : `delete element ${table} ${stray.set} { ${stray.element} }`;
+}
+
+/** Nothing where its chain is gone, or no rule accepts from its set any more. */
+function putBack(stray: NftStray, around: NftAround): string[] {
+  const table = `${stray.family} ${stray.table}`;
+  if (!('rule' in stray)) {
+    const { set, element, comment } = stray;
+    const text = comment === undefined ? element : `${element} comment "${comment}"`;
+    return around.accepted.some((s) => `${s.family} ${s.table} ${s.name}` === `${table} ${set}`)
+      ? [`add element ${table} ${set} { ${text} }`]
+      : [];
+  }
+  if (!around.chains.some((chain) => same(chain, stray))) return [];
+  const place = `rule ${table} ${stray.chain}`;
+  if (stray.below.length === 0) return [`add ${place} ${stray.rule}`];
+  const there = around.rules.filter((rule) => same(rule, stray)).map((rule) => rule.handle);
+  const next = stray.below.find((handle) => there.includes(handle));
+  // As with a jump: the top is the place where no drop comes first.
+  return [`insert ${place} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

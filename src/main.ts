@@ -21,6 +21,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   diff: () => import('./commands/diff.ts'),
   render: () => import('./commands/render.ts'),
   apply: () => import('./commands/apply.ts'),
+  adopt: () => import('./commands/adopt.ts'),
   verify: () => import('./commands/verify.ts'),
   confirm: () => import('./commands/confirm.ts'),
   rollback: () => import('./commands/rollback.ts'),

@@ -34,6 +34,12 @@ export function count(n: number, one: string, many = `${one}s`): string {
   return `${number(n)} ${n === 1 ? one : many}`;
 }
 
+/** The first three, and how many more there are. */
+export function few(list: readonly string[]): string {
+  const more = list.length > 3 ? `; and ${count(list.length - 3, 'more', 'more')}` : '';
+  return `${list.slice(0, 3).join('; ')}${more}`;
+}
+
 /** The entry of `known` that is most like `word`, or undefined when none is near. */
 function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined;

@@ -29,7 +29,7 @@ export interface Tuple {
 }
 
 /** A rule with its lines, or a line between rules. */
-interface Segment {
+export interface Segment {
   /** The blank line that separates a rule from what is before it. */
   readonly lead: '' | '\n';
   readonly body: string;
@@ -125,7 +125,7 @@ function parseTuple(line: string): Tuple | undefined {
 }
 
 /** Ours are the rules with our comment that say who may reach which ports, whatever the admin made of the action. */
-function isOurs(tuple: Tuple): boolean {
+export function isOurs(tuple: Tuple): boolean {
   const source = asPrefix(tuple.from);
   return (
     tuple.comment === mark &&
@@ -220,7 +220,7 @@ function rulesBefore(segments: readonly Segment[], index: number): number {
 
 /**
  * The text of the file with these blocks for ours. What stays keeps its place: an admin may have put
- * rules before ours or between them. Where `at` is given, our first one comes to stand there.
+ * rules before ours or between them. Where none stands, and `at` is given, our first one comes to stand there.
  */
 export function edit(file: RulesFile, blocks: readonly string[], at?: number): string {
   const { segments } = file;
@@ -231,14 +231,10 @@ export function edit(file: RulesFile, blocks: readonly string[], at?: number): s
   const whole = effects.indexOf('whole');
   const limit = whole < 0 ? segments.length : whole;
   const standing = segments.slice(0, limit).filter(isOwnSegment);
-  if (standing.length > 0) {
-    const text = editInPlace(file, blocks, standing);
-    if (at === undefined || blocks.length === 0 || ownBlocks(parseRules(text, '')).at === at)
-      return text;
-  }
+  if (standing.length > 0) return editInPlace(file, blocks, standing);
   // Behind bans, before what would make our rules worthless: for that is what they are there for.
   const place = at ?? rulesBefore(segments, effects.slice(0, limit).lastIndexOf('part') + 1);
-  return insertAll(file, blocks, place);
+  return insertAll(file, blocks, Math.min(place, rulesBefore(segments, limit)));
 }
 
 /** What an admin's rule does to ours behind it. */

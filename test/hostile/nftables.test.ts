@@ -234,6 +234,7 @@ describe('a rule set', () => {
             defaultRoutes: [],
             legacy: false,
             mismatches: [],
+            accepted: [],
           };
           return nftables.want(desired(), nftables.options({}), around);
         },

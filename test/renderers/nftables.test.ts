@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import nftables, { type NftAround } from '../../renderers/nftables.ts';
-import { parseListing } from '../../src/nft/listing.ts';
-import type { Desired } from '../../src/renderer.ts';
+import { parseListing, type Rule } from '../../src/nft/listing.ts';
+import type { Desired, RunStep } from '../../src/renderer.ts';
 import { desired } from '../helpers/desired.ts';
 import { golden } from '../helpers/golden.ts';
 import { recorded } from '../helpers/host.ts';
@@ -193,6 +193,7 @@ describe('lockdown', () => {
     defaultRoutes: [],
     legacy: false,
     mismatches: [],
+    accepted: [],
     ...changes,
   });
   const exempt = (more: Partial<NftAround>, trusted: string[] = []): string[] =>
@@ -292,6 +293,35 @@ describe('plan', () => {
     expect(unhook).toMatch(/^delete rule inet filter input handle \d+\n$/);
     expect(sweep).toContain('delete set inet filter cfsync6');
     expect(sweep).not.toContain('delete set inet filter cfsync4');
+  });
+
+  it('leaves a jump on the way back where it stands, whatever the admin added below it or deleted', async () => {
+    const observed = await nftables.observe(hostWith('ours', ourSets), nftables.options({}));
+    const then = (before: number | null) => ({
+      ...observed.owned,
+      tables: observed.owned.tables.map((t) => ({
+        ...t,
+        jumps: t.jumps.map((jump) => ({ ...jump, before })),
+      })),
+    });
+    const rules = observed.around.rules.filter((r) => r.chain === 'input');
+    const jump = rules.findIndex((r) => r.comment === 'cfsync');
+    const add: Rule = { ...rules[0]!, handle: 999, expr: [{ drop: null }] };
+    const around = { ...observed.around, rules: [...observed.around.rules, add] };
+    for (const before of [null, 999, 12_345])
+      expect(nftables.plan(then(before), { ...observed, around })).toEqual([]);
+    // Not where it would stand below what it stood before.
+    expect(jump).toBeGreaterThan(0);
+    expect(nftables.plan(then(rules[jump - 1]!.handle), observed)).toHaveLength(1);
+    // And at the top, where it is gone together with what it stood before.
+    const gone = observed.around.rules.filter((r) => r.comment !== 'cfsync' || r.chain !== 'input');
+    const [step] = nftables.plan(then(12_345), {
+      owned: then(null),
+      around: { ...observed.around, rules: gone },
+    }) as readonly RunStep[];
+    expect(step!.command.stdin).toBe(
+      'insert rule inet filter input jump cfsync comment "cfsync"\n',
+    );
   });
 
   it('puts a jump right that stands below a drop', async () => {
