@@ -510,7 +510,7 @@ function program(conf: Conf, kind: keyof typeof programs, family: Family): strin
 async function saved(host: Host, conf: Conf, family: Family): Promise<readonly SavedTable[]> {
   const name = program(conf, 'save', family);
   const { code, stdout, stderr } = await host.query({ argv: [name], timeout: 120_000 });
-  if (code === 0) return parseSave(stdout);
+  if (code === 0) return parseSave(stdout, name);
   throw new BackendError(
     'broken',
     `csf: ${escape(name)} ended with code ${code}; look at what it says, csf.conf names it`,

@@ -15,8 +15,10 @@ import { BackendError, CfsyncError, exit } from '../src/errors.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { mayPass, probes, publishes, walk, walkBase, type Probe } from '../src/iptables/judge.ts';
 import {
+  linesOf,
   parseSave,
   targetOf,
+  unreadable,
   wordsOf,
   type SavedRule,
   type SavedTable,
@@ -39,7 +41,8 @@ import {
   type Ranges,
   type RunStep,
 } from '../src/renderer.ts';
-import { count, escape, firstLines } from '../src/text.ts';
+import { upper } from '../src/strays.ts';
+import { count, escape, few, firstLines } from '../src/text.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
 
 export interface IptOptions {
@@ -133,6 +136,8 @@ const atEnd: Place = { before: null, nth: 0 };
 
 const tool = { v4: 'iptables', v6: 'ip6tables' } as const;
 const setName = { v4: 'cfsync4', v6: 'cfsync6' } as const;
+/** Broadcast and multicast: no packet may come from there. */
+const nobody = { v4: '255.255.255.255/32', v6: 'ff00::/8' } as const;
 const setType = { v4: 'hash:net family inet', v6: 'hash:net family inet6' } as const;
 
 /** xt_multiport.h, XT_MULTI_PORTS. */
@@ -180,6 +185,7 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
     const [found, sets] = await Promise.all([lookAround(host), observeSets(host, options)]);
     const around = { ...found, accepted: await acceptedSets(host, found) };
     const tables = families.flatMap((family) => ownedTables(family, around[family]?.tables ?? []));
+    refuseLineEnds(tables);
     return {
       owned: { ranges: heldRanges(tables, sets), tables, sets },
       around: { ...around, mismatches: mismatches(sets) },
@@ -319,7 +325,7 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
       if (drops.length > 0) dropping = true;
       if (unclear.length > 0)
         note(
-          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${some(unclear)}`,
+          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
         );
       if (open !== undefined && drops.length > 0 && allow)
         note(
@@ -369,12 +375,6 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
   return [...notices, ...(around.remarks ?? [])];
 }
 
-/** The first of them. */
-function some(list: readonly string[]): string {
-  const more = list.length > 3 ? `; and ${count(list.length - 3, 'more', 'more')}` : '';
-  return `${list.slice(0, 3).join('; ')}${more}`;
-}
-
 /** What the admin has to know of rules that are taken over, and of those that are not. */
 function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: IptAround): Notice[] {
   const notices: Notice[] = [];
@@ -382,7 +382,7 @@ function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: Ipt
   const others = found.flatMap((f) => f.others).map(escape);
   if (others.length > 0)
     warn(
-      `rules for Cloudflare's ranges that open other ports stay as they are (${some(others)}); to take them over, name those ports as well with --ports`,
+      `rules for Cloudflare's ranges that open other ports stay as they are (${few(others)}); to take them over, name those ports as well with --ports`,
     );
   if (found.every((f) => f.strays.length === 0)) return notices;
   warn(
@@ -567,11 +567,10 @@ function inputJump(family: Family, desired: Desired, around: IptAround | undefin
     const end = walk(table, chain, probe, isOurs('filter'));
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule];
   });
-  const limits = [
+  const limit = upper(
     rules.findIndex((r) => deciding.includes(r)),
     around?.[family]?.adoptedAt ?? -1,
-  ].filter((index) => index >= 0);
-  const limit = limits.length === 0 ? -1 : Math.min(...limits);
+  );
   return jumpAt(table, chain, limit, limit);
 }
 
@@ -673,7 +672,7 @@ async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
     );
   const variant = isNft(saves) ? 'legacy' : 'nft';
   return {
-    tables: parseSave(saved),
+    tables: parseSave(saved, `${program}-save`),
     other: { variant, tables: await otherTables(host, family, variant) },
   };
 }
@@ -688,8 +687,9 @@ async function otherTables(
     const file = family === 'v4' ? 'ip_tables_names' : 'ip6_tables_names';
     if (((await host.read(`/proc/net/${file}`)) ?? '') === '') return [];
   }
-  const saved = await optional(host, { argv: [`${tool[family]}-${variant}-save`] });
-  return saved === undefined ? [] : parseSave(saved);
+  const program = `${tool[family]}-${variant}-save`;
+  const saved = await optional(host, { argv: [program] });
+  return saved === undefined ? [] : parseSave(saved, program);
 }
 
 /** The tables of nftables' own, each by itself: those of iptables may be large. */
@@ -758,6 +758,22 @@ function ownedTables(family: Family, tables: readonly SavedTable[]): IptTable[] 
   });
 }
 
+/** iptables-restore reads no comment of several lines, though iptables takes and saves one (1.8.9). */
+function refuseLineEnds(tables: readonly IptTable[]): void {
+  for (const { family, name, chains, jumps } of tables) {
+    const rules = [
+      ...chains.flatMap((c) => c.rules.map((rule) => `-A ${c.name} ${rule}`)),
+      ...jumps.map((j) => `-A ${j.chain} ${j.rule}`),
+    ];
+    const odd = rules.find((rule) => rule.includes('\n'));
+    if (odd !== undefined)
+      throw new BackendError(
+        'not supported',
+        `iptables: a rule in table ${name} of ${tool[family]} that belongs to chain ${entry} has a comment of several lines, which ${tool[family]}-restore does not read (${odd}); nothing was changed; delete that rule`,
+      );
+  }
+}
+
 /** Our sets, and what a run that was cut off left of a swap. Nothing is asked that would load the module. */
 async function observeSets(host: Host, options: IptOptions): Promise<IpSet[]> {
   if (!options.set && (await host.list('/sys/module/ip_set')) === undefined) return [];
@@ -773,18 +789,22 @@ async function observeSets(host: Host, options: IptOptions): Promise<IpSet[]> {
 
 /** ipset 7.17: `create NAME hash:net family inet hashsize 1024 ...`, then `add NAME 192.0.2.0/24` and so on. */
 function parseSet(name: string, text: string): IpSet {
-  const lines = text.split('\n').map((line) => line.split(' '));
-  const [, , ...create] = lines.find(([word]) => word === 'create') ?? [];
+  const [create = '', ...added] = linesOf(text, 'ipset save');
+  const [, , ...words] = create.split(' ');
+  if (!create.startsWith(`create ${name} `)) throw unreadable('ipset save', create);
   const sizes = ['hashsize', 'maxelem', 'bucketsize', 'initval'];
-  const type = create.filter((word, i) => !sizes.includes(word) && !sizes.includes(create[i - 1]!));
-  const members = lines.filter(([word]) => word === 'add');
-  // An element with a timeout or `nomatch` is not what we add.
-  if (members.some((words) => words.length > 3)) type.push('with options');
-  const whole = members
-    .filter((words) => !words.includes('nomatch'))
-    .map(([, , member]) =>
-      member!.includes('/') ? member! : `${member}/${member!.includes(':') ? 128 : 32}`,
-    );
+  const type = words.filter((word, i) => !sizes.includes(word) && !sizes.includes(words[i - 1]!));
+  const whole: string[] = [];
+  let withOptions = false;
+  for (const line of added) {
+    const [, , member = '', ...options] = line.split(' ');
+    if (!line.startsWith(`add ${name} `) || member === '') throw unreadable('ipset save', line);
+    // An element with a timeout or `nomatch` is not what we add.
+    withOptions ||= options.length > 0;
+    if (options.includes('nomatch')) continue;
+    whole.push(member.includes('/') ? member : `${member}/${member.includes(':') ? 128 : 32}`);
+  }
+  if (withOptions) type.push('with options');
   const { v4, v6 } = prefixesIn(whole);
   return { name, type: type.join(' '), prefixes: [...v4, ...v6] };
 }
@@ -861,8 +881,9 @@ function restoreStep(family: Family, lines: readonly string[]): RunStep {
     command: { argv: [program, '-w', '10', '--noflush'], stdin, timeout: 120_000 },
     check: {
       argv: [program, '-w', '10', '--noflush', '--test'],
-      // A rule with a set that does not exist yet is refused, also by --test.
-      stdin: stdin.replaceAll(/-m set --match-set cfsync[46] src /g, ''),
+      // A rule with a set that does not exist yet is refused, also by --test. What stands in for it is a
+      // condition that nobody meets: a rule without any would be for everybody, were it ever loaded.
+      stdin: stdin.replaceAll(/-m set --match-set cfsync[46] src /g, `-s ${nobody[family]} `),
       timeout: 120_000,
     },
   };
@@ -1062,7 +1083,7 @@ function rulesText(family: Family, tables: readonly IptTable[]): string[] {
       lines.push(
         '# Not loaded from here, or every load would add one. Wanted once, before the first rule that decides:',
         `# -I ${chain} ${rule}`,
-        ...(before === null ? [] : [`# in front of: -A ${chain} ${before}`]),
+        ...(before === null ? [] : [`# in front of: -A ${chain} ${escape(before)}`]),
       );
     lines.push('COMMIT');
   }

@@ -77,6 +77,10 @@ export const flags = {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',
   },
+  'allow-lockout': {
+    type: 'switch',
+    help: 'go on even if the session that this runs in could be cut',
+  },
   'all-or-nothing': {
     type: 'switch',
     help: 'when one backend fails, those that are done go back as well',
@@ -211,6 +215,7 @@ export const commands = {
       'dry-run',
       'exit-code',
       'accept-large-change',
+      'allow-lockout',
       'all-or-nothing',
       'confirm',
       'persist',
@@ -227,6 +232,7 @@ export const commands = {
       ...from,
       'dry-run',
       'accept-large-change',
+      'allow-lockout',
       'all-or-nothing',
       'confirm',
       'lock-timeout',

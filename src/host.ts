@@ -1,9 +1,10 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
 import { withStage } from './files.ts';
 import type { Command, Host, Outcome } from './renderer.ts';
+import type { ProcessHost } from './sessions.ts';
 import { escape, firstLines } from './text.ts';
 
 /** Where programs are looked for, whatever the caller's PATH says. */
@@ -217,5 +218,17 @@ async function list(folder: string): Promise<readonly string[] | undefined> {
   }
 }
 
+/** Where a symbolic link leads, or undefined when there is none. */
+async function link(path: string): Promise<string | undefined> {
+  try {
+    return await readlink(path);
+  } catch (error) {
+    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
+    throw new CfsyncError(exit.failed, `cannot read the link ${path}: ${String(errno(error))}`, {
+      cause: error,
+    });
+  }
+}
+
 /** This machine, as renderers see it. */
-export const host: Host = { query: run, read, list };
+export const host: Host & ProcessHost = { query: run, read, list, link };

@@ -5,6 +5,7 @@ import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { largeLoss } from '../guard.ts';
 import { forRanges, type Job } from '../job.ts';
 import { openNames } from '../journal.ts';
+import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { isAttended, type Output } from '../output.ts';
 import { readHold } from '../pending.ts';
@@ -81,7 +82,9 @@ async function planAll(
       // What an adopt that was cut off has begun is carried on.
       else if (strays.length > 0 || cutOff.includes(job.name)) plans.push(plan);
     }
-    return then({ answer, jobs, plans, refused, codes });
+    const cleared = await preflight(plans, context, codes);
+    refused ||= cleared.length < plans.length;
+    return then({ answer, jobs, plans, cleared, refused, codes });
   });
 }
 

@@ -18,6 +18,7 @@ import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
 import { entriesOf, openNames, readOpen, type Entry, type Run } from '../journal.ts';
+import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
@@ -39,7 +40,9 @@ export interface Planned {
   readonly jobs: readonly Job[];
   /** Those that could be planned and checked. */
   readonly plans: readonly Plan[];
-  /** Whether a backend could not, or not as desired. */
+  /** Those among them that do not cut the session this runs in. */
+  readonly cleared: readonly Plan[];
+  /** Whether a backend could not be planned, not as desired, or is not cleared. */
   readonly refused: boolean;
   readonly codes: readonly ExitCode[];
 }
@@ -92,8 +95,10 @@ async function planAll(
       if (plan !== undefined) plans.push(plan);
     }
     if (file !== undefined) mustBeSame(plans, await readPlan(file), file);
-    const refused = plans.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
-    return then({ answer, jobs, plans, refused, codes });
+    const cleared = await preflight(plans, context, codes);
+    const refused =
+      cleared.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
+    return then({ answer, jobs, plans, cleared, refused, codes });
   });
 }
 
@@ -124,7 +129,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
-  const plans = together && made.refused ? [] : made.plans;
+  const plans = together && made.refused ? [] : made.cleared;
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
     output.warn('nothing else was changed, because of --all-or-nothing');
@@ -259,9 +264,16 @@ async function bootJob(like: Job, settings: Settings): Promise<Job> {
 function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
     ([name]) =>
-      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose', 'confirm'].includes(
-        name,
-      ),
+      ![
+        'persist',
+        'source',
+        'state-dir',
+        'dry-run',
+        'exit-code',
+        'verbose',
+        'confirm',
+        'allow-lockout',
+      ].includes(name),
   );
   const words = given.flatMap(([name, value]) =>
     value === true

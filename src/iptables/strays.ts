@@ -2,7 +2,8 @@
 import type { Family } from '../prefix.ts';
 import { namesOnly } from '../published.ts';
 import type { Desired, Ranges, Stray } from '../renderer.ts';
-import { targetOf, wordsOf, type SavedTable } from './save.ts';
+import { beyondOf, opens, type Asks, type PortRange } from '../strays.ts';
+import { targetOf, wordsOf, type SavedRule, type SavedTable } from './save.ts';
 
 /** Where a rule stands, by the one that follows it: numbers would change with every rule of the admin's. */
 export interface Place {
@@ -60,13 +61,14 @@ export function findStrays(
     for (const rule of table.rules) {
       if (rule.chain !== chain) continue;
       const text = `${programs[family]} -A ${chain} ${rule.text}`;
-      const asks = rule.text.endsWith('-j ACCEPT') ? read(rule.text) : undefined;
+      // A comment with a line end cannot be given back to iptables-restore.
+      const isRule = rule.text.endsWith('-j ACCEPT') && !rule.text.includes('\n');
+      const asks = isRule ? read(rule.text) : undefined;
       const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
       if (asks !== undefined && namesOnly(known, prefixes)) {
-        const opens = ways.map((way) => opened(desired, way, asks));
-        if (!opens.includes('others')) {
-          const most = opens.find((ports) => ports !== 'ours');
-          const beyond = most && `they reach every other ${most} as well`;
+        const all = ways.map((way) => opens(desired, way, asks));
+        if (!all.includes('others')) {
+          const beyond = beyondOf(all);
           const stray = { text, prefixes, family, chain, rule: rule.text };
           waiting.push(beyond === undefined ? stray : { ...stray, beyond });
           rest.delete(rule);
@@ -88,23 +90,27 @@ export function findStrays(
   return { strays, rest: { ...table, rules: [...rest] }, first, others };
 }
 
-/** What a rule asks of a packet. */
-interface Asks {
+interface IptAsks extends Asks {
   readonly source?: readonly string[];
   readonly set?: string;
-  readonly protocol?: 'tcp' | 'udp';
-  /** `443` or `80:443`; each list is a condition. */
-  readonly ports: readonly (readonly string[])[];
 }
 
 /** The chains to look at, each with what is asked on every way from INPUT to there. */
 function waysIn(table: SavedTable): ReadonlyMap<string, readonly Asks[]> {
   const ways = new Map<string, readonly Asks[]>([['INPUT', [{ ports: [] }]]]);
   if (table.chains.some((chain) => managers.includes(chain.name))) return ways;
+  const jumps = new Map<string, SavedRule[]>();
+  for (const rule of table.rules) {
+    const target = targetOf(wordsOf(rule.text)) ?? '';
+    const same = jumps.get(target);
+    if (same === undefined) jumps.set(target, [rule]);
+    else same.push(rule);
+  }
   for (const { name, policy } of table.chains) {
     if (policy !== null || name.startsWith('CFSYNC')) continue;
-    const jumps = table.rules.filter((rule) => targetOf(wordsOf(rule.text)) === name);
-    const asked = jumps.map((rule) => (rule.chain === 'INPUT' ? read(rule.text) : undefined));
+    const asked = (jumps.get(name) ?? []).map((rule) =>
+      rule.chain === 'INPUT' ? read(rule.text) : undefined,
+    );
     const all = asked.filter((asks) => asks !== undefined);
     if (all.length > 0 && all.length === asked.length) ways.set(name, all);
   }
@@ -112,17 +118,17 @@ function waysIn(table: SavedTable): ReadonlyMap<string, readonly Asks[]> {
 }
 
 /** Undefined when a rule asks for anything else, or is not for new connections. */
-function read(text: string): Asks | undefined {
+function read(text: string): IptAsks | undefined {
   const words = wordsOf(text);
-  const asks: { source?: string[]; set?: string; protocol?: 'tcp' | 'udp'; ports: string[][] } = {
-    ports: [],
-  };
+  const asks: { source?: string[]; set?: string; protocol?: 'tcp' | 'udp'; ports: PortRange[][] } =
+    { ports: [] };
   for (let i = 0; i < words.length; i += 2) {
     const [option, value = ''] = words.slice(i, i + 2);
     if (option === '-j' || option === '-g') return asks;
     if (option === '-s') asks.source = [value];
     else if (option === '-p' && (value === 'tcp' || value === 'udp')) asks.protocol = value;
-    else if (option === '--dport' || option === '--dports') asks.ports.push(value.split(','));
+    else if (option === '--dport' || option === '--dports')
+      asks.ports.push(value.split(',').map(portRange));
     else if (option === '--ctstate' || option === '--state') {
       if (!value.split(',').includes('NEW')) return undefined;
     } else if (option === '--match-set' && words[i + 2] === 'src') {
@@ -133,22 +139,8 @@ function read(text: string): Asks | undefined {
   return undefined;
 }
 
-/** What a rule opens: desired ports alone, all that there are (of TCP, of UDP), or others of its own. */
-function opened(
-  desired: Desired,
-  way: Asks,
-  rule: Asks,
-): 'ours' | 'port' | 'TCP port' | 'UDP port' | 'others' {
-  const protocol = rule.protocol ?? way.protocol;
-  if (protocol === undefined) return 'port';
-  const wanted = protocol === 'tcp' ? desired.tcpPorts : desired.udpPorts;
-  const lists = [...way.ports, ...rule.ports];
-  if (lists.length === 0 && wanted.length > 0) return protocol === 'tcp' ? 'TCP port' : 'UDP port';
-  return lists.some((list) => list.every((range) => isWithin(range, wanted))) ? 'ours' : 'others';
-}
-
 /** `443` or `80:443`. */
-function isWithin(range: string, wanted: readonly number[]): boolean {
-  const [low, high = low] = range.split(':').map(Number);
-  return wanted.filter((port) => low! <= port && port <= high!).length === high! - low! + 1;
+function portRange(text: string): PortRange {
+  const [low, high = low] = text.split(':').map(Number);
+  return [low!, high!];
 }

@@ -197,7 +197,10 @@ const skeleton = (...allowed: string[]): string =>
 const around = (changes: Partial<CsfAround> = {}): CsfAround => ({
   conf: { IPV6: '1', TCP_IN: '22', TCP6_IN: '22' },
   files: { allow: 'a\n', ignore: 'b\n' },
-  kernel: { v4: parseSave(skeleton()), v6: parseSave(skeleton()) },
+  kernel: {
+    v4: parseSave(skeleton(), 'iptables-save'),
+    v6: parseSave(skeleton(), 'iptables-save'),
+  },
   others: [],
   disabled: false,
   own: null,
@@ -251,7 +254,10 @@ describe('plan', () => {
   });
 
   it('takes the rules away before the file that names them', () => {
-    const kernel = { v4: parseSave(skeleton(rule4, answer4)), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(skeleton(rule4, answer4), 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const steps = csf.plan(csf.nothing, observed(wanted, { kernel, lfd: 'current' }));
     expect(told(steps)).toEqual([
       'csf: iptables, ALLOWIN and ALLOWOUT: 0 rules come, 2 go',
@@ -265,7 +271,10 @@ describe('plan', () => {
   it('keeps the name of a rule that goes until it is gone', () => {
     const old = { ...wanted, allow: `${wanted.allow}tcp|in|d=443|s=198.51.100.0/24\n` };
     const stale = '-A ALLOWIN -s 198.51.100.0/24 ! -i lo -p tcp -m tcp --dport 443 -j ACCEPT';
-    const kernel = { v4: parseSave(skeleton(stale)), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(skeleton(stale), 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const next = csf.want({ ...small, tcpPorts: [80] }, { reload: false }).owned;
     const steps = csf.plan(next, observed(old, { kernel }));
     const writes = steps.filter((step) => step.kind === 'file' && step.path === path);
@@ -280,7 +289,7 @@ describe('plan', () => {
     const others = ['tcp|in|d=443|s=192.0.2.0/24'];
     const plan = (to: CsfOwned, n: number): string => {
       const kernel = {
-        v4: parseSave(skeleton(...Array<string>(n).fill(rule4), answer4)),
+        v4: parseSave(skeleton(...Array<string>(n).fill(rule4), answer4), 'iptables-save'),
       };
       return stdin(csf.plan(to, observed(wanted, { kernel, others })));
     };
@@ -298,7 +307,10 @@ describe('plan', () => {
       .replaceAll('! -i lo', '-i eth0')
       .replaceAll('! -o lo', '-o eth0')
       .replace(':ALLOWIN', ':LOGACCEPT - [0:0]\n:ALLOWIN');
-    const kernel = { v4: parseSave(style), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(style, 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const text = stdin(csf.plan(wanted, observed({}, { kernel })));
     expect(text).toContain(
       '-I ALLOWIN -s 192.0.2.0/24 -i eth0 -p tcp -m tcp --dport 443 -j LOGACCEPT\n',
@@ -322,7 +334,7 @@ describe('plan', () => {
   });
 
   it('loads nothing where CSF is off', () => {
-    const off = { v4: parseSave('*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n') };
+    const off = { v4: parseSave('*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n', 'iptables-save') };
     for (const changes of [{ disabled: true }, { kernel: off }, { kernel: off, reload: true }])
       expect(told(csf.plan(wanted, observed({}, changes)))).toHaveLength(4);
   });
@@ -360,14 +372,16 @@ describe('want', () => {
   it('reports what keeps the rules from being in force', () => {
     expect(notices({ disabled: true })).toMatch(/^warning: CSF is disabled/);
     expect(notices({ kernel: { v4: [] } })).toMatch(/^warning: CSF is not running, so/);
-    expect(notices({ kernel: { v4: parseSave(skeleton()), v6: [] } })).toMatch(/for IPv6/);
+    expect(notices({ kernel: { v4: parseSave(skeleton(), 'iptables-save'), v6: [] } })).toMatch(
+      /for IPv6/,
+    );
     expect(notices({ conf: { ...closed, TESTING: '1' } })).toMatch(/^warning: TESTING = "1"/);
     expect(notices({ conf: {} })).toMatch(/^note: IPV6 = "0"/);
     expect(notices({ conf: {}, ipv6: false })).toBe('');
     expect(notices({ conf: { ...closed, TCP_IN: '1:65535' } })).toMatch(/^note: TCP_IN .* 443 /);
     const dnat =
       '*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination 172.17.0.2:443\nCOMMIT\n';
-    expect(notices({ kernel: { v4: parseSave(skeleton() + dnat) } })).toContain(
+    expect(notices({ kernel: { v4: parseSave(skeleton() + dnat, 'iptables-save') } })).toContain(
       'port 443 is sent on by DNAT',
     );
     expect(() => notices({ error: 'Error: x' })).toThrow('Error: x');
@@ -389,8 +403,16 @@ describe('want', () => {
       [{ conf: { ...closed, TESTING: '1' } }, 'TESTING = "1"'],
       [{ disabled: true, kernel: { v4: [] } }, 'CSF is disabled'],
       [{ kernel: { v4: [] } }, 'CSF is not running'],
-      [{ kernel: { v4: parseSave(skeleton()), v6: [] } }, 'not running for IPv6'],
-      [{ kernel: { v4: parseSave(open), v6: parseSave(skeleton()) } }, 'still opens 443'],
+      [{ kernel: { v4: parseSave(skeleton(), 'iptables-save'), v6: [] } }, 'not running for IPv6'],
+      [
+        {
+          kernel: {
+            v4: parseSave(open, 'iptables-save'),
+            v6: parseSave(skeleton(), 'iptables-save'),
+          },
+        },
+        'still opens 443',
+      ],
     ];
     for (const [changes, text] of cases) expect(lockdown(changes), text).toThrow(text);
     expect(

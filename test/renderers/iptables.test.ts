@@ -141,7 +141,7 @@ describe('options', () => {
 
 describe('reading', () => {
   it('takes words as they were quoted', () => {
-    const { rules } = parseSave(printed('drop-through-jump.save'))[0]!;
+    const { rules } = parseSave(printed('drop-through-jump.save'), 'iptables-save')[0]!;
     expect(wordsOf(rules[1]!.text)).toContain('the "web" -j ACCEPT');
   });
 
@@ -339,9 +339,17 @@ describe('sets', () => {
       'iptables-restore',
       'ip6tables-restore',
     ]);
-    // The set does not exist yet when --test is asked.
-    expect(to.steps[1]!.check!.stdin).not.toContain('match-set');
-    expect(to.steps[1]!.check!.argv).toContain('--test');
+    // The set does not exist yet when --test is asked, and a rule without a condition would be for everybody.
+    for (const [step, set, nobody] of [
+      [to.steps[1]!, 'cfsync4', '255.255.255.255/32'],
+      [to.steps[2]!, 'cfsync6', 'ff00::/8'],
+    ] as const) {
+      expect(step.command.stdin).toContain(`-m set --match-set ${set} src `);
+      expect(step.check!.stdin).toBe(
+        step.command.stdin!.replaceAll(`-m set --match-set ${set} src `, `-s ${nobody} `),
+      );
+      expect(step.check!.argv).toContain('--test');
+    }
     const away = await wantOn(
       { ...sets(printed('cfsync4.ipset')), folders: { '/sys/module/ip_set': [] } },
       changes,
@@ -605,7 +613,7 @@ describe('adopt', () => {
 
   /** The chains of table filter as they are after a restore, in the syntax of iptables-save. */
   function restored(save: string, stdin: string): string {
-    const [table] = parseSave(save);
+    const [table] = parseSave(save, 'iptables-save');
     const chains = new Map(table!.chains.map(({ name }) => [name, [] as string[]]));
     for (const { chain, text } of table!.rules) chains.get(chain)!.push(text);
     for (const line of stdin.split('\n')) {
