@@ -104,6 +104,369 @@ describe('the plan', () => {
   it('comes to the bytes that ufw prepend wrote', async () => {
     const { steps } = await wantOn('admin');
     const texts = (steps as FileStep[]).slice(0, 2).map((s) => s.content);
+    const theirs = sections('ours');
+    expect(texts).toEqual([theirs[rules], theirs[rules6]]);
+  });
+
+  it('has nothing to do on what ufw wrote, and takes exactly that away again', async () => {
+    const { steps, observed } = await wantOn('ours');
+    expect(steps).toEqual([]);
+    const removal = ufw.plan(ufw.nothing, observed) as FileStep[];
+    const theirs = sections('admin');
+    expect(removal.slice(0, 2).map((s) => s.content)).toEqual([theirs[rules], theirs[rules6]]);
+  });
+
+  it('loads where the kernel lacks what the files have, and writes nothing', async () => {
+    const { steps, observed } = await wantOn('ours-not-loaded');
+    expect(steps.map((s) => s.summary)).toEqual([
+      'ufw: load /etc/ufw/user.rules',
+      'ufw: load /etc/ufw/user6.rules',
+    ]);
+    expect(ufw.print(observed.owned)[0]!.content).toContain(
+      "# The kernel's chain ufw-user-input differs from these rules.",
+    );
+  });
+
+  it('loads nothing where UFW is inactive or its chains are missing, and says so', async () => {
+    for (const [name, said] of [
+      ['inactive', 'note: UFW is inactive'],
+      ['no-chains', 'warning: UFW is enabled, but its IPv4 rules are not in force'],
+    ] as const) {
+      const { steps, notices } = await wantOn(name);
+      expect(steps.map((s) => s.kind)).toEqual(['file', 'file']);
+      expect(notices[0]).toContain(said);
+    }
+  });
+
+  it.each([
+    ['a rule is missing', (s: string) => s.replace(/-A ufw-user-input -s 173.*\n/, '')],
+    [
+      'a range is left over',
+      (s: string) =>
+        s.replace(
+          /(?=-A ufw-user-input -s 173)/,
+          '-A ufw-user-input -s 203.0.113.0/24 -p tcp -m multiport --dports 80,443 -j ACCEPT\n',
+        ),
+    ],
+    [
+      'a drop stands first',
+      (s: string) => s.replace(/(?=-A ufw-user-input -s 173)/, '-A ufw-user-input -j DROP\n'),
+    ],
+    ['a rule drops', (s: string) => s.replace(/(-s 198.*) -j ACCEPT/, '$1 -j DROP')],
+    ['a rule has another condition', (s: string) => s.replace(/(-s 198\S+)/, '$1 -i eth1')],
+  ])('sees in the kernel that %s', async (_, change) => {
+    const kernel = sections('ours')['iptables -w 10 -S']!;
+    const { observed } = await wantOn('ours', {}, { 'iptables -w 10 -S': change(kernel) });
+    expect(change(kernel)).not.toBe(kernel);
+    expect([observed.owned.v4.loaded, observed.owned.v6.loaded]).toEqual([false, true]);
+  });
+
+  it('takes rules of the admin for what they are, in the file and in the kernel', async () => {
+    const { owned } = await observe('admin');
+    expect(owned).toMatchObject({ v4: { blocks: [], loaded: true }, v6: { loaded: true } });
+  });
+
+  it('goes back to the recorded state on the file as it is then', async () => {
+    const before = (await observe('ours')).owned;
+    const { steps } = await wantOn('ours', { tcpPorts: [443] });
+    const changed = (steps[0] as FileStep).content!;
+    const later = changed.replace(
+      '\n### END RULES',
+      '\n### tuple ### allow tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n-A ufw-user-input -p tcp --dport 8080 -j ACCEPT\n\n### END RULES',
+    );
+    const back = ufw.plan(before, await observe('ours', { [rules]: later }));
+    const text = (back[0] as FileStep).content!;
+    expect(text).toContain('--dport 8080');
+    expect(text.replace(/\n### tuple ### allow tcp 8080.*\n.*\n/, '')).toBe(
+      sections('ours')[rules],
+    );
+  });
+});
+
+describe('where our rules stand', () => {
+  const blocks = (name: Case) => observe(name).then(({ owned }) => owned.v4.blocks);
+  const order = (text: string) =>
+    [...text.matchAll(/^### tuple ### (\S+) \S+ \S+ \S+ any (\S+)/gm)].map(
+      (m) => `${m[1]} ${m[2]}`,
+    );
+  const tuple = (words: string, rule: string) =>
+    `\n### tuple ### ${words}\n-A ufw-user-input ${rule}\n`;
+  const ban = tuple('deny any any 0.0.0.0/0 any 198.41.128.7 in', '-s 198.41.128.7 -j DROP');
+  const wall = tuple('deny tcp 443 0.0.0.0/0 any 0.0.0.0/0 in', '-p tcp --dport 443 -j DROP');
+  const head = (text: string, first: string) =>
+    text.replace('### RULES ###\n', `### RULES ###\n${first}`);
+
+  it('right below the line RULES, where nothing speaks against it', async () => {
+    const { steps } = await wantOn('admin');
+    expect(order((steps[0] as FileStep).content!).slice(0, 3)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'allow 0.0.0.0/0',
+    ]);
+  });
+
+  it('behind bans and before what would make them worthless', async () => {
+    const { steps } = await wantOn('denied');
+    expect(order((steps[0] as FileStep).content!)).toEqual([
+      'deny 173.245.48.10',
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'allow 0.0.0.0/0',
+      'reject 0.0.0.0/0',
+      'deny 192.0.2.9',
+    ]);
+  });
+
+  it('where they are, when the admin put other rules before or between them', async () => {
+    const text = sections('ours')[rules]!;
+    const between = text.replace(/(?=\n### tuple ### allow tcp 80,443 \S+ any 198)/, ban);
+    for (const now of [head(text, ban), between]) {
+      const { steps } = await wantOn('ours', {}, { [rules]: now });
+      expect(steps).toEqual([]);
+      const more = { v4: [...four.v4, '203.0.113.0/24'], v6: four.v6 };
+      const next = (await wantOn('ours', { ranges: more }, { [rules]: now })).steps[0] as FileStep;
+      expect(next.content!.replace(/\n### tuple ### \S+ \S+ \S+ \S+ any 203.*\n.*\n/, '')).toBe(
+        now,
+      );
+      // Bans stay in front of what they are about.
+      const seen = order(next.content!);
+      expect(seen.indexOf('deny 198.41.128.7')).toBeLessThan(seen.indexOf('allow 198.41.128.0/17'));
+    }
+  });
+
+  it('above a new rule that would make them worthless', async () => {
+    const text = sections('ours')[rules]!;
+    const { steps } = await wantOn('ours', {}, { [rules]: head(text, ban + wall) });
+    expect((steps[0] as FileStep).content).toBe(
+      text
+        .replace('### RULES ###\n', `### RULES ###\n${ban}`)
+        .replace(/(\n### tuple ### allow tcp 80,443 \S+ any 198.*\n.*\n)/, `$1${wall}`),
+    );
+  });
+
+  it('above a rule that shuts one of our prefixes out as a whole', async () => {
+    const text = sections('ours')[rules]!;
+    const deny = tuple('deny any any 0.0.0.0/0 any 198.0.0.0/8 in', '-s 198.0.0.0/8 -j DROP');
+    const { steps } = await wantOn('ours', {}, { [rules]: head(text, deny) });
+    expect(order((steps[0] as FileStep).content!).slice(0, 3)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 198.41.128.0/17',
+      'deny 198.0.0.0/8',
+    ]);
+  });
+
+  it('in the shipped file, which has no END RULES, and out of it again', async () => {
+    const shipped = sections('inactive')[rules]!;
+    expect(shipped).not.toContain('END RULES');
+    const { steps } = await wantOn('inactive');
+    const text = (steps[0] as FileStep).content!;
+    expect(edit(parseRules(text, rules), [])).toBe(shipped);
+    expect(edit(parseRules(text, rules), await blocks('ours'))).toBe(text);
+  });
+});
+
+describe('what is refused', () => {
+  it('rules of the admin with the identity of ours, by name', async () => {
+    expect(await refusal('clash', {})).toEqual([
+      'ufw: 2 rules without the comment cfsync have the ports and the source of one of ours, and ufw takes the two for one; nothing was changed; cfsync adopt takes over those that allow, or run what stands below, then cfsync again',
+      "ufw allow from 173.245.48.0/20 to any port 80,443 proto tcp: make it cfsync's with: ufw allow from 173.245.48.0/20 to any port 80,443 proto tcp comment 'cfsync'",
+      'ufw deny from 2400:cb00::/32 to any port 80,443 proto tcp: delete it with: ufw delete deny from 2400:cb00::/32 to any port 80,443 proto tcp',
+    ]);
+    // Other ports are another rule.
+    expect((await wantOn('clash', { tcpPorts: [443] })).steps).toHaveLength(4);
+  });
+
+  it('lockdown while rules let others in, each with its command', async () => {
+    expect(await refusal('open', { mode: 'lockdown' })).toEqual([
+      expect.stringContaining('11 rules of UFW let others than Cloudflare in; nothing was changed'),
+      'delete it with: ufw delete allow 443',
+      "delete it with: ufw delete allow 'WWW Full'",
+      'delete it with: ufw delete limit 80/tcp',
+      'delete it with: ufw delete allow in on eth0 to any port 443 proto tcp',
+      'delete it with: ufw delete allow from 198.51.100.0/24',
+      'delete it with: ufw delete allow 443/udp',
+    ]);
+  });
+
+  it('no interface without a default route, and no source that is named as extra', async () => {
+    const extra = { v4: ['198.51.100.0/24'], v6: [] };
+    const lines = await refusal('open', { mode: 'lockdown', extra }, { '/proc/net/route': '' });
+    expect(lines.join('\n')).not.toMatch(/eth0|198\.51/);
+    expect((await wantOn('denied', { mode: 'lockdown' })).notices).toEqual([]);
+  });
+
+  it.each([
+    ['inactive', {}, 'UFW is inactive, everybody gets in'],
+    [
+      'enabled',
+      { [settings]: sections('enabled')[settings]!.replace('"DROP"', '"ACCEPT"') },
+      'run ufw default deny incoming',
+    ],
+    [
+      'enabled',
+      { 'ip6tables -w 10 -S': '-P INPUT ACCEPT\n' },
+      "the kernel's policy for incoming IPv6 is ACCEPT",
+    ],
+    [
+      'enabled',
+      {
+        'iptables -w 10 -S': `${sections('enabled')['iptables -w 10 -S']}-A INPUT -p tcp -m tcp --dport 443 -j ACCEPT\n`,
+      },
+      'iptables -A INPUT -p tcp -m tcp --dport 443 -j ACCEPT',
+    ],
+  ] as const)('lockdown on a host that is open otherwise (%s, %#)', async (name, files, said) => {
+    expect((await refusal(name, { mode: 'lockdown' }, files)).join('\n')).toContain(said);
+  });
+
+  it.each([
+    ['### RULES ###\n', '', 'it lacks *filter, ### RULES ### or COMMIT'],
+    ['COMMIT\n', '', 'it lacks'],
+    ['*filter\n', '*filter\n### tuple ### allow any any any any any in\n', 'above the line'],
+    ['### RULES ###\n', '### RULES ###\n\n### tuple ### allow tcp\n', 'ufw skips this line'],
+    ['tcp 22 0.0.0.0/0 any 0.0.0.0/0 in', 'tcp 22 0.0.0.0/0 any 0.0.0.0/0 up', 'ufw skips'],
+  ])('a file that ufw did not write so (%#)', async (from, to, said) => {
+    const text = sections('admin')[rules]!;
+    expect(text).toContain(from);
+    const attempt = observe('admin', { [rules]: text.replace(from, to) });
+    await expect(attempt).rejects.toMatchObject({
+      reason: 'misconfigured',
+      message: expect.stringContaining(said),
+    });
+  });
+});
+
+describe('adopt', () => {
+  /** As if they had been published before: the first was replaced, the others are what `four` lacks. */
+  const known = merge(bundled, { v4: ['104.16.0.0/12', '199.27.128.0/21'], v6: [] });
+
+  async function adopted(
+    name: Case,
+    changes: Partial<Desired> = {},
+    files: Record<string, string> = {},
+  ) {
+    const goal = desired({ ranges: four, ...changes });
+    const seen = await observe(name, files);
+    const observed = ufw.adopt!(seen, goal, known);
+    const { owned, notices } = ufw.want(goal, null, observed.around);
+    const steps = ufw.plan(owned, observed);
+    return { seen, observed, before: observed.owned, owned, notices, steps };
+  }
+  const texts = (steps: readonly Step[]): Record<string, string> =>
+    Object.fromEntries(steps.flatMap((s) => (s.kind === 'file' ? [[s.path, s.content!]] : [])));
+  const rulesOf = (text: string): string => /### RULES ###\n[^]*?### END RULES ###/.exec(text)![0];
+  const tuples = (text: string): string[] => text.match(/^### tuple ###.*$/gm) ?? [];
+
+  it.each([
+    ['adopted', {}],
+    ['adopted-udp', { udpPorts: [443] }],
+    ['adopted-one-port', { tcpPorts: [443] }],
+    ['adopted-more-ports', { tcpPorts: [80, 443, 8443] }],
+  ] as const)('what scripts left (%s)', async (golden_, changes) => {
+    const { before, notices, steps } = await adopted('leftovers', changes);
+    const lines = [
+      ...before.strays!.map(
+        ({ text, prefixes, beyond }) =>
+          `${text} (${prefixes.join()})${beyond === undefined ? '' : `: ends ${beyond}`}`,
+      ),
+      ...notices.map((n) => `${n.level}: ${n.text}`),
+      ...steps.map((s) => `step: ${s.summary}`),
+      ...Object.values(texts(steps)).map(rulesOf),
+    ];
+    golden(`ufw/${golden_}.txt`, `${lines.join('\n')}\n`);
+  });
+
+  it('leaves all other rules as they are, in their order', async () => {
+    const { steps, before } = await adopted('leftovers');
+    for (const [path, text] of Object.entries(texts(steps))) {
+      const gone = before.strays!.map(({ part }) => part.trimStart().split('\n')[0]);
+      expect(gone.length).toBeGreaterThan(0);
+      expect(tuples(text).filter((line) => !line.endsWith('comment=636673796e63'))).toEqual(
+        tuples(sections('leftovers')[path]!).filter((line) => !gone.includes(line)),
+      );
+    }
+  });
+
+  it('keeps ours where theirs stood: a ban that held goes on to hold, one that did not does not begin', async () => {
+    const ranges = { v4: ['104.16.0.0/13', '104.24.0.0/14', '173.245.48.0/20'], v6: [] };
+    const order = (text: string): string[] =>
+      tuples(text)
+        .map((line) => line.split(' '))
+        .filter((words) => /^(104|173)/.test(words[8]!))
+        .map((words) => `${words[3]} ${words[8]}`);
+    const { steps } = await adopted('leftovers', { ranges });
+    expect(order(texts(steps)[rules]!)).toEqual([
+      'allow 173.245.48.0/20',
+      'allow 104.16.0.0/13',
+      'allow 104.24.0.0/14',
+      'deny 104.16.0.7',
+    ]);
+    const ban =
+      '\n### tuple ### deny any any 0.0.0.0/0 any 104.24.0.9 in\n-A ufw-user-input -s 104.24.0.9 -j DROP\n';
+    const banned = sections('leftovers')[rules]!.replace(
+      /(?=\n### tuple ### allow tcp 80,443 \S+ any 104)/,
+      ban,
+    );
+    const later = await adopted('leftovers', { ranges }, { [rules]: banned });
+    expect(order(texts(later.steps)[rules]!)).toEqual([
+      'allow 173.245.48.0/20',
+      'deny 104.24.0.9',
+      'allow 104.16.0.0/13',
+      'allow 104.24.0.0/14',
+      'deny 104.16.0.7',
+    ]);
+  });
+
+  it('has nothing left to do on what it wrote', async () => {
+    const { steps, owned } = await adopted('leftovers');
+    const then = await adopted('leftovers', {}, texts(steps));
+    expect(then.before.strays).toBeUndefined();
+    expect(then.owned).toEqual(owned);
+    expect(then.steps.map((s) => s.summary)).toEqual([
+      // The captured kernel has the old rules.
+      'ufw: load /etc/ufw/user.rules',
+      'ufw: load /etc/ufw/user6.rules',
+    ]);
+  });
+
+  it('goes back to the same bytes, from every step', async () => {
+    const { steps, before } = await adopted('leftovers');
+    const written = texts(steps);
+    for (const paths of [[rules, rules6], [rules], []]) {
+      const files = Object.fromEntries(paths.map((path) => [path, written[path]!]));
+      for (const observed of [
+        (await adopted('leftovers', {}, files)).observed,
+        await observe('leftovers', files),
+      ]) {
+        const back = ufw.plan(before, observed);
+        const old = sections('leftovers');
+        expect(texts(back)).toEqual(Object.fromEntries(paths.map((path) => [path, old[path]])));
+        expect(back.filter((s) => s.kind === 'run')).toHaveLength(paths.length);
+      }
+    }
+  });
+
+  it('goes back to ours and theirs, where both stood', async () => {
+    const [, theirs] = /### RULES ###\n([^]*?)\n### END RULES ###/.exec(
+      sections('leftovers')[rules]!,
+    )!;
+    const mixed = sections('ours')[rules]!.replace(
+      /(?=\n### tuple ### allow tcp 80,443 \S+ any 198)/,
+      theirs!,
+    );
+    const files = { [rules]: mixed };
+    const { steps, before } = await adopted('ours', { tcpPorts: [443] }, files);
+    const back = ufw.plan(before, await observe('ours', texts(steps)));
+    // Ours come back together; theirs find their places among them.
+    const together = await adopted('ours', { tcpPorts: [443] }, texts(back));
+    expect(together.before.strays).toHaveLength(before.strays!.length);
+    expect(together.before.v4.blocks).toEqual(before.v4.blocks);
+    expect(ufw.plan(before, together.observed).filter((s) => s.kind === 'file')).toEqual([]);
+    const same = await adopted('ours', {}, files);
+    const again = ufw.plan(same.before, await observe('ours', texts(same.steps)));
+    expect(texts(again)[rules]).toBe(mixed);
+  });
+
+  it('finds the place of ours again, which theirs stood before, like ours', async () => {
     const plain = sections('ours')[rules]!;
     const theirs = plain
       .match(/\n### tuple ### .* comment=636673796e63\n.*\n/g)!
