@@ -17,11 +17,12 @@
 import { BackendError, CfsyncError, errno, exit } from '../src/errors.ts';
 import { addBlock, block, hasBlock, removeBlock } from '../src/csf/block.ts';
 import { isOn, opened, parseConf, type Conf } from '../src/csf/conf.ts';
+import { leftovers, withLines, withoutLines, type CsfStray } from '../src/csf/leftovers.ts';
 import {
   chainOf,
   effectiveLines,
+  entriesIn,
   entriesOf,
-  entryOf,
   familyOf,
   includes,
   lineOf,
@@ -52,6 +53,9 @@ export interface CsfOptions {
 }
 
 export interface CsfOwned extends Owned {
+  readonly strays?: readonly CsfStray[];
+  /** The texts of csf.allow and csf.ignore that the strays stand in; absent without strays. */
+  readonly theirs?: Readonly<Record<Name, string | null>>;
   /** The texts of cfsync.allow and cfsync.ignore, null where there is none. */
   readonly allow: string | null;
   readonly ignore: string | null;
@@ -70,6 +74,8 @@ export interface CsfAround {
   readonly kernel: { readonly v4: readonly SavedTable[]; readonly v6?: readonly SavedTable[] };
   /** The lines that load rules in ALLOWIN and ALLOWOUT beside ours, in the form of `lineOf`. */
   readonly others: readonly string[];
+  /** Lines for Cloudflare's ranges that cannot be taken over. */
+  readonly left?: readonly string[];
   readonly disabled: boolean;
   /** The text of cfsync.allow. */
   readonly own: string | null;
@@ -189,12 +195,16 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
         : kernel.length === 0 || reloads
           ? wanted.allow
           : withLeaving(wanted.allow, now, then);
+    // A line of theirs leaves csf.allow after its rules, which nobody would know otherwise.
+    const allow = listText('allow', wanted, observed, kernel.length > 0 && !reloads);
     const lists: Step[] = [
       ...ownFile('allow', owned.allow, meanwhile),
       ...(wanted.ignore === null ? [] : ownFile('ignore', owned.ignore, wanted.ignore)),
-      ...names.flatMap((name) => blockSteps(name, wanted, observed)),
+      ...listSteps('allow', around.files.allow, allow),
+      ...listSteps('ignore', around.files.ignore, listText('ignore', wanted, observed)),
     ];
     const rest: Step[] = [
+      ...listSteps('allow', allow, listText('allow', wanted, observed)),
       ...ownFile('allow', meanwhile, wanted.allow),
       ...(wanted.ignore === null ? ownFile('ignore', owned.ignore, null) : []),
     ];
@@ -213,11 +223,25 @@ export default defineRenderer<CsfOptions, CsfOwned, CsfAround>({
   print(owned) {
     return [
       ...names.flatMap((name) => [
-        ...(owned.blocks[name] ? [{ path: `csf/csf.${name}`, content: block(own[name]) }] : []),
+        ...listArtifact(name, owned),
         ...(owned[name] === null ? [] : [{ path: `csf/cfsync.${name}`, content: owned[name] }]),
       ]),
       ...differences(owned),
     ];
+  },
+
+  adopt({ owned, around }, desired, known) {
+    const sets = isOn(around.conf, 'LF_IPSET');
+    const found = names.map((name) =>
+      leftovers(name, around.files[name] ?? '', desired, known, sets),
+    );
+    const left = found.flatMap((one) => one.left);
+    const strays = found.flatMap((one) => one.strays);
+    if (strays.length === 0) return { owned, around: { ...around, left } };
+    return {
+      owned: { ...owned, strays: withLoaded(strays, owned, around), theirs: around.files },
+      around: { ...around, left },
+    };
   },
 });
 
@@ -399,6 +423,10 @@ function remarks(desired: Desired, ranges: Ranges, around: CsfAround): Notice[] 
       note(
         `${name} in csf.conf opens ${ports.join(', ')} to everybody, so mode allow restricts nothing there; take that out and run csf -r, then only Cloudflare gets in`,
       );
+  if (around.left?.length)
+    warn(
+      `left alone in ${files.allow}, though for Cloudflare's ranges, because of other ports${isOn(conf, 'LF_IPSET') ? ' or because LF_IPSET keeps them in sets' : ''}: ${around.left.map(escape).join('; ')}`,
+    );
   const published = closed(desired).filter((port) =>
     families.some((family) =>
       table(around.kernel[family], 'nat')?.rules.some(
@@ -482,7 +510,7 @@ function program(conf: Conf, kind: keyof typeof programs, family: Family): strin
 async function saved(host: Host, conf: Conf, family: Family): Promise<readonly SavedTable[]> {
   const name = program(conf, 'save', family);
   const { code, stdout, stderr } = await host.query({ argv: [name], timeout: 120_000 });
-  if (code === 0) return parseSave(stdout);
+  if (code === 0) return parseSave(stdout, name);
   throw new BackendError(
     'broken',
     `csf: ${escape(name)} ended with code ${code}; look at what it says, csf.conf names it`,
@@ -511,8 +539,7 @@ async function otherLines(host: Host, allow: string | null): Promise<string[]> {
       lines.push(`${protocol}|in|d=${port}|s=${address}`);
   }
   return lines.flatMap((line) => {
-    const entry = entryOf(line);
-    return entry === undefined ? [] : [lineOf(entry)];
+    return entriesIn(line).map(lineOf);
   });
 }
 
@@ -678,17 +705,28 @@ function ownFile(name: Name, now: string | null, then: string | null): FileStep[
   return fileStep(own[name], now, then);
 }
 
-function blockSteps(
+/** What is to stand in csf.allow or csf.ignore; with `keep`, what goes of theirs still does. */
+function listText(
   name: Name,
   wanted: CsfOwned,
   { around, owned }: Observed<CsfOwned, CsfAround>,
-): Step[] {
+  keep = false,
+): string | null {
   const now = around.files[name];
-  const then = wanted.blocks[name]
-    ? owned.blocks[name]
-      ? now
-      : addBlock(now ?? '', own[name])
-    : now && removeBlock(now, own[name]);
+  const path = own[name];
+  const lines = (strays: readonly CsfStray[] = []): string[] =>
+    strays.filter((stray) => stray.list === name).map((stray) => stray.line);
+  const before = wanted.theirs?.[name];
+  let text = now;
+  if (now !== null && wanted.strays !== undefined) {
+    text = withLines(now, path, lines(wanted.strays), before ?? undefined);
+    if (text === before) return text;
+  } else if (now !== null && !keep) text = withoutLines(now, path, new Set(lines(owned.strays)));
+  if (!wanted.blocks[name]) return text && removeBlock(text, path);
+  return owned.blocks[name] ? text : addBlock(text ?? '', path);
+}
+
+function listSteps(name: Name, now: string | null, then: string | null): Step[] {
   if (then !== now && now?.includes('\ufffd'))
     throw new CfsyncError(
       exit.failed,
@@ -697,14 +735,63 @@ function blockSteps(
   return fileStep(files[name], now, then);
 }
 
+function withLoaded(
+  strays: readonly Omit<CsfStray, 'loaded'>[],
+  owned: CsfOwned,
+  around: CsfAround,
+): readonly CsfStray[] {
+  const names = strays.flatMap((stray) => entryNames(stray));
+  const beside = times([...without(around.others, names), ...linesIn(owned.allow).keys()]);
+  const counters = { v4: counter(around, 'v4'), v6: counter(around, 'v6') };
+  const counted = new Map<string, number>();
+  return strays.map((stray) => ({
+    ...stray,
+    loaded: strayEntries(stray).flatMap((entry) => {
+      const line = lineOf(entry);
+      const n = counted.get(line) ?? beside(line);
+      counted.set(line, n + 1);
+      return counters[familyOf(entry)](entry) > n ? [line] : [];
+    }),
+  }));
+}
+
+/** What a line of theirs loads; csf.ignore loads nothing. */
+function strayEntries({ list, line }: Pick<CsfStray, 'list' | 'line'>): readonly Entry[] {
+  return list === 'allow' ? entriesIn(line) : [];
+}
+
+function entryNames(stray: Pick<CsfStray, 'list' | 'line'>): readonly string[] {
+  return strayEntries(stray).map(lineOf);
+}
+
+/** The list less each of these once. */
+function without(list: readonly string[], gone: readonly string[]): readonly string[] {
+  const left = times(gone);
+  const seen = new Map<string, number>();
+  return list.filter((one) => {
+    const n = (seen.get(one) ?? 0) + 1;
+    seen.set(one, n);
+    return n > left(one);
+  });
+}
+
 /** One restore per family: everything changes at once, and what comes is there before what goes is gone. */
 function kernelSteps(
   wanted: CsfOwned,
-  { around }: Observed<CsfOwned, CsfAround>,
+  { owned, around }: Observed<CsfOwned, CsfAround>,
   now: Lines,
   then: Lines,
 ): Step[] {
-  const others = times(around.others);
+  const strays = wanted.strays ?? owned.strays ?? [];
+  const listed = new Set((around.files.allow ?? '').split(/\r?\n/));
+  const others = times(
+    without(
+      around.others,
+      strays.filter(({ line }) => listed.has(line)).flatMap((stray) => entryNames(stray)),
+    ),
+  );
+  const loadedOf = times(strays.flatMap((stray) => stray.loaded));
+  const theirs = new Map(strays.flatMap(strayEntries).map((entry) => [lineOf(entry), entry]));
   return families.flatMap((family): Step[] => {
     if (around.disabled || !filters(around, family)) return [];
     const inKernel = counter(around, family);
@@ -713,12 +800,20 @@ function kernelSteps(
     const stay: { has(line: string): boolean } = given === null ? then : new Set(given);
     const insert: string[] = [];
     const remove: string[] = [];
-    for (const [line, entry] of new Map([...then, ...now])) {
+    for (const [line, entry] of new Map([...then, ...now, ...theirs])) {
       if (familyOf(entry) !== family) continue;
-      const [n, most] = [inKernel(entry), others(line) + (stay.has(line) ? 1 : 0)];
+      const n = inKernel(entry);
+      const kept = stay.has(line) ? 1 : 0;
+      const back = wanted.strays === undefined ? 0 : loadedOf(line);
+      const most = others(line) + kept + back;
       const rule = `${chainOf[entry.direction]} ${ruleOf(entry, style)}`;
-      if (n === 0 && stay.has(line)) insert.push(`-I ${rule}`);
-      for (let i = most; i < n; i++) remove.push(`-D ${rule}`);
+      const least = back > 0 ? most : kept;
+      for (let i = n; i < least; i++) insert.push(`-I ${rule}`);
+      // Of a rule that no line of ours names, only as many as theirs do.
+      const isOurs = then.has(line) || now.has(line);
+      const mayGo = isOurs ? n : wanted.strays === undefined ? loadedOf(line) : 0;
+      const surplus = Math.min(n - most, mayGo);
+      for (let i = 0; i < surplus; i++) remove.push(`-D ${rule}`);
     }
     if (insert.length + remove.length === 0) return [];
     const name = program(around.conf, 'restore', family);
@@ -765,6 +860,16 @@ function lfdSteps({ lfd, disabled }: CsfAround): Step[] {
 }
 
 // ---- print ----
+
+/** Ours in csf.allow or csf.ignore, and what is taken over. */
+function listArtifact(
+  name: Name,
+  { blocks, strays = [] }: CsfOwned,
+): { readonly path: string; readonly content: string }[] {
+  const lines = strays.filter(({ list }) => list === name).map(({ line }) => `${line}\n`);
+  const content = lines.join('') + (blocks[name] ? block(own[name]) : '');
+  return content === '' ? [] : [{ path: `csf/csf.${name}`, content }];
+}
 
 /** Where the running firewall is not what cfsync.allow says. */
 function differences(owned: CsfOwned): { readonly path: string; readonly content: string }[] {

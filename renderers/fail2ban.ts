@@ -10,20 +10,33 @@
 import { createRequire } from 'node:module';
 import { isIP } from 'node:net';
 import { BackendError } from '../src/errors.ts';
+import {
+  going,
+  renamed,
+  settingsOf,
+  withEntries,
+  withoutEntries,
+  type Entry,
+  type Setting,
+} from '../src/fail2ban/ignoreip.ts';
 import { digest } from '../src/files.ts';
 import { checkKeys } from '../src/options.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../src/prefix.ts';
+import { namesOnly } from '../src/published.ts';
 import {
   defineRenderer,
   type Command,
+  type FileStep,
   type Host,
   type Notice,
   type Outcome,
   type Owned,
   type Ranges,
   type Step,
+  type Stray,
 } from '../src/renderer.ts';
-import { count, firstLines } from '../src/text.ts';
+import { globalUnicastV6, specialPurpose } from '../src/special-purpose.ts';
+import { count, escape, firstLines } from '../src/text.ts';
 
 // `import` of a CommonJS package is ten times as slow as `require` (Node 20.20).
 const ipaddr: typeof import('ipaddr.js') = createRequire(import.meta.url)('ipaddr.js');
@@ -39,7 +52,19 @@ interface Files {
 /** What the admin sets, by section. */
 type Sections = Readonly<Record<string, readonly string[]>>;
 
+/** What an `ignoreip` of the admin's says of Cloudflare's ranges. */
+interface Fail2banStray extends Stray {
+  /** Below /etc/fail2ban. */
+  readonly file: string;
+  readonly section: string;
+  /** As written. */
+  readonly values: readonly string[];
+}
+
 export interface Fail2banOwned extends Owned, Files {
+  readonly strays?: readonly Fail2banStray[];
+  /** The files of the admin's that the strays stand in, by name; absent without strays. */
+  readonly theirs?: Readonly<Record<string, string>>;
   /** What the admin set when the files were read or composed. */
   readonly beside: Sections;
   /** What of `ranges` the running server ignores, by jail; `null` when it is not running. */
@@ -72,6 +97,15 @@ export interface Fail2banAround {
   readonly effective: Readonly<Record<string, readonly string[]>>;
   /** The jails of the running server, `null` when it is not running. */
   readonly server: readonly RunningJail[] | null;
+  /** The admin's files that may set `ignoreip`, by name; links are left out. */
+  readonly files: Readonly<Record<string, string>>;
+  /**
+   * What the jails ignore without us, with `mark(n)` in the place of the nth value of `marked(files)`: the
+   * values that are not in `files` stay as they are. `null` when that could not be found out.
+   */
+  readonly traced: Readonly<Record<string, readonly string[]>> | null;
+  /** What cannot be taken over, in words. */
+  readonly left?: readonly string[];
 }
 
 const folder = '/etc/fail2ban';
@@ -118,7 +152,8 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
     await mustBeWritable(host);
     const early = await readOurs(host, names.early);
     const late = await readOurs(host, names.late);
-    const around = { ...(await readConfiguration(host, early !== null)), server };
+    const theirs = await readTheirs(host);
+    const around = { ...(await readConfiguration(host, early !== null, theirs)), server };
     const ranges = rangesIn(early, late);
     const loaded =
       server &&
@@ -140,28 +175,204 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
     // A state that was recorded earlier may carry values that the admin has changed since.
     const changes = JSON.stringify(wanted.beside) !== JSON.stringify(owned.beside);
     const files = !removal && changes ? compose(wanted.ranges, owned.beside) : wanted;
-    const changed = keys
-      .filter((key) => files[key] !== owned[key])
-      .sort((a, b) => Number(files[a] === null) - Number(files[b] === null));
-    const reload = around.server !== null && (changed.length > 0 || lags(wanted.ranges, around));
-    const edits = changed.map((key) => editOf(key, owned[key], files[key], reload));
-    const steps: Step[] = edits.flatMap(({ before }) => before);
+    const theirs = editsOfTheirs(wanted, owned, around);
+    const differ = keys.filter((key) => files[key] !== owned[key]);
+    const gone = (owned.strays ?? []).flatMap(({ values }) => values);
+    // Where nothing of ours changes, one of our files is marked all the same.
+    const touched =
+      differ.length > 0 || gone.length === 0 ? differ : keys.filter((key) => files[key] !== null);
+    const changed = touched.sort((a, b) => Number(files[a] === null) - Number(files[b] === null));
+    const reload =
+      around.server !== null && (changed.length + theirs.length > 0 || lags(wanted.ranges, around));
+    const edits = changed.map((key) => editOf(key, owned[key], files[key], reload, gone));
+    const steps: Step[] = [...edits.flatMap(({ before }) => before), ...theirs];
     if (reload)
       steps.push(run('reload the configuration', ['reload']), ...keepExtras(owned, around));
     steps.push(...edits.flatMap(({ after }) => after));
     const [first] = steps;
-    if (first !== undefined) steps[0] = { ...first, check: checkOf(files, wanted.ranges, around) };
+    if (first !== undefined) {
+      const check = checkOf(files, theirs, wanted.ranges, around);
+      steps[0] = { ...first, check };
+    }
     if (!removal) steps.push(...unban(wanted.ranges, around, reload));
     return steps;
   },
 
-  print({ early, late, server }) {
-    const texts = { [names.early]: early, [names.late]: late, server: serverText(server) };
+  print({ early, late, server, strays = [] }) {
+    const texts = {
+      [names.early]: early,
+      [names.late]: late,
+      server: serverText(server),
+      ...theirTexts(strays),
+    };
     return Object.entries(texts).flatMap(([name, content]) =>
       content === null ? [] : [{ path: `fail2ban/${name}`, content }],
     );
   },
+
+  adopt({ owned, around }, _desired, known) {
+    const { files, traced } = around;
+    const all = marked(files);
+    const isTheirs = (entry: Entry): boolean => {
+      const prefix = prefixOf(entry.text);
+      return prefix !== undefined && namesOnly(known, [prefix]);
+    };
+    const found = all.filter(({ entry }) => isTheirs(entry));
+    if (traced === null || found.length === 0)
+      return { owned, around: { ...around, left: elsewhere(around, known) } };
+    const settings = new Set(found.map(({ setting }) => setting));
+    const gone = new Set([...settings].flatMap((setting) => [...going(setting, isTheirs)]));
+    const origin = new Map(all.map(({ entry }, n) => [mark(n), entry]));
+    const values = (jail: string): readonly string[] =>
+      traced[jail]!.flatMap((value) => {
+        const entry = origin.get(value);
+        if (entry === undefined) return value === token ? [] : [value];
+        return gone.has(entry) ? [] : [entry.text];
+      });
+    const bare = {
+      ...around,
+      jails: around.jails.map((jail) => ({ ...jail, ignoreip: values(jail.name) })),
+      defaults: around.defaults && values(probe),
+    };
+    const strays = straysOf(found);
+    const theirs = Object.fromEntries(strays.map(({ file }) => [file, files[file]!]));
+    return {
+      owned: { ...owned, strays, theirs, beside: sectionsOf(bare) },
+      around: { ...bare, left: elsewhere(bare, known) },
+    };
+  },
 });
+
+// ---- what others wrote ----
+
+/** One for each `ignoreip`. */
+function straysOf(found: readonly Marked[]): readonly Fail2banStray[] {
+  const settings = new Map<Setting, Marked[]>();
+  for (const one of found) settings.set(one.setting, [...(settings.get(one.setting) ?? []), one]);
+  return [...settings].map(([{ section }, own]) => {
+    const { file } = own[0]!;
+    const values = own.map(({ entry }) => entry.text);
+    return {
+      text: `${folder}/${file}: [${section}] ignoreip = ${values.join(' ')}`,
+      prefixes: values.map((value) => prefixOf(value)!),
+      file,
+      section,
+      values,
+    };
+  });
+}
+
+/** What the jails ignore of Cloudflare's ranges and is not to be found in the files of the admin's. */
+function elsewhere({ jails }: Pick<Fail2banAround, 'jails'>, known: Ranges): readonly string[] {
+  return jails.flatMap(({ name, ignoreip }) => {
+    const found = ignoreip.filter((value) => {
+      const prefix = prefixOf(value);
+      return prefix !== undefined && namesOnly(known, [prefix]);
+    });
+    if (found.length === 0) return [];
+    const some = found.slice(0, 3).map(escape).join(', ');
+    return [
+      `left alone: jail ${escape(name)} ignores ${some}${found.length > 3 ? ` and ${found.length - 3} more` : ''} by what stands in jail.conf, behind a link, in an included file or in a variable; take that out there`,
+    ];
+  });
+}
+
+/** A name that nobody has, for the nth of the values that are followed through the configuration. */
+function mark(n: number): string {
+  return `cfsync-${n}.invalid`;
+}
+
+interface Marked {
+  readonly file: string;
+  readonly setting: Setting;
+  readonly entry: Entry;
+}
+
+/**
+ * The values on lines that may name ranges of Cloudflare's: public prefixes, and not single hosts. What
+ * refers to other values is none.
+ */
+function marked(files: Fail2banAround['files']): readonly Marked[] {
+  return Object.entries(files).flatMap(([file, text]) =>
+    settingsOf(text).flatMap((setting) =>
+      setting.lines
+        .filter(({ entries }) => entries.some(isPublic))
+        .flatMap(({ entries }) => entries.filter(({ text }) => !text.includes('%')))
+        .map((entry) => ({ file, setting, entry })),
+    ),
+  );
+}
+
+function isPublic({ text }: Entry): boolean {
+  const prefix = prefixOf(text);
+  return prefix !== undefined && namesOnly(publicSpace, [prefix]);
+}
+
+const publicSpace = subtract(
+  { v4: ['0.0.0.0/0'], v6: [globalUnicastV6] },
+  { v4: specialPurpose.v4, v6: specialPurpose.v6 },
+);
+
+/** The files with the marks in them, as far as they have any. */
+function withMarks(files: Fail2banAround['files']): Readonly<Record<string, string>> {
+  const all = marked(files);
+  const changed = Object.entries(files).map(([file, text]) => {
+    const names = all.flatMap((one, n) => (one.file === file ? [[one.entry, mark(n)]] : []));
+    return [file, renamed(text, new Map(names as [Entry, string][]))] as const;
+  });
+  return Object.fromEntries(changed.filter(([file, text]) => text !== files[file]));
+}
+
+function isStray(strays: readonly Fail2banStray[], file: string) {
+  return ({ section }: Setting, { text }: Entry): boolean =>
+    strays.some((one) => one.file === file && one.section === section && one.values.includes(text));
+}
+
+/**
+ * On the way back, a file that still is as we wrote it gets its bytes back, and any other the values; what was
+ * written since then stays.
+ */
+function editsOfTheirs(
+  wanted: Fail2banOwned,
+  owned: Fail2banOwned,
+  { files }: Fail2banAround,
+): readonly FileStep[] {
+  const names = new Set([...(wanted.strays ?? []), ...(owned.strays ?? [])].map((s) => s.file));
+  return [...names].flatMap((file) => {
+    const now = files[file];
+    if (now === undefined) return [];
+    const before = wanted.theirs?.[file];
+    const back = (wanted.strays ?? []).filter((stray) => stray.file === file);
+    const same = (text: string): boolean =>
+      withoutEntries(text, isStray(back, file)) === withoutEntries(now, isStray(back, file));
+    const then =
+      wanted.strays === undefined
+        ? withoutEntries(now, isStray(owned.strays ?? [], file))
+        : before !== undefined && same(before)
+          ? before
+          : back.reduce((text, { section, values }) => withEntries(text, section, values), now);
+    if (then === now) return [];
+    const path = `${folder}/${file}`;
+    return [
+      {
+        kind: 'file',
+        summary: `fail2ban: rewrite ${path}: Cloudflare's ranges ${back.length > 0 ? 'come back into' : 'leave'} ignoreip`,
+        path,
+        content: then,
+        mode: 0o644,
+        expect: digest(now),
+      },
+    ];
+  });
+}
+
+function theirTexts(strays: readonly Fail2banStray[]): Readonly<Record<string, string>> {
+  const texts: Record<string, string> = {};
+  for (const { file, section, values } of strays)
+    texts[file] =
+      `${texts[file] ?? ''}[${section}]\nignoreip =\n${values.map((value) => `${indent}${value}\n`).join('')}`;
+  return texts;
+}
 
 // ---- the two files ----
 
@@ -234,6 +445,7 @@ interface Loaded {
 async function readConfiguration(
   host: Host,
   early: boolean,
+  theirs: Fail2banAround['files'],
 ): Promise<Omit<Fail2banAround, 'server'>> {
   const text = (values: readonly string[]): string =>
     `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
@@ -242,17 +454,25 @@ async function readConfiguration(
     { early: text([...localhost, token]), late: probeJail },
     { early: null, late: text([token]) + probeJail },
   ];
+  const marks = withMarks(theirs);
+  // The last ones: what they replace is not put back.
+  const traces = (Object.keys(marks).length === 0 ? [] : tries.slice(0, early ? 2 : 1)).map(
+    (files) => ({ ...staging(files), ...marks }),
+  );
   const answer = await host.query({
     ...staged(readScript, staging(absent)),
-    stdin: JSON.stringify({ folder, tries: tries.map(staging) }),
+    stdin: JSON.stringify({ folder, tries: [...tries.map(staging), ...traces] }),
   });
   if (answer.code !== 0)
     throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
       detail: firstLines(answer.stderr),
     });
-  const [without, first, last, now] = JSON.parse(answer.stdout) as [Loaded, Loaded, Loaded, Loaded];
+  const answers = JSON.parse(answer.stdout) as Loaded[];
+  const [without, first, last] = answers as [Loaded, Loaded, Loaded];
+  const now = answers.at(-1)!;
   // What refers to the value of our early file loads only while that is there.
   const base = without.jails === null && early ? first : without;
+  const traced = traces.length === 0 ? base : answers[base === first ? 4 : 3]!;
   if (base.jails === null || last.jails === null) throw misconfigured(without.errors);
   const enabled = Object.keys(base.jails).filter((name) => name !== probe);
   if (enabled.length === 0 && base.skipped.length > 0) throw misconfigured(base.skipped);
@@ -270,7 +490,38 @@ async function readConfiguration(
     defaults: free ? null : values(probe),
     alone,
     effective: now.jails ?? {},
+    files: theirs,
+    traced: sameJails(base, traced) ? traced.jails : null,
   };
+}
+
+function sameJails(one: Loaded, other: Loaded): boolean {
+  const names = ({ jails }: Loaded): string =>
+    Object.keys(jails ?? {})
+      .sort()
+      .join();
+  return names(one) === names(other);
+}
+
+/** What an admin writes himself; jail.conf comes with the package. */
+async function readTheirs(host: Host): Promise<Fail2banAround['files']> {
+  const local = (await host.list(`${folder}/jail.d`)) ?? [];
+  const candidates = [
+    'jail.local',
+    ...local.filter((name) => /\.(conf|local)$/.test(name)).map((name) => `jail.d/${name}`),
+  ].filter((name) => name !== names.early && name !== names.late);
+  const files: Record<string, string> = {};
+  for (const name of candidates) {
+    const text = await host.read(`${folder}/${name}`);
+    if (text === undefined || text.includes('\ufffd')) continue;
+    if (marked({ [name]: text }).length > 0 && (await isLink(host, name))) continue;
+    files[name] = text;
+  }
+  return files;
+}
+
+async function isLink(host: Host, name: string): Promise<boolean> {
+  return (await host.query({ argv: ['test', '-L', `${folder}/${name}`] })).code === 0;
 }
 
 function staging(files: Files): Readonly<Record<string, string | null>> {
@@ -367,7 +618,7 @@ async function mustBeWritable(host: Host): Promise<void> {
 
 async function readOurs(host: Host, name: string): Promise<string | null> {
   const path = `${folder}/${name}`;
-  if ((await host.query({ argv: ['test', '-L', path] })).code === 0)
+  if (await isLink(host, name))
     throw new BackendError(
       'misconfigured',
       `fail2ban: ${path} is a symbolic link, which cfsync does not follow; nothing was changed; delete the link`,
@@ -533,6 +784,7 @@ function noticesOf(
       level: 'note',
       text: 'the server is not running: its files are kept in step, and it reads them when it starts',
     });
+  for (const text of around.left ?? []) notices.push({ level: 'warning', text });
   const { inside, wider } = bansOn(ranges, around);
   if (inside.length > 0)
     notices.push({
@@ -563,14 +815,15 @@ function run(what: string, words: readonly string[]): Extract<Step, { kind: 'run
 }
 
 /**
- * What was ours and goes away is still in the server until the reload, and only the file says that it
- * was ours. So a file is deleted or replaced in two steps around the reload, the first leaves a mark.
+ * What was ours, or is taken over, is still in the server until the reload, and only the file says what it
+ * was. So a file is deleted or replaced in two steps around the reload, the first leaves a mark.
  */
 function editOf(
   key: keyof Files,
   old: string | null,
   text: string | null,
   reload: boolean,
+  gone: readonly string[],
 ): { readonly before: readonly Step[]; readonly after: readonly Step[] } {
   const path = `${folder}/${names[key]}`;
   const write = (what: string, from: string | null, to: string | null): Step => ({
@@ -582,8 +835,10 @@ function editOf(
     expect: from === null ? null : digest(from),
   });
   const end = `${text === null ? 'delete' : 'write'} ${path}`;
-  if (old === null || !reload) return { before: [write(end, old, text)], after: [] };
-  const marked = pending + commented(old) + (text ?? '');
+  if ((old === null && gone.length === 0) || !reload)
+    return { before: [write(end, old, text)], after: [] };
+  const were = gone.length === 0 ? '' : `# ${gone.join(' ')}\n`;
+  const marked = pending + (old === null ? '' : commented(old)) + were + (text ?? '');
   return {
     before: [write(`mark ${path} as not loaded yet`, old, marked)],
     after: [write(end, marked, text)],
@@ -617,7 +872,12 @@ for name, values in expected["jails"].items():
 sys.exit("\\n".join(problems) or 0)
 `;
 
-function checkOf(files: Files, ranges: Ranges, around: Fail2banAround): Command {
+function checkOf(
+  files: Files,
+  theirs: readonly FileStep[],
+  ranges: Ranges,
+  around: Fail2banAround,
+): Command {
   const removal = files.early === null && files.late === null;
   const ours = removal ? [] : [...ranges.v4, ...ranges.v6];
   const expected = {
@@ -627,5 +887,7 @@ function checkOf(files: Files, ranges: Ranges, around: Fail2banAround): Command 
       ? 'the configuration would not load:'
       : `a jail refers to the ignoreip of ${names.early} by %(known/ignoreip)s; set ignoreip in [DEFAULT] of ${folder}/jail.local first`,
   };
-  return { ...staged(checkScript, staging(files)), stdin: JSON.stringify(expected) };
+  const edited = theirs.map(({ path, content }) => [path.slice(folder.length + 1), content]);
+  const stage = { ...staging(files), ...Object.fromEntries(edited) };
+  return { ...staged(checkScript, stage), stdin: JSON.stringify(expected) };
 }

@@ -15,12 +15,15 @@ import { BackendError, CfsyncError, exit } from '../src/errors.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { mayPass, probes, publishes, walk, walkBase, type Probe } from '../src/iptables/judge.ts';
 import {
+  linesOf,
   parseSave,
   targetOf,
+  unreadable,
   wordsOf,
   type SavedRule,
   type SavedTable,
 } from '../src/iptables/save.ts';
+import { findStrays, type IptStray, type Place } from '../src/iptables/strays.ts';
 import * as nft from '../src/nft/judge.ts';
 import { parseListing, type Chain, type Listing, type Rule } from '../src/nft/listing.ts';
 import { bool, checkKeys } from '../src/options.ts';
@@ -38,7 +41,8 @@ import {
   type Ranges,
   type RunStep,
 } from '../src/renderer.ts';
-import { count, escape, firstLines } from '../src/text.ts';
+import { upper } from '../src/strays.ts';
+import { count, escape, few, firstLines } from '../src/text.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
 
 export interface IptOptions {
@@ -57,11 +61,9 @@ interface IptChain {
 }
 
 /** A rule of somebody else's chain that leads to ours. */
-interface Jump {
+interface Jump extends Place {
   readonly chain: string;
   readonly rule: string;
-  /** The text of the rule that follows it, null at the end of the chain. */
-  readonly before: string | null;
 }
 
 interface IptTable {
@@ -79,6 +81,7 @@ interface IpSet {
 }
 
 export interface IptOwned extends Owned {
+  readonly strays?: readonly IptStray[];
   /** IPv4 first, filter before raw. */
   readonly tables: readonly IptTable[];
   readonly sets: readonly IpSet[];
@@ -86,6 +89,8 @@ export interface IptOwned extends Owned {
 
 interface FamilyAround {
   readonly tables: readonly SavedTable[];
+  /** The index of INPUT from which on rules let Cloudflare in that are taken over; -1 stands for none. */
+  readonly adoptedAt?: number;
   /** The tables of the variant that `iptables` does not lead to. */
   readonly other: { readonly variant: string; readonly tables: readonly SavedTable[] };
 }
@@ -104,6 +109,10 @@ export interface IptAround {
   /** Sets with our names and a type that cannot be swapped for ours. */
   readonly mismatches: readonly string[];
   readonly netfilterPersistent: boolean;
+  /** The members of the admin's sets that rules of the admin's accept, by name. */
+  readonly accepted: ReadonlyMap<string, readonly string[]>;
+  /** What is to be said of rules that are taken over, and of those that are not. */
+  readonly remarks?: readonly Notice[];
 }
 
 /** The tables of iptables, which iptables-nft keeps in nftables under the same names. */
@@ -123,8 +132,12 @@ const mark = '-m comment --comment cfsync';
 const jumpRule = `${mark} -j ${entry}`;
 const local = '-m addrtype --dst-type LOCAL';
 
+const atEnd: Place = { before: null, nth: 0 };
+
 const tool = { v4: 'iptables', v6: 'ip6tables' } as const;
 const setName = { v4: 'cfsync4', v6: 'cfsync6' } as const;
+/** Broadcast and multicast: no packet may come from there. */
+const nobody = { v4: '255.255.255.255/32', v6: 'ff00::/8' } as const;
 const setType = { v4: 'hash:net family inet', v6: 'hash:net family inet6' } as const;
 
 /** xt_multiport.h, XT_MULTI_PORTS. */
@@ -169,8 +182,10 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
   },
 
   async observe(host, options) {
-    const [around, sets] = await Promise.all([lookAround(host), observeSets(host, options)]);
+    const [found, sets] = await Promise.all([lookAround(host), observeSets(host, options)]);
+    const around = { ...found, accepted: await acceptedSets(host, found) };
     const tables = families.flatMap((family) => ownedTables(family, around[family]?.tables ?? []));
+    refuseLineEnds(tables);
     return {
       owned: { ranges: heldRanges(tables, sets), tables, sets },
       around: { ...around, mismatches: mismatches(sets) },
@@ -188,6 +203,29 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
       }),
       ...(sweep.length === 0 ? [] : [setStep('destroy sets that are no longer wanted', sweep)]),
     ];
+  },
+
+  adopt({ owned, around }, desired, known) {
+    const found = families.flatMap((family) => {
+      const table = loaded(family, 'filter', around);
+      if (table === undefined) return [];
+      return [{ family, ...findStrays(family, table, desired, known, around.accepted) }];
+    });
+    // Nothing may be placed by a rule that goes.
+    const rest = { ...around };
+    for (const { family, rest: filter, first } of found) {
+      const { tables, other } = around[family]!;
+      const others = tables.map((t) => (t.name === 'filter' ? filter : t));
+      rest[family] = { tables: others, other, adoptedAt: first };
+    }
+    return {
+      owned: {
+        ...owned,
+        tables: families.flatMap((family) => ownedTables(family, rest[family]?.tables ?? [])),
+        strays: found.flatMap(({ strays }) => strays),
+      },
+      around: { ...rest, remarks: adoptRemarks(found, rest) },
+    };
   },
 
   print(owned) {
@@ -287,7 +325,7 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
       if (drops.length > 0) dropping = true;
       if (unclear.length > 0)
         note(
-          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${unclear.slice(0, 3).join('; ')}`,
+          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
         );
       if (open !== undefined && drops.length > 0 && allow)
         note(
@@ -334,6 +372,30 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
     warn(
       `${around.shared.join(', ')}: rules that cfsync did not write use this set, and it is no longer refreshed`,
     );
+  return [...notices, ...(around.remarks ?? [])];
+}
+
+/** What the admin has to know of rules that are taken over, and of those that are not. */
+function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: IptAround): Notice[] {
+  const notices: Notice[] = [];
+  const warn = (text: string): void => void notices.push({ level: 'warning', text });
+  const others = found.flatMap((f) => f.others).map(escape);
+  if (others.length > 0)
+    warn(
+      `rules for Cloudflare's ranges that open other ports stay as they are (${few(others)}); to take them over, name those ports as well with --ports`,
+    );
+  if (found.every((f) => f.strays.length === 0)) return notices;
+  warn(
+    'a script that wrote these rules, or a file that is loaded at boot (/etc/iptables/rules.v4 and rules.v6), brings them back: take them out there as well',
+  );
+  const used = families
+    .flatMap((family) => [...(rest[family]?.tables ?? []), ...(rest[family]?.other.tables ?? [])])
+    .flatMap((table) => table.rules.map((rule) => rule.text));
+  for (const name of rest.accepted.keys())
+    if (!used.some((text) => text.includes(`-set ${name} `)))
+      warn(
+        `ipset ${escape(name)} stays, and no rule of iptables uses it then: ipset destroy ${escape(name)}`,
+      );
   return notices;
 }
 
@@ -448,32 +510,40 @@ function lockdownTable(
 // ---- where a jump stands ----
 
 /** Our jumps in a chain, each with its index and the rule that follows it. */
-function jumpsIn(table: SavedTable, chain: string): readonly (Jump & { readonly index: number })[] {
+function jumpsIn(
+  table: SavedTable,
+  chain: string,
+): readonly { readonly jump: Jump; readonly index: number }[] {
   const ours = isOurs(table.name as TableName);
   const rules = table.rules.filter((r) => r.chain === chain);
-  return rules.flatMap((rule, index) =>
-    ours(rule)
-      ? [
-          {
-            chain,
-            rule: rule.text,
-            before: rules.slice(index + 1).find((r) => !ours(r))?.text ?? null,
-            index,
-          },
-        ]
-      : [],
-  );
+  return rules.flatMap((rule, index) => {
+    if (!ours(rule)) return [];
+    const others = rules.slice(0, index).filter((r) => !ours(r));
+    const next = rules.slice(index + 1).find((r) => !ours(r));
+    return [{ jump: { chain, rule: rule.text, ...placeBefore(next, others) }, index }];
+  });
+}
+
+/** The place in front of a rule that has these above it. */
+function placeBefore(rule: SavedRule | undefined, above: readonly SavedRule[]): Place {
+  return {
+    before: rule?.text ?? null,
+    nth: above.filter((r) => r.text === rule?.text).length,
+  };
 }
 
 /** A jump above `limit` that stands already stays where it is; -1 stands for no limit. */
 function jumpAt(table: SavedTable, chain: string, limit: number, otherwise: number): Jump {
   const rules = table.rules.filter((r) => r.chain === chain);
   const standing = jumpsIn(table, chain).find(
-    (j) => j.rule === jumpRule && (limit < 0 || j.index < limit),
+    ({ jump, index }) => jump.rule === jumpRule && (limit < 0 || index < limit),
   );
-  const next = rules.slice(otherwise).find((r) => !isOurs(table.name as TableName)(r));
-  const before = standing ? standing.before : otherwise < 0 ? null : (next?.text ?? null);
-  return { chain, rule: jumpRule, before };
+  if (standing !== undefined) return standing.jump;
+  const others = (list: readonly SavedRule[]): SavedRule[] =>
+    list.filter((r) => !isOurs(table.name as TableName)(r));
+  if (otherwise < 0) return { chain, rule: jumpRule, ...atEnd };
+  const [next] = others(rules.slice(otherwise));
+  return { chain, rule: jumpRule, ...placeBefore(next, others(rules.slice(0, otherwise))) };
 }
 
 function loaded(
@@ -484,17 +554,23 @@ function loaded(
   return around?.[family]?.tables.find((t) => t.name === name);
 }
 
-/** Before the first rule that drops any of our traffic, at the end where only the policy drops. */
+/**
+ * Before the first rule that drops any of our traffic, at the end where only the policy drops; but not below
+ * rules that are taken over, because they may have let Cloudflare past a limit or a ban.
+ */
 function inputJump(family: Family, desired: Desired, around: IptAround | undefined): Jump {
   const chain = base.filter;
   const table = loaded(family, 'filter', around);
-  if (table === undefined) return { chain, rule: jumpRule, before: null };
+  if (table === undefined) return { chain, rule: jumpRule, ...atEnd };
   const rules = table.rules.filter((r) => r.chain === chain);
   const deciding = probes(desired, family, around!.defaultRoutes).flatMap((probe) => {
     const end = walk(table, chain, probe, isOurs('filter'));
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule];
   });
-  const limit = rules.findIndex((r) => deciding.includes(r));
+  const limit = upper(
+    rules.findIndex((r) => deciding.includes(r)),
+    around?.[family]?.adoptedAt ?? -1,
+  );
   return jumpAt(table, chain, limit, limit);
 }
 
@@ -502,7 +578,7 @@ function inputJump(family: Family, desired: Desired, around: IptAround | undefin
 function preroutingJump(family: Family, desired: Desired, around: IptAround | undefined): Jump {
   const chain = base.raw;
   const table = loaded(family, 'raw', around);
-  if (table === undefined) return { chain, rule: jumpRule, before: null };
+  if (table === undefined) return { chain, rule: jumpRule, ...atEnd };
   const everyone = strangers(family, desired);
   const ours = isOurs('raw');
   const limit = table.rules
@@ -552,7 +628,7 @@ function unusable(argv: readonly string[], outcome: Outcome): BackendError {
   );
 }
 
-async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatches'>> {
+async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatches' | 'accepted'>> {
   const ipv6 = (await host.list('/proc/sys/net/ipv6')) !== undefined;
   const [v4, v6, native, bridges, defaultRoutes, plugins] = await Promise.all([
     familyAround(host, 'v4'),
@@ -596,7 +672,7 @@ async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
     );
   const variant = isNft(saves) ? 'legacy' : 'nft';
   return {
-    tables: parseSave(saved),
+    tables: parseSave(saved, `${program}-save`),
     other: { variant, tables: await otherTables(host, family, variant) },
   };
 }
@@ -611,8 +687,9 @@ async function otherTables(
     const file = family === 'v4' ? 'ip_tables_names' : 'ip6_tables_names';
     if (((await host.read(`/proc/net/${file}`)) ?? '') === '') return [];
   }
-  const saved = await optional(host, { argv: [`${tool[family]}-${variant}-save`] });
-  return saved === undefined ? [] : parseSave(saved);
+  const program = `${tool[family]}-${variant}-save`;
+  const saved = await optional(host, { argv: [program] });
+  return saved === undefined ? [] : parseSave(saved, program);
 }
 
 /** The tables of nftables' own, each by itself: those of iptables may be large. */
@@ -675,12 +752,26 @@ function ownedTables(family: Family, tables: readonly SavedTable[]): IptTable[] 
           name: chain,
           rules: table.rules.filter((r) => r.chain === chain).map((r) => r.text),
         })),
-        jumps: others.flatMap((c) =>
-          jumpsIn(table, c.name).map(({ chain, rule, before }) => ({ chain, rule, before })),
-        ),
+        jumps: others.flatMap((c) => jumpsIn(table, c.name).map(({ jump }) => jump)),
       },
     ];
   });
+}
+
+/** iptables-restore reads no comment of several lines, though iptables takes and saves one (1.8.9). */
+function refuseLineEnds(tables: readonly IptTable[]): void {
+  for (const { family, name, chains, jumps } of tables) {
+    const rules = [
+      ...chains.flatMap((c) => c.rules.map((rule) => `-A ${c.name} ${rule}`)),
+      ...jumps.map((j) => `-A ${j.chain} ${j.rule}`),
+    ];
+    const odd = rules.find((rule) => rule.includes('\n'));
+    if (odd !== undefined)
+      throw new BackendError(
+        'not supported',
+        `iptables: a rule in table ${name} of ${tool[family]} that belongs to chain ${entry} has a comment of several lines, which ${tool[family]}-restore does not read (${odd}); nothing was changed; delete that rule`,
+      );
+  }
 }
 
 /** Our sets, and what a run that was cut off left of a swap. Nothing is asked that would load the module. */
@@ -698,20 +789,46 @@ async function observeSets(host: Host, options: IptOptions): Promise<IpSet[]> {
 
 /** ipset 7.17: `create NAME hash:net family inet hashsize 1024 ...`, then `add NAME 192.0.2.0/24` and so on. */
 function parseSet(name: string, text: string): IpSet {
-  const lines = text.split('\n').map((line) => line.split(' '));
-  const [, , ...create] = lines.find(([word]) => word === 'create') ?? [];
+  const [create = '', ...added] = linesOf(text, 'ipset save');
+  const [, , ...words] = create.split(' ');
+  if (!create.startsWith(`create ${name} `)) throw unreadable('ipset save', create);
   const sizes = ['hashsize', 'maxelem', 'bucketsize', 'initval'];
-  const type = create.filter((word, i) => !sizes.includes(word) && !sizes.includes(create[i - 1]!));
-  const members = lines.filter(([word]) => word === 'add');
-  // An element with a timeout or `nomatch` is not what we add.
-  if (members.some((words) => words.length > 3)) type.push('with options');
-  const whole = members
-    .filter((words) => !words.includes('nomatch'))
-    .map(([, , member]) =>
-      member!.includes('/') ? member! : `${member}/${member!.includes(':') ? 128 : 32}`,
-    );
+  const type = words.filter((word, i) => !sizes.includes(word) && !sizes.includes(words[i - 1]!));
+  const whole: string[] = [];
+  let withOptions = false;
+  for (const line of added) {
+    const [, , member = '', ...options] = line.split(' ');
+    if (!line.startsWith(`add ${name} `) || member === '') throw unreadable('ipset save', line);
+    // An element with a timeout or `nomatch` is not what we add.
+    withOptions ||= options.length > 0;
+    if (options.includes('nomatch')) continue;
+    whole.push(member.includes('/') ? member : `${member}/${member.includes(':') ? 128 : 32}`);
+  }
+  if (withOptions) type.push('with options');
   const { v4, v6 } = prefixesIn(whole);
   return { name, type: type.join(' '), prefixes: [...v4, ...v6] };
+}
+
+/** The sets, other than ours, from which rules of table filter accept. */
+async function acceptedSets(
+  host: Host,
+  { v4, v6 }: Pick<IptAround, 'v4' | 'v6'>,
+): Promise<IptAround['accepted']> {
+  const rules = [v4, v6].flatMap((f) => f?.tables.find((t) => t.name === 'filter')?.rules ?? []);
+  const names = rules.flatMap(
+    ({ text }) => /-m set --match-set (\S+) src .*-j ACCEPT$/.exec(text)?.[1] ?? [],
+  );
+  const sets = [...new Set(names)].filter((name) => !/^cfsync[46]$/.test(name));
+  const members = await Promise.all(
+    sets.map(async (name) => {
+      const text = await optional(host, { argv: ['ipset', 'save', name] });
+      // Of other types it is not the source address alone that is looked up; `nomatch` is an exception.
+      const plain =
+        text !== undefined && /^create \S+ hash:(net|ip) /.test(text) && !/ nomatch\b/.test(text);
+      return plain ? [[name, parseSet(name, text).prefixes] as const] : [];
+    }),
+  );
+  return new Map(members.flat());
 }
 
 /** Swap wants the same kind and family; what else differs is put right by it. */
@@ -764,8 +881,9 @@ function restoreStep(family: Family, lines: readonly string[]): RunStep {
     command: { argv: [program, '-w', '10', '--noflush'], stdin, timeout: 120_000 },
     check: {
       argv: [program, '-w', '10', '--noflush', '--test'],
-      // A rule with a set that does not exist yet is refused, also by --test.
-      stdin: stdin.replaceAll(/-m set --match-set \S+ src /g, ''),
+      // A rule with a set that does not exist yet is refused, also by --test. What stands in for it is a
+      // condition that nobody meets: a rule without any would be for everybody, were it ever loaded.
+      stdin: stdin.replaceAll(/-m set --match-set cfsync[46] src /g, `-s ${nobody[family]} `),
       timeout: 120_000,
     },
   };
@@ -787,7 +905,7 @@ function sameList(a: readonly string[] | undefined, b: readonly string[]): boole
   return a !== undefined && a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
-/** One table of a restore: our chains, the jumps to them, and what goes. */
+/** One table of a restore: our chains, the jumps to them, what other hands wrote, and what goes. */
 function tableLines(
   family: Family,
   name: TableName,
@@ -801,56 +919,127 @@ function tableLines(
     (c) => !sameList(now?.chains.find((d) => d.name === c.name)?.rules, c.rules),
   );
   const gone = (now?.chains ?? []).filter((c) => !then?.chains.some((d) => d.name === c.name));
-  const jumps = jumpLines(
-    then?.jumps ?? [],
-    now?.jumps ?? [],
-    loaded(family, name, observed.around)?.rules.filter((r) => !isOurs(name)(r)) ?? [],
-  );
-  if (chains.length === 0 && gone.length === 0 && jumps.length === 0) return [];
+  const rules = loaded(family, name, observed.around)?.rules ?? [];
+  const strays = strayMoves(family, name, wanted, observed);
+  const { jumps, back } = placeLines(rules, strays, then?.jumps ?? [], now?.jumps ?? []);
+  const go = strays.go.map((s) => `-D ${s.chain} ${s.rule}`);
+  if ([chains, gone, jumps, go, back].every((list) => list.length === 0)) return [];
   return [
     `*${name}`,
     // Makes the chain, or empties it; other chains stay, because of --noflush.
     ...chains.map((c) => `:${c.name} - [0:0]`),
     ...chains.flatMap((c) => c.rules.map((rule) => `-A ${c.name} ${rule}`)),
-    // A jump that another hand took away in the meantime fails the whole, and nothing is changed.
+    // A rule that another hand took away in the meantime fails the whole, and nothing is changed.
+    ...go,
     ...(jumps.length > 0 ? jumps : (then?.jumps ?? []).map((j) => `-C ${j.chain} ${j.rule}`)),
+    ...back,
     ...gone.map((c) => `-F ${c.name}`),
     ...gone.map((c) => `-X ${c.name}`),
     'COMMIT',
   ];
 }
 
-function jumpLines(
+interface StrayMoves {
+  readonly go: readonly IptStray[];
+  readonly stay: readonly IptStray[];
+  readonly back: readonly IptStray[];
+}
+
+/** A rule that is there already is not put back, whether it was looked for or not. */
+function strayMoves(
+  family: Family,
+  name: TableName,
+  wanted: IptOwned,
+  observed: Observed<IptOwned, IptAround>,
+): StrayMoves {
+  const here = (list: readonly IptStray[] = []): readonly IptStray[] =>
+    name === 'filter' ? list.filter((s) => s.family === family) : [];
+  const then = here(wanted.strays);
+  const now = here(observed.owned.strays);
+  const [stay, go] = split(now, then);
+  const others = then.length === 0 ? [] : (loaded(family, name, observed.around)?.rules ?? []);
+  const [, back] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
+  return { go, stay, back };
+}
+
+/** Those that are also in the other list, as often as there, and those that are not. */
+function split(
+  list: readonly IptStray[],
+  other: readonly Pick<IptStray, 'chain' | 'rule'>[],
+): readonly [IptStray[], IptStray[]] {
+  const left = [...other];
+  const both: IptStray[] = [];
+  const rest = list.filter((stray) => {
+    const at = left.findIndex((o) => o.chain === stray.chain && o.rule === stray.rule);
+    if (at < 0) return true;
+    left.splice(at, 1);
+    both.push(stray);
+    return false;
+  });
+  return [both, rest];
+}
+
+/**
+ * The lines that move jumps and put strays back, each with the number of the place where it belongs once the
+ * lines before it are carried out.
+ * @param rules What is there; strays only where nobody looked for them.
+ */
+function placeLines(
+  rules: readonly SavedRule[],
+  strays: StrayMoves,
   wanted: readonly Jump[],
   observed: readonly Jump[],
-  others: readonly SavedRule[],
-): string[] {
-  const textsOf = (chain: string): string[] =>
-    others.filter((r) => r.chain === chain).map((r) => r.text);
-  const said = (list: readonly Jump[]): string[] =>
-    list.map((j) => JSON.stringify([j.chain, j.rule, j.before])).sort();
-  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
-  const then = wanted.map((jump) => {
-    const texts = textsOf(jump.chain);
-    const place = ({ before }: Jump): number =>
-      before === null ? texts.length : texts.indexOf(before);
-    const limit = place(jump);
-    const same = observed.filter((j) => j.chain === jump.chain && j.rule === jump.rule);
-    const exact = same.find((j) => j.before === jump.before);
-    return exact ?? same.find((j) => limit < 0 || place(j) < limit) ?? jump;
-  });
-  if (sameList(said(then), said(observed))) return [];
-  const lines = observed.map((j) => `-D ${j.chain} ${j.rule}`);
-  const rules = new Map<string, string[]>();
-  for (const { chain, rule, before } of then) {
-    const list = rules.get(chain) ?? textsOf(chain);
-    rules.set(chain, list);
-    // The rule it stood before is gone: the top is the place where no drop comes first.
-    const at = before === null ? list.length : Math.max(list.indexOf(before), 0);
-    lines.push(at === list.length ? `-A ${chain} ${rule}` : `-I ${chain} ${at + 1} ${rule}`);
+): { readonly jumps: readonly string[]; readonly back: readonly string[] } {
+  const lists = new Map<string, string[]>();
+  const listOf = (chain: string): string[] => {
+    const list = lists.get(chain) ?? rules.filter((r) => r.chain === chain).map((r) => r.text);
+    lists.set(chain, list);
+    return list;
+  };
+  const put = (chain: string, rule: string, at: number): string => {
+    const list = listOf(chain);
     list.splice(at, 0, rule);
-  }
-  return lines;
+    return at === list.length - 1 ? `-A ${chain} ${rule}` : `-I ${chain} ${at + 1} ${rule}`;
+  };
+  for (const { chain, rule, ...place } of strays.stay)
+    put(chain, rule, placeOf(place, listOf(chain)));
+  const then = wanted.map((jump) => notMovedDown(jump, observed, listOf(jump.chain)));
+  const jumps = [...new Set([...observed, ...then].map((j) => j.chain))].flatMap((chain) => {
+    const there = [...listOf(chain)];
+    const lines = observed
+      .filter((j) => j.chain === chain)
+      .map(({ rule }) => {
+        listOf(chain).splice(listOf(chain).indexOf(rule), 1);
+        return `-D ${chain} ${rule}`;
+      });
+    for (const { rule, ...place } of then.filter((j) => j.chain === chain))
+      lines.push(put(chain, rule, placeOf(place, listOf(chain))));
+    return sameList(there, listOf(chain)) ? [] : lines;
+  });
+  const back = strays.back.map(({ chain, rule, ...place }) =>
+    put(chain, rule, placeOf(place, listOf(chain))),
+  );
+  return { jumps, back };
+}
+
+/** On the way back an admin may have added a drop above, or deleted what the jump stood before: it stays where it is. */
+function notMovedDown(jump: Jump, observed: readonly Jump[], list: readonly string[]): Jump {
+  const place = (j: Jump): number =>
+    j.before !== null && !list.includes(j.before) ? -1 : placeOf(j, list);
+  const limit = place(jump);
+  const same = observed.filter((j) => j.chain === jump.chain && j.rule === jump.rule);
+  const exact = same.find((j) => j.before === jump.before && j.nth === jump.nth);
+  return exact ?? same.find((j) => limit < 0 || place(j) < limit) ?? jump;
+}
+
+/** The rule it stood before may be gone: the top is the place where no drop comes first. */
+function placeOf(
+  { before, nth }: Pick<IptStray, 'before' | 'nth'>,
+  list: readonly string[],
+): number {
+  if (before === null) return list.length;
+  const same = [...list.keys()].filter((i) => list[i] === before);
+  return same[nth] ?? same.at(-1) ?? 0;
 }
 
 function createSet({ name, type, prefixes }: IpSet): string {
@@ -905,7 +1094,7 @@ function rulesText(family: Family, tables: readonly IptTable[]): string[] {
       lines.push(
         '# Not loaded from here, or every load would add one. Wanted once, before the first rule that decides:',
         `# -I ${chain} ${rule}`,
-        ...(before === null ? [] : [`# in front of: -A ${chain} ${before}`]),
+        ...(before === null ? [] : [`# in front of: -A ${chain} ${escape(before)}`]),
       );
     lines.push('COMMIT');
   }

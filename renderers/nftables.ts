@@ -14,19 +14,29 @@ import { checkKeys, oneOf } from '../src/options.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { probes, walk, walkBase } from '../src/nft/judge.ts';
 import {
+  at as partOf,
   chainName,
   elements,
   isOurJump,
+  isWritable,
   parseListing,
+  rulesOf,
   same,
   type Chain,
   type ChainName,
   type Expr,
   type Family,
   type Listing,
-  type Match,
   type Rule,
 } from '../src/nft/listing.ts';
+import {
+  findStrays,
+  readElement,
+  textOfRule,
+  uses,
+  type AcceptedSet,
+  type NftStray,
+} from '../src/nft/strays.ts';
 import { merge, parseRanges } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -42,7 +52,8 @@ import {
   type Step,
 } from '../src/renderer.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
-import { escape, firstLines } from '../src/text.ts';
+import { upper } from '../src/strays.ts';
+import { escape, few, firstLines } from '../src/text.ts';
 
 type SetName = 'cfsync4' | 'cfsync6';
 
@@ -81,6 +92,7 @@ interface Jump {
 }
 
 export interface NftOwned extends Owned {
+  readonly strays?: readonly NftStray[];
   readonly file: NftOptions['file'];
   /** Sorted by family and name. */
   readonly tables: readonly NftTable[];
@@ -103,6 +115,12 @@ export interface NftAround {
   readonly legacy: boolean;
   /** Our names with a shape that this version does not make. */
   readonly mismatches: readonly string[];
+  /** The admin's sets of prefixes from which rules of the admin's accept. */
+  readonly accepted: readonly AcceptedSet[];
+  /** The base chains in which rules let Cloudflare in that are taken over, and from which of the others on. */
+  readonly adopted?: readonly { readonly chain: Chain; readonly at: number }[];
+  /** What is to be said of what is taken over, and of what is not. */
+  readonly remarks?: readonly Notice[];
 }
 
 // What `nft -j` prints (libnftables-json(5), nft 1.0.6); only the members that are read here.
@@ -149,6 +167,8 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
     const notices: Notice[] = [];
     if (around !== undefined) refuse(options, around);
     const places = attachTo(desired, options, around, notices);
+    if (around !== undefined) refuseElsewhere(places, desired, around);
+    notices.push(...(around?.remarks ?? []));
     const tables = places.map((place) => attachment(place, desired, ranges, around));
     if (desired.mode === 'lockdown') {
       const own = tables.findIndex(isOwn);
@@ -161,7 +181,10 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
 
   async observe(host) {
     const listing = parseListing(await ask(host, ['nft', '-j', '-t', 'list', 'ruleset']));
-    const around = await lookAround(host, listing);
+    const around = {
+      ...(await lookAround(host, listing)),
+      accepted: await acceptedSets(host, listing),
+    };
     const tables = await Promise.all(
       listing.tables
         .filter((t) => isOurs(t, listing))
@@ -177,11 +200,13 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
   },
 
   plan(wanted, observed) {
+    const strays = strayLines(wanted, observed);
     const stages: readonly (readonly [string, readonly string[]])[] = [
       ['sets and chains', refreshLines(wanted, observed.owned)],
       // The kernel shows new rules a moment before new elements, so hooks come in a transaction of their own.
-      ['hooks', hookLines(wanted, observed)],
-      ['unhook what is no longer wanted', unhookLines(wanted, observed)],
+      ['hooks', [...strays.back, ...hookLines(wanted, observed)]],
+      // An element that goes is gone a moment before its transaction's new rules count: so theirs go after.
+      ['unhook what is no longer wanted', [...strays.go, ...unhookLines(wanted, observed)]],
       ['delete what is no longer wanted', sweepLines(wanted, observed)],
     ];
     const filled = stages.filter(([, lines]) => lines.length > 0);
@@ -197,6 +222,15 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
         ? { ...step, check: { argv: ['nft', '-c', '-f', '-'], stdin: all, timeout: 120_000 } }
         : step;
     });
+  },
+
+  adopt({ owned, around }, desired, known) {
+    const bases = around.chains.filter((chain) => isAdoptable(chain, around));
+    const found = findStrays(bases, around.rules, around.accepted, desired, known);
+    // Nothing may be placed by a rule that goes.
+    const rest = { ...around, rules: found.rest, adopted: found.places, remarks: remarks(found) };
+    const tables = owned.tables.map((table) => ({ ...table, jumps: jumpsOf(table, rest) }));
+    return { owned: { ...owned, tables, strays: found.strays }, around: rest };
   },
 
   print(owned) {
@@ -283,6 +317,10 @@ function refuseForeign(name: ChainName, around: NftAround): void {
     instead(
       `table ${table} drops the ports and belongs to firewalld, which takes foreign rules away; nothing was changed; open the ports with firewall-cmd, and use --nft-chain none with --mode lockdown`,
     );
+  if (!isWritable(name.table) || !isWritable(name.chain))
+    instead(
+      `chain ${table} ${name.chain} drops the ports, and nft reads no rule for a table or chain of that name; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
+    );
   if (around.owner.includes(table))
     instead(
       `table ${table} drops the ports and belongs to a running program (flags owner) that lets nobody else change it; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
@@ -298,6 +336,69 @@ function managedByIptables(name: ChainName, around: NftAround): boolean {
       (c) => c.family === name.family && c.table === name.table && /^[A-Z]+$/.test(c.chain),
     )
   );
+}
+
+/** Chains whose rules may be taken over: those where rules of ours can stand in their place. */
+function isAdoptable(chain: Chain, around: NftAround): boolean {
+  const table = `${chain.family} ${chain.table}`;
+  return (
+    chain.base?.type === 'filter' &&
+    chain.base.hook === 'input' &&
+    ['ip', 'ip6', 'inet'].includes(chain.family) &&
+    !isOwn({ family: chain.family, name: chain.table }) &&
+    !managedByIptables(chain, around) &&
+    chain.table !== 'firewalld' &&
+    !around.owner.includes(table) &&
+    !around.dormant.includes(table)
+  );
+}
+
+/** Where theirs go and ours do not stand, the chain must not drop the ports, whatever its conditions. */
+function refuseElsewhere(
+  places: readonly (ChainName | typeof ownTable)[],
+  desired: Desired,
+  around: NftAround,
+): void {
+  for (const { chain } of around.adopted ?? []) {
+    if (places.some((place) => 'table' in place && same(place, chain))) continue;
+    const walks = probes(desired, chain.family).map((probe) =>
+      walkBase(chain, probe, around.rules),
+    );
+    if (walks.every((w) => w.verdict !== 'drop' && w.unclear.length === 0)) continue;
+    const name = `${chain.family}/${chain.table}/${chain.chain}`;
+    throw new CfsyncError(
+      exit.failed,
+      `nftables: chain ${name} has rules for Cloudflare's ranges in front of others that may drop the ports, and cfsync would not attach there; nothing was changed; take it over by itself with --nft-chain ${name}`,
+    );
+  }
+}
+
+/** What the admin has to know of what is taken over, and of what is not. */
+function remarks({ strays, others, mixed }: ReturnType<typeof findStrays>): Notice[] {
+  const warn = (text: string): Notice => ({ level: 'warning', text });
+  return [
+    ...(others.length === 0
+      ? []
+      : [
+          warn(
+            `rules for Cloudflare's ranges that open other ports stay as they are (${few(others.map(escape))}); to take them over, name those ports as well with --ports`,
+          ),
+        ]),
+    ...(mixed.length === 0
+      ? []
+      : [
+          warn(
+            `what has ranges of Cloudflare's and serves something else as well stays as it is (${few(mixed.map(escape))}); take the ranges out by hand`,
+          ),
+        ]),
+    ...(strays.length === 0
+      ? []
+      : [
+          warn(
+            'a script that wrote these rules, or a file that is loaded at boot (/etc/nftables.conf), brings them back: take them out there as well',
+          ),
+        ]),
+  ];
 }
 
 function ownSets(ranges: Ranges): NftTable {
@@ -428,40 +529,50 @@ function where(rule: Rule): string {
 
 // ---- where the jump stands ----
 
-/** The rules of a chain, each of our jumps with the handle of the next rule that is not ours. */
+/** Our jumps in a chain, each with the handle of the next rule that is not ours. */
 function jumpsIn(
   name: ChainName,
-  around: NftAround,
+  around: Pick<NftAround, 'rules'>,
 ): readonly (Jump & { readonly handle: number; readonly index: number })[] {
-  const rules = around.rules.filter((r) => same(r, name));
-  return rules.flatMap((rule, index) =>
-    isOurJump(rule)
-      ? [
-          {
-            chain: name.chain,
-            handle: rule.handle,
-            index,
-            before: rules.slice(index + 1).find((r) => !isOurJump(r))?.handle ?? null,
-          },
-        ]
-      : [],
-  );
+  const found: (Jump & { readonly handle: number; readonly index: number })[] = [];
+  let before: number | null = null;
+  const rules = rulesOf(around.rules, name);
+  for (let index = rules.length - 1; index >= 0; index--) {
+    const { handle } = rules[index]!;
+    if (isOurJump(rules[index]!)) found.push({ chain: name.chain, handle, index, before });
+    else before = handle;
+  }
+  return found.reverse();
 }
 
 /**
  * Before the first rule that drops any of our traffic, so that the admin's earlier rules (bans) still
- * come first; at the end where only the policy drops. A jump that already stands well stays.
+ * come first; at the end where only the policy drops. Not below rules that are taken over, because they may
+ * have let Cloudflare past a limit or a ban. A jump that already stands well stays.
  */
 function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
   const deciding = probes(desired, name.family).flatMap((probe) => {
-    const end = walk(name, probe, around.rules, 0);
+    const end = walk(name, probe, around.rules);
     return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
   });
-  const rules = around.rules.filter((r) => same(r, name));
-  const limit = rules.findIndex((r) => deciding.includes(r.handle));
+  const rules = rulesOf(around.rules, name);
+  const limit = upper(
+    rules.findIndex((r) => deciding.includes(r.handle)),
+    around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
+  );
   const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
   return { chain: name.chain, before: standing ? standing.before : (rules[limit]?.handle ?? null) };
+}
+
+function jumpsOf(table: NftTable, around: NftAround): Jump[] {
+  const chains = new Set(table.jumps.map((jump) => jump.chain));
+  return [...chains].flatMap((chain) =>
+    jumpsIn({ family: table.family, table: table.name, chain }, around).map(({ before }) => ({
+      chain,
+      before,
+    })),
+  );
 }
 
 // ---- observe ----
@@ -511,7 +622,7 @@ function isOurs(
   );
 }
 
-async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
+async function lookAround(host: Host, listing: Listing): Promise<Omit<NftAround, 'accepted'>> {
   const flagged = await Promise.all(
     // nft 1.0.6 says in JSON that there are flags, and prints garbage for which.
     listing.tables
@@ -539,6 +650,24 @@ async function lookAround(host: Host, listing: Listing): Promise<NftAround> {
   };
 }
 
+/** Read each by itself, as ours are, and only those: a set of banned addresses may be large. */
+async function acceptedSets(host: Host, listing: Listing): Promise<AcceptedSet[]> {
+  const accepts = listing.rules.filter((rule) => rule.expr.some((e) => 'accept' in e));
+  const sets = listing.sets.flatMap(({ family, table, name, type, flags }) => {
+    const set = { family: family as Family, table, name };
+    const plain =
+      (type === 'ipv4_addr' || type === 'ipv6_addr') && JSON.stringify(flags) === '["interval"]';
+    return plain && !isSetName(name) && accepts.some((rule) => uses(rule, set)) ? [set] : [];
+  });
+  return Promise.all(
+    sets.map(async (set) => {
+      const argv = ['nft', '-j', 'list', 'set', set.family, set.table, set.name] as const;
+      const { sets: listed } = parseListing(await ask(host, argv));
+      return { ...set, elem: listed[0]?.elem ?? [] };
+    }),
+  );
+}
+
 function sharedSets(listing: Listing): string[] {
   return listing.rules.flatMap((rule) =>
     rule.chain === chainName || isOwn({ family: rule.family, name: rule.table })
@@ -553,11 +682,9 @@ function mismatches(listing: Listing): string[] {
   const found: string[] = [];
   for (const set of listing.sets) {
     if (!isSetName(set.name) || !isOurs({ family: set.family, name: set.table }, listing)) continue;
-    const flags = JSON.stringify(set.flags);
-    if (set.type !== setType[set.name] || flags !== '["interval"]')
-      found.push(
-        `set ${set.family} ${set.table} ${set.name} has type ${JSON.stringify(set.type)} and flags ${flags}`,
-      );
+    const [type, flags] = [JSON.stringify(set.type), JSON.stringify(set.flags)];
+    if (!isSetOfOurs(set))
+      found.push(`set ${set.family} ${set.table} ${set.name} has type ${type} and flags ${flags}`);
   }
   for (const chain of listing.chains) {
     if (!isOwn({ family: chain.family, name: chain.table })) continue;
@@ -569,6 +696,11 @@ function mismatches(listing: Listing): string[] {
       found.push(`chain inet cfsync ${chain.chain} has ${fixed(base)}`);
   }
   return found;
+}
+
+/** Whether a set has the type and flags that cfsync gives to the one of its name. */
+function isSetOfOurs({ name, type, flags }: Listing['sets'][number]): boolean {
+  return isSetName(name) && type === setType[name] && JSON.stringify(flags) === '["interval"]';
 }
 
 function isSetName(name: string): name is SetName {
@@ -583,7 +715,7 @@ async function ownedTable(
   host: Host,
   table: { readonly family: string; readonly name: string },
   listing: Listing,
-  around: NftAround,
+  around: Omit<NftAround, 'accepted'>,
 ): Promise<NftTable> {
   const { family, name } = table as { family: Family; name: string };
   const inTable = (item: { readonly family: string; readonly table: string }): boolean =>
@@ -593,16 +725,28 @@ async function ownedTable(
     listing.sets
       .filter((s) => inTable(s) && isSetName(s.name))
       .map(async (s) => {
-        const listed = parseListing(
-          await ask(host, ['nft', '-j', 'list', 'set', family, name, s.name]),
-        );
-        const prefixes = elements({ set: listed.sets[0]?.elem ?? [] }) ?? [];
-        const { v4, v6 } = parseRanges(prefixes);
+        const argv = ['nft', '-j', 'list', 'set', family, name, s.name] as const;
+        const listed = parseListing(await ask(host, argv)).sets[0];
+        const prefixes = listed && elements({ set: listed.elem });
+        // What another type of set holds is no prefix, and `mismatches` has it.
+        if (prefixes === undefined && (listed === undefined || isSetOfOurs(listed)))
+          throw new BackendError(
+            'broken',
+            `nftables: what ${argv.join(' ')} printed cannot be read: an element is no address; nothing was changed; delete that element, or the set`,
+          );
+        const { v4, v6 } = parseRanges(prefixes ?? []);
         return [s.name, s.name === 'cfsync4' ? v4 : v6] as const;
       }),
   );
   const ours = listing.chains.filter((c) => inTable(c) && (isOwn(table) || c.chain === chainName));
   const others = listing.chains.filter((c) => inTable(c) && !ours.includes(c));
+  const jumps = others.flatMap((c) => jumpsIn(c, around));
+  const odd = [name, ...[...ours, ...jumps].map((c) => c.chain)].find((n) => !isWritable(n));
+  if (odd !== undefined)
+    throw new BackendError(
+      'not supported',
+      `nftables: table ${family} ${name} holds rules of cfsync's, and nft reads no rule for the name ${odd} in it; nothing was changed; delete it by its handle (nft -a list ruleset shows it)`,
+    );
   return {
     family,
     name,
@@ -614,50 +758,55 @@ async function ownedTable(
       ours.map((c) => ({
         name: c.chain,
         ...(c.base === undefined ? {} : { base: baseText(c.base) }),
-        rules: listing.rules.filter((r) => same(r, c)).map(ruleText),
+        rules: rulesOf(listing.rules, c).map(ruleText),
       })),
     ),
-    jumps: others.flatMap((c) =>
-      jumpsIn(c, around).map(({ chain, before }) => ({ chain, before })),
-    ),
+    jumps: jumps.map(({ chain, before }) => ({ chain, before })),
   };
 }
 
 /** A rule in the syntax that `want` writes; anything else becomes a comment, and so differs from it. */
 function ruleText(rule: Rule): string {
   const words = rule.expr.map(exprText);
-  if (words.includes(undefined)) return `# a rule that cfsync did not write, handle ${rule.handle}`;
-  return [
-    ...words,
-    ...(rule.comment === undefined ? [] : [`comment "${escape(rule.comment)}"`]),
-  ].join(' ');
+  if (rule.comment !== undefined)
+    words.push(/^[ !#-~]*$/.test(rule.comment) ? `comment "${rule.comment}"` : undefined);
+  return words.includes(undefined)
+    ? `# a rule that cfsync did not write, handle ${rule.handle}`
+    : words.join(' ');
 }
 
 function exprText(e: Expr): string | undefined {
   if ('counter' in e) return 'counter';
   for (const verdict of ['accept', 'drop', 'return']) if (verdict in e) return verdict;
-  if ('jump' in e) return `jump ${(e.jump as { readonly target: string }).target}`;
-  if (!('match' in e)) return undefined;
-  const { op, left, right } = e.match as Match;
-  if (op !== '==') return undefined;
-  const payload = left.payload as { readonly protocol: string; readonly field: string } | undefined;
-  if (payload?.field === 'dport') {
-    const list =
-      typeof right === 'number' ? [right] : ((right as { readonly set?: unknown }).set ?? []);
-    return Array.isArray(list) && list.length > 0 && list.every((p) => typeof p === 'number')
-      ? `${payload.protocol} dport ${ports(list)}`
+  if ('jump' in e) {
+    const target = partOf(e, 'jump', 'target');
+    return typeof target === 'string' && isWritable(target) ? `jump ${target}` : undefined;
+  }
+  const left = partOf(e, 'match', 'left');
+  const right = partOf(e, 'match', 'right');
+  if (partOf(e, 'match', 'op') !== '==') return undefined;
+  const protocol = partOf(left, 'payload', 'protocol');
+  const field = partOf(left, 'payload', 'field');
+  if (field === 'dport' && (protocol === 'tcp' || protocol === 'udp')) {
+    const list = typeof right === 'number' ? [right] : partOf(right, 'set');
+    return Array.isArray(list) && list.length > 0 && list.every(isPort)
+      ? `${protocol} dport ${ports(list)}`
       : undefined;
   }
-  if (payload?.field === 'saddr' && typeof right === 'string' && right.startsWith('@'))
-    return `${payload.protocol} saddr ${right}`;
-  if (
-    (left.meta as { readonly key?: string } | undefined)?.key === 'iifname' &&
-    typeof right === 'string'
-  )
-    return `iifname "${escape(right)}"`;
+  if (typeof right !== 'string') return undefined;
+  if (field === 'saddr' && (protocol === 'ip' || protocol === 'ip6'))
+    return right.startsWith('@') && isWritable(right.slice(1))
+      ? `${protocol} saddr ${right}`
+      : undefined;
+  if (partOf(left, 'meta', 'key') === 'iifname')
+    return /^[\w.@+*-]+$/.test(right) ? `iifname "${right}"` : undefined;
   if (JSON.stringify(left) === '{"fib":{"result":"type","flags":["daddr"]}}' && right === 'local')
     return 'fib daddr type local';
   return undefined;
+}
+
+function isPort(value: unknown): boolean {
+  return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 65_535;
 }
 
 // ---- plan ----
@@ -767,9 +916,7 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
 function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const name = { family: table.family, table: table.name, chain: jump.chain };
   const standing = jumpsIn(name, around);
-  const limit = around.rules
-    .filter((r) => same(r, name))
-    .findIndex((r) => r.handle === jump.before);
+  const limit = rulesOf(around.rules, name).findIndex((r) => r.handle === jump.before);
   // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
   const keep =
     standing.find((j) => j.before === jump.before) ??
@@ -782,6 +929,76 @@ function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
   // The rule it stood before is gone: the top is the place where no drop comes first.
   return [`insert rule ${chain}${limit < 0 ? '' : ` handle ${jump.before}`} ${jumpRule}`, ...extra];
+}
+
+/** What other hands wrote: the lines by which it goes, and by which it is put back. */
+function strayLines(
+  wanted: NftOwned,
+  { owned, around }: Observed<NftOwned, NftAround>,
+): { readonly go: readonly string[]; readonly back: readonly string[] } {
+  const now = owned.strays ?? [];
+  const then = wanted.strays ?? [];
+  // What is there already is not put back, whether it was looked for or not.
+  const others = [
+    ...around.rules.map((rule) => strayKey({ ...rule, rule: textOfRule(rule) ?? '' })),
+    ...around.accepted.flatMap(({ family, table, name: set, elem }) =>
+      elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
+    ),
+  ];
+  return {
+    go: without(now, then.map(strayKey)).map(deleteLine),
+    back: without(then, [...now.map(strayKey), ...others]).flatMap((s) => putBack(s, around)),
+  };
+}
+
+type StrayName =
+  | Pick<Extract<NftStray, { rule: string }>, 'family' | 'table' | 'chain' | 'rule'>
+  | Pick<Extract<NftStray, { set: string }>, 'family' | 'table' | 'set' | 'element'>;
+
+function strayKey(stray: StrayName): string {
+  const { family, table } = stray;
+  return JSON.stringify(
+    'rule' in stray
+      ? [family, table, stray.chain, stray.rule]
+      : [family, table, `@${stray.set}`, stray.element],
+  );
+}
+
+/** Each key takes one away. */
+function without(strays: readonly NftStray[], keys: readonly string[]): NftStray[] {
+  const left = new Map<string, number>();
+  for (const key of keys) left.set(key, (left.get(key) ?? 0) + 1);
+  return strays.filter((stray) => {
+    const count = left.get(strayKey(stray)) ?? 0;
+    left.set(strayKey(stray), count - 1);
+    return count <= 0;
+  });
+}
+
+function deleteLine(stray: NftStray): string {
+  const table = `${stray.family} ${stray.table}`;
+  return 'rule' in stray
+    ? `delete rule ${table} ${stray.chain} handle ${stray.handle}`
+    : `delete element ${table} ${stray.set} { ${stray.element} }`;
+}
+
+/** Nothing where its chain is gone, or no rule accepts from its set any more. */
+function putBack(stray: NftStray, around: NftAround): string[] {
+  const table = `${stray.family} ${stray.table}`;
+  if (!('rule' in stray)) {
+    const { set, element, comment } = stray;
+    const text = comment === undefined ? element : `${element} comment "${comment}"`;
+    return around.accepted.some((s) => `${s.family} ${s.table} ${s.name}` === `${table} ${set}`)
+      ? [`add element ${table} ${set} { ${text} }`]
+      : [];
+  }
+  if (!around.chains.some((chain) => same(chain, stray))) return [];
+  const place = `rule ${table} ${stray.chain}`;
+  if (stray.below.length === 0) return [`add ${place} ${stray.rule}`];
+  const there = around.rules.filter((rule) => same(rule, stray)).map((rule) => rule.handle);
+  const next = stray.below.find((handle) => there.includes(handle));
+  // As with a jump: the top is the place where no drop comes first.
+  return [`insert ${place} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

@@ -10,7 +10,7 @@ import { BackendError, CfsyncError, errno, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
 import { checkKeys } from '../src/options.ts';
-import { merge, none, parseRanges, type Family } from '../src/prefix.ts';
+import { intersect, isEmpty, merge, none, parseRanges, type Family } from '../src/prefix.ts';
 import {
   defineRenderer,
   type Artifact,
@@ -26,6 +26,7 @@ import { count, firstLines } from '../src/text.ts';
 import {
   hinders,
   includesPort,
+  isAcceptFrom,
   isOfOurForm,
   parseListing,
   parseRule,
@@ -34,6 +35,7 @@ import {
   type ChainRule,
   type Listing,
 } from '../src/ufw/chains.ts';
+import { leftovers, putBack, without, type UfwStray } from '../src/ufw/leftovers.ts';
 import {
   adminRules,
   block,
@@ -48,15 +50,19 @@ import {
   parseRules,
   tupleOf,
   type OwnBlocks,
+  type RulesFile,
   type Tuple,
 } from '../src/ufw/rules.ts';
 
 interface FamilyState extends OwnBlocks {
   /** Whether the kernel has what the file says of ours; true where there is nothing to load. */
   readonly loaded: boolean;
+  /** The names of all that stood in the file while it had strays. */
+  readonly order?: readonly string[];
 }
 
 export interface UfwOwned extends Owned {
+  readonly strays?: readonly UfwStray[];
   readonly v4: FamilyState;
   readonly v6: FamilyState;
 }
@@ -70,6 +76,10 @@ interface Perhaps<T> {
 export interface UfwAround {
   /** /etc/ufw/user.rules and user6.rules. */
   readonly texts: Readonly<Record<Family, string>>;
+  /** The same with ours in the places of what is taken over, where something is. */
+  readonly adopted?: Readonly<Partial<Record<Family, RulesFile>>>;
+  /** Rules for Cloudflare's ranges that cannot be taken over, as the words after `ufw`. */
+  readonly left?: readonly string[];
   /** ENABLED in ufw.conf. */
   readonly enabled: boolean;
   /** Whether UFW looks after IPv6: IPV6 in /etc/default/ufw, and whether the kernel has any. */
@@ -121,7 +131,7 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     refuseClashes(blocks, around);
     if (desired.mode === 'lockdown') refuseOpenings(desired, ranges, around);
     const state = (family: Family): FamilyState => {
-      const file = parseRules(around.texts[family], paths[family]);
+      const file = rulesOf(family, around);
       if (!isUsed(family, around)) return { ...ownBlocks(file), loaded: true };
       const then = ownBlocks(parseRules(edit(file, blocks[family]), paths[family]));
       return { ...then, loaded: true };
@@ -154,8 +164,13 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     const loads: Step[] = [];
     for (const family of families) {
       const text = around.texts[family];
-      const { at, blocks, loaded } = wanted[family];
-      const next = edit(parseRules(text, paths[family]), blocks, at);
+      const { at, blocks, loaded, order = [] } = wanted[family];
+      const strays = (wanted.strays ?? []).filter((stray) => stray.family === family);
+      // On the way back only those that were taken come back; what was written since then stays.
+      const file =
+        wanted.strays === undefined ? rulesOf(family, around) : parseRules(text, paths[family]);
+      const ours = edit(without(file, strays), blocks, at);
+      const next = putBack(ours, paths[family], strays, order);
       const restore = (...words: string[]) =>
         ({
           argv: [`${programs[family]}-restore`, '-w', '10', '-n', ...words],
@@ -180,7 +195,35 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
   },
 
   print(owned) {
-    return families.flatMap((family) => artifact(family, owned[family]));
+    return families.flatMap((family) => artifact(family, owned));
+  },
+
+  adopt({ owned, around }, desired, known) {
+    const ranges = merge(desired.ranges, desired.extra);
+    const found = families.flatMap((family) => {
+      if (!isUsed(family, around)) return [];
+      const ours = (prefix: string): readonly string[] =>
+        blocksFor(family, desired, parseRanges(ranges[family].filter((one) => meet(one, prefix))));
+      const file = rulesOf(family, around);
+      return [[family, leftovers(file, family, desired, known, ours)] as const];
+    });
+    const left = [...new Set(found.flatMap(([, one]) => one.left))];
+    const strays = found.flatMap(([, one]) => one.strays);
+    if (strays.length === 0) return { owned, around: { ...around, left } };
+    const states = found.map(([family, { rest, order }]) => {
+      const { loaded } = owned[family];
+      return [family, { ...ownBlocks(rest), loaded, order }] as const;
+    });
+    const adopted = found.map(([family, { replaced }]) => [family, replaced] as const);
+    return {
+      owned: { ...owned, ...Object.fromEntries(states), strays },
+      around: {
+        ...around,
+        left,
+        adopted: Object.fromEntries(adopted),
+        ...(around.kernel && { kernel: withoutStrays(around.kernel, strays) }),
+      },
+    };
   },
 });
 
@@ -210,6 +253,10 @@ function blocksFor(family: Family, desired: Desired, ranges: Ranges): readonly s
     .sort();
 }
 
+function meet(one: string, other: string): boolean {
+  return !isEmpty(intersect(parseRanges([one]), parseRanges([other])));
+}
+
 /** What our blocks hold in addresses. */
 function held(v4: FamilyState, v6: FamilyState): Ranges {
   return parseRanges(claimsOf([...v4.blocks, ...v6.blocks]).flatMap((claim) => claim.sources));
@@ -230,7 +277,7 @@ function refuseClashes(
   if (clashes.length === 0) return;
   throw new CfsyncError(
     exit.failed,
-    `ufw: ${count(clashes.length, 'rule')} without the comment cfsync ${clashes.length === 1 ? 'has' : 'have'} the ports and the source of one of ours, and ufw takes the two for one; nothing was changed; run what stands below, then cfsync again`,
+    `ufw: ${count(clashes.length, 'rule')} without the comment cfsync ${clashes.length === 1 ? 'has' : 'have'} the ports and the source of one of ours, and ufw takes the two for one; nothing was changed; cfsync adopt takes over those that allow, or run what stands below, then cfsync again`,
     { detail: clashes.map((rule) => `ufw ${commandOf(rule)}: ${wayOut(rule)}`) },
   );
 }
@@ -243,7 +290,11 @@ function wayOut(rule: Tuple): string {
 }
 
 function rulesIn(family: Family, around: UfwAround): readonly Tuple[] {
-  return adminRules(parseRules(around.texts[family], paths[family]));
+  return adminRules(rulesOf(family, around));
+}
+
+function rulesOf(family: Family, { adopted, texts }: UfwAround): RulesFile {
+  return adopted?.[family] ?? parseRules(texts[family], paths[family]);
 }
 
 // ---- who else gets in ----
@@ -396,6 +447,11 @@ function remarks(desired: Desired, v4: FamilyState, around: UfwAround): Notice[]
         'UFW lets in whatever no rule forbids, so mode allow changes nothing today; ufw default deny incoming closes what is not allowed',
       );
   }
+  if (around.left?.length)
+    say(
+      'warning',
+      `left alone, though for Cloudflare's ranges, because of other ports or more conditions: ${around.left.map((words) => `ufw ${words}`).join('; ')}; ufw delete and the same words take one away`,
+    );
   if (around.docker.length > 0)
     say(
       desired.mode === 'lockdown' ? 'warning' : 'note',
@@ -498,6 +554,25 @@ function ofOurForm(lines: readonly string[], chain: string): string[] {
     .map(ruleKey);
 }
 
+/** What the kernel has without the rules that go. */
+function withoutStrays(kernel: Perhaps<string>, strays: readonly UfwStray[]): Perhaps<string> {
+  const strip = (family: Family, text: string): string => {
+    const keyOf = (line: string): string | undefined => {
+      const rule = parseRule(line);
+      return rule?.chain === inputChain(family) && isAcceptFrom(rule) ? ruleKey(rule) : undefined;
+    };
+    const theirs = strays.filter((stray) => stray.family === family);
+    const gone = new Set(theirs.flatMap(({ part }) => part.split('\n').map(keyOf)));
+    gone.delete(undefined);
+    return text
+      .split('\n')
+      .filter((line) => !gone.has(keyOf(line)))
+      .join('\n');
+  };
+  const { v4, v6 } = kernel;
+  return { v4: strip('v4', v4), ...(v6 !== undefined && { v6: strip('v6', v6) }) };
+}
+
 // ---- observe ----
 
 /** /etc/default/ufw and ufw.conf, as `_get_defaults` of ufw 0.36.2 reads them. */
@@ -568,13 +643,16 @@ function unusable(argv: readonly string[], { code, stderr }: Outcome): BackendEr
 
 // ---- print ----
 
-function artifact(family: Family, { at, blocks, loaded }: FamilyState): Artifact[] {
-  if (blocks.length === 0 && loaded) return [];
+function artifact(family: Family, owned: UfwOwned): Artifact[] {
+  const { at, blocks, loaded } = owned[family];
+  const strays = (owned.strays ?? []).filter((stray) => stray.family === family);
+  if (blocks.length + strays.length === 0 && loaded) return [];
   const lines = [
     `# Written by cfsync. Belongs into ${paths[family]}, below the line ### RULES ###.`,
     ...(at > 0 ? [`# Stands behind ${count(at, 'rule')} of the admin's.`] : []),
     ...(loaded ? [] : [`# The kernel's chain ${inputChain(family)} differs from these rules.`]),
   ];
   const path = family === 'v4' ? 'ufw/user.rules' : 'ufw/user6.rules';
-  return [{ path, content: `${lines.join('\n')}\n${blocks.map((text) => `\n${text}`).join('')}` }];
+  const rules = [...blocks.map((text) => `\n${text}`), ...strays.map(({ part }) => part)];
+  return [{ path, content: `${lines.join('\n')}\n${rules.join('')}` }];
 }

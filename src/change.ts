@@ -16,7 +16,7 @@ import { withRunLock } from './lock.ts';
 import { complain, type Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
-import { whileChanging } from './signals.ts';
+import { bringToEnd } from './signals.ts';
 
 interface Context {
   readonly settings: Settings;
@@ -80,7 +80,7 @@ async function takeBackLocked(context: Context, reversals: readonly Reversal[]):
   const code = await locked(
     reversals.map(({ job }) => job),
     context.settings.lockTimeout,
-    () => whileChanging(() => takeRunBack(context, reversals)),
+    () => takeRunBack(context, reversals),
   );
   return code === exit.rolledBack ? exit.ok : code;
 }
@@ -153,6 +153,7 @@ export async function takeRunBack(
   { settings, output }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
+  bringToEnd();
   const codes: ExitCode[] = [];
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);

@@ -206,7 +206,7 @@ function parseUrl(text: string, base?: URL): URL {
 
 function decode(body: ArrayBuffer): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(body);
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(body);
   } catch (cause) {
     throw new Failure('not UTF-8', { refused: true, cause });
   }

@@ -192,7 +192,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
   try {
     const undoable = plan.steps.filter(isUndoable);
     for (const step of undoable) {
-      stopIfAsked();
+      stopIfAsked(name);
       // A program may have done half of its work when it fails; a file is written whole or not at all.
       begun ||= step.kind === 'run';
       await perform(step);
@@ -200,7 +200,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
-    stopIfAsked();
+    stopIfAsked(name);
     begun ||= final.length > 0;
     for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);

@@ -1,4 +1,5 @@
 /** The exit codes, and the errors that carry them to the command line. */
+import { escape } from './text.ts';
 
 /** Exit codes of the command line. */
 export const exit = {
@@ -35,7 +36,10 @@ export function worst(codes: readonly ExitCode[]): ExitCode {
   return order.find((code) => codes.includes(code)) ?? exit.ok;
 }
 
-/** An error that a person is meant to read: what failed, on which input, what is unchanged, what to do. */
+/**
+ * An error that a person is meant to read: what failed, on which input, what is unchanged, what to do. It may name
+ * what others wrote: what cannot be seen is made visible here.
+ */
 export class CfsyncError extends Error {
   readonly code: ExitCode;
   /** Further lines, printed below the first one. */
@@ -46,10 +50,10 @@ export class CfsyncError extends Error {
     message: string,
     options: { detail?: readonly string[]; cause?: unknown } = {},
   ) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(escape(message), options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'CfsyncError';
     this.code = code;
-    this.detail = options.detail ?? [];
+    this.detail = (options.detail ?? []).map(escape);
   }
 }
 

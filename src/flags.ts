@@ -77,6 +77,10 @@ export const flags = {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',
   },
+  'allow-lockout': {
+    type: 'switch',
+    help: 'go on even if the session that this runs in could be cut',
+  },
   'all-or-nothing': {
     type: 'switch',
     help: 'when one backend fails, those that are done go back as well',
@@ -211,6 +215,7 @@ export const commands = {
       'dry-run',
       'exit-code',
       'accept-large-change',
+      'allow-lockout',
       'all-or-nothing',
       'confirm',
       'persist',
@@ -219,6 +224,21 @@ export const commands = {
       ...common,
     ],
     example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
+  },
+  adopt: {
+    help: 'take over what scripts or hands wrote for Cloudflare: ours in, theirs out',
+    flags: [
+      ...desired,
+      ...from,
+      'dry-run',
+      'accept-large-change',
+      'allow-lockout',
+      'all-or-nothing',
+      'confirm',
+      'lock-timeout',
+      ...common,
+    ],
+    example: 'cfsync adopt --backend iptables --dry-run',
   },
   verify: {
     help: 'say whether the system still is what was applied',
@@ -261,6 +281,12 @@ export const commands = {
     help: 'list the backends: usable here, and why not',
     flags: [...cluster, 'format', ...common],
     example: 'cfsync backends',
+  },
+  completion: {
+    help: 'print the completion for a shell',
+    words: 'bash|zsh|fish',
+    flags: [...common],
+    example: 'cfsync completion bash',
   },
 } as const satisfies Readonly<Record<string, CommandSpec>>;
 

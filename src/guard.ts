@@ -45,7 +45,7 @@ export function guard(input: GuardInput): Verdict {
     return { kind: 'go', ranges: merge(input.ranges, kept), kept };
   }
   if (!input.acceptLargeChange) {
-    const lost = share(loss, held, mostLoss);
+    const lost = largeLoss(held, input.ranges);
     if (lost !== undefined)
       return {
         kind: 'no loss',
@@ -54,6 +54,11 @@ export function guard(input: GuardInput): Verdict {
       };
   }
   return { kind: 'go', ranges: input.ranges, kept: { v4: [], v6: [] } };
+}
+
+/** Says how much of what is held would be lost where that is too much to be believed. */
+export function largeLoss(held: Ranges, ranges: Ranges): string | undefined {
+  return share(subtract(held, ranges), held, mostLoss);
 }
 
 /** Says how much of `whole` the part is where that is above the limit; an empty family has no limit. */

@@ -1,10 +1,11 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
 import { withStage } from './files.ts';
 import type { Command, Host, Outcome } from './renderer.ts';
+import type { ProcessHost } from './sessions.ts';
 import { escape, firstLines } from './text.ts';
 
 /** Where programs are looked for, whatever the caller's PATH says. */
@@ -167,15 +168,22 @@ export function lockOpen(fd: number, seconds: number): Promise<boolean> {
 }
 
 /** Starts a program that lives on when this one and its terminal are gone. */
-export function leave(argv: readonly [string, ...string[]], said: 'terminal' | 'nobody'): void {
+export function leave(
+  argv: readonly [string, ...string[]],
+  said: 'terminal' | 'nobody',
+): Promise<void> {
   const [program, ...args] = argv;
-  const child = spawn(program, args, {
-    detached: true,
-    env: environment(),
-    stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
-    cwd: '/',
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      detached: true,
+      env: environment(),
+      stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
+      cwd: '/',
+    });
+    child.on('error', (cause) => reject(spawnError(program, cause)));
+    child.on('spawn', resolve);
+    child.unref();
   });
-  child.unref();
 }
 
 /** /proc/sys/kernel/random/boot_id, proc_sys_kernel(5). */
@@ -269,5 +277,17 @@ async function list(folder: string): Promise<readonly string[] | undefined> {
   }
 }
 
+/** Where a symbolic link leads, or undefined when there is none. */
+async function link(path: string): Promise<string | undefined> {
+  try {
+    return await readlink(path);
+  } catch (error) {
+    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
+    throw new CfsyncError(exit.failed, `cannot read the link ${path}: ${String(errno(error))}`, {
+      cause: error,
+    });
+  }
+}
+
 /** This machine, as renderers see it. */
-export const host: Host = { query: run, read, list };
+export const host: Host & ProcessHost = { query: run, read, list, link };

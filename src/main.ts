@@ -4,6 +4,7 @@ import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import type { CommandName } from './flags.ts';
 import { hang, makeOutput, type Output } from './output.ts';
 import { readSettings, type Settings } from './settings.ts';
+import { escape } from './text.ts';
 
 export interface Context {
   readonly settings: Settings;
@@ -20,6 +21,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   diff: () => import('./commands/diff.ts'),
   render: () => import('./commands/render.ts'),
   apply: () => import('./commands/apply.ts'),
+  adopt: () => import('./commands/adopt.ts'),
   verify: () => import('./commands/verify.ts'),
   confirm: () => import('./commands/confirm.ts'),
   rollback: () => import('./commands/rollback.ts'),
@@ -27,6 +29,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
   config: () => import('./commands/config.ts'),
+  completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
 };
 
@@ -39,9 +42,9 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
     return await module.run({ settings, words, output });
   } catch (error) {
     if (!(error instanceof CfsyncError)) {
-      process.stderr.write(
-        `cfsync: internal error, please report it: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
-      );
+      const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      const lines = text.split('\n').map(escape);
+      process.stderr.write(`cfsync: internal error, please report it: ${lines.join('\n')}\n`);
       return exit.failed;
     }
     process.stderr.write(`${hang(`cfsync: ${error.message}`, process.stderr, 2)}\n`);

@@ -2,7 +2,7 @@
 import { styleText } from 'node:util';
 import type { Notice, Ranges } from './renderer.ts';
 import { addresses } from './prefix.ts';
-import { count, number, wrap } from './text.ts';
+import { count, escape, number, wrap } from './text.ts';
 
 export interface Output {
   /** The answer. */
@@ -24,7 +24,7 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
   const say = (text: string): void => {
-    process.stderr.write(`${hang(`cfsync: ${text}`, process.stderr, 2)}\n`);
+    process.stderr.write(`${hang(escape(`cfsync: ${text}`), process.stderr, 2)}\n`);
   };
   const output: Output = {
     print,
@@ -39,7 +39,12 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
         else say(`warning: ${line}`);
       }
     },
-    diff: (text) => print(colours ? text.split('\n').map(paint).join('\n') : text),
+    diff: (text) => {
+      const lines = text.split('\n');
+      // `patch` needs the bytes as they are; a terminal must not get those that steer it.
+      const shown = process.stdout.isTTY ? lines.map(visible) : lines;
+      print((colours ? shown.map(paint) : shown).join('\n'));
+    },
   };
   return output;
 }
@@ -70,6 +75,11 @@ function wantsColour(): boolean {
   if (process.env.NO_COLOR) return false;
   const force = process.env.FORCE_COLOR;
   return force ? force !== '0' : process.stdout.isTTY;
+}
+
+/** As `escape`, with tabs. */
+function visible(line: string): string {
+  return line.split('\t').map(escape).join('\t');
 }
 
 function paint(line: string): string {

@@ -1,4 +1,4 @@
-/** Parses port lists. */
+/** Parses and compares port lists. */
 import { CfsyncError, exit } from './errors.ts';
 import { escape } from './text.ts';
 
@@ -20,4 +20,12 @@ export function parsePorts(value: unknown, where: string): readonly number[] {
     return port;
   });
   return [...new Set(ports)].sort((a, b) => a - b);
+}
+
+/** Whether ports as iptables writes them, like `80,443` or `6000:6007`, are all in a list. */
+export function areWithin(ports: string, list: readonly number[]): boolean {
+  return ports.split(',').every((part) => {
+    const [low, high = low] = part.split(':').map(Number);
+    return list.filter((port) => low! <= port && port <= high!).length === high! - low! + 1;
+  });
 }

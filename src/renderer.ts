@@ -43,7 +43,7 @@ export interface Owned {
 export interface Stray {
   /** In the backend's own syntax, one line: what the admin would recognise. */
   readonly text: string;
-  /** The prefixes that it names, as written. */
+  /** The prefixes that it names, each with its length and without host bits; at least one. */
   readonly prefixes: readonly string[];
   /** What it does beyond letting them in on the desired ports, which ends with it; for people. */
   readonly beyond?: string;
@@ -185,6 +185,8 @@ export interface Renderer<Options = unknown, State extends Owned = Owned, Around
     known: Ranges,
   ): Observed<State, Around>;
 }
+
+export { BackendError, CfsyncError, exit } from './errors.ts';
 
 /** Identity, for type inference: `export default defineRenderer({ ... })`. */
 export function defineRenderer<Options, State extends Owned, Around>(

@@ -324,7 +324,7 @@ async function read(path: string): Promise<string> {
     });
   }
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (cause) {
     throw new CfsyncError(exit.refused, `${escape(path)}: not UTF-8`, { cause });
   }

@@ -1,10 +1,12 @@
 /** Words and numbers as they are printed. */
 
-/** Control characters made visible, so that another program's output cannot steer a terminal. */
+/**
+ * What cannot be seen made visible, so that another program's output cannot steer a terminal or turn a line around:
+ * control and format characters, line and paragraph separators. The same again when it is done twice.
+ */
 export function escape(text: string): string {
-  return text.replaceAll(
-    /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
-    (c) => (c === '\t' ? ' ' : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
+    c === '\t' ? ' ' : `\\u${c.codePointAt(0)!.toString(16).padStart(4, '0')}`,
   );
 }
 
@@ -30,6 +32,12 @@ export function number(value: bigint | number): string {
 /** `1 prefix`, `2 prefixes`. */
 export function count(n: number, one: string, many = `${one}s`): string {
   return `${number(n)} ${n === 1 ? one : many}`;
+}
+
+/** The first three, and how many more there are. */
+export function few(list: readonly string[]): string {
+  const more = list.length > 3 ? `; and ${count(list.length - 3, 'more', 'more')}` : '';
+  return `${list.slice(0, 3).join('; ')}${more}`;
 }
 
 /** The entry of `known` that is most like `word`, or undefined when none is near. */

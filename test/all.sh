@@ -20,7 +20,8 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
-	curl fail2ban git iproute2 ipset iptables nftables nginx-light perl procps python3 strace systemd ufw util-linux
+	bash curl fail2ban fish git iproute2 ipset iptables mandoc nftables nginx-light perl procps python3 strace \
+	systemd ufw util-linux zsh
 command -v kubectl >/dev/null || apt-get install -y --no-install-recommends kubernetes-client
 
 npm ci

@@ -73,6 +73,11 @@ describe('answers that are not believed', () => {
     ['an empty body', play.empty, /empty/],
     ['an endless body', play.endless, /body larger than 1 MiB/],
     ['bytes that are not UTF-8', play.answer(200, Buffer.from([0x31, 0xff, 0x0a])), /not UTF-8/],
+    [
+      'a byte order mark',
+      play.list(`\ufeff${published.v6}`),
+      /"\\u\{feff\}2400:cb00::\/32" is not/,
+    ],
     ['the other family', play.list(published.v4), /IPv4, expected IPv6/],
   ])('%s', async (_, behaviour, message) => {
     server.set('/ips-v6', behaviour);

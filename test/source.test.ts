@@ -581,6 +581,7 @@ describe('resolveSource', () => {
       ['private space', `10.0.0.0/8\n${v6}\n`, exit.refused],
       ['broken JSON', '{', exit.refused],
       ['no UTF-8', Buffer.from([0xff]), exit.refused],
+      ['marked', '\ufeff104.16.0.0/13\n2606:4700::/32', exit.refused],
     ])('%s is refused', async (_, content, code) => {
       const file = join(dir, 'file');
       await writeFile(file, content);

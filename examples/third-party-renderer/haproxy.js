@@ -7,6 +7,7 @@
  *
  * The deny comes first: an ACL is evaluated anew at each use, and after set-src it would see the visitor.
  */
+import { CfsyncError, exit } from 'cfsync';
 import { fileRenderer } from 'cfsync/file-renderer';
 
 export default fileRenderer({
@@ -15,9 +16,9 @@ export default fileRenderer({
   /** What may stand under `backends: haproxy:` in the configuration. */
   options({ path = '/etc/haproxy/cloudflare.lst', ...others }) {
     if (typeof path !== 'string' || !path.startsWith('/'))
-      throw new Error('haproxy: path: must be an absolute path');
+      throw new CfsyncError(exit.usage, 'haproxy: path: must be an absolute path');
     const [unknown] = Object.keys(others).filter((key) => key !== 'renderer');
-    if (unknown !== undefined) throw new Error(`haproxy: unknown key ${unknown}`);
+    if (unknown !== undefined) throw new CfsyncError(exit.usage, `haproxy: unknown key ${unknown}`);
     return { path };
   },
 

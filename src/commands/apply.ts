@@ -18,12 +18,13 @@ import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
 import { entriesOf, openNames, readOpen, type Run } from '../journal.ts';
+import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
-import { wasAsked, whileChanging } from '../signals.ts';
+import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
@@ -33,13 +34,15 @@ import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
 
 /** What planning came to. */
-interface Planned {
+export interface Planned {
   /** Absent for a saved plan, which names its ranges. */
   readonly answer: Answer | undefined;
   readonly jobs: readonly Job[];
   /** Those that could be planned and checked. */
   readonly plans: readonly Plan[];
-  /** Whether a backend could not, or not as desired. */
+  /** Those among them that do not cut the session this runs in. */
+  readonly cleared: readonly Plan[];
+  /** Whether a backend could not be planned, not as desired, or is not cleared. */
   readonly refused: boolean;
   readonly codes: readonly ExitCode[];
 }
@@ -92,12 +95,15 @@ async function planAll(
       if (plan !== undefined) plans.push(plan);
     }
     if (file !== undefined) mustBeSame(plans, await readPlan(file), file);
-    const refused = plans.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
-    return then({ answer, jobs, plans, refused, codes });
+    const cleared = await preflight(plans, context, codes);
+    const refused =
+      cleared.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
+    return then({ answer, jobs, plans, cleared, refused, codes });
   });
 }
 
-async function planOne(
+/** Plans and checks one backend, and says what is to be said of it. */
+export async function planOne(
   { settings, output }: Context,
   job: Job,
   policy: Policy,
@@ -118,12 +124,12 @@ async function planOne(
  * Applies the plans one after the other. What is done goes back on a signal, when the probe fails, and
  * with --all-or-nothing when another backend fails.
  */
-async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
+export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
-  const plans = together && made.refused ? [] : made.plans;
+  const plans = together && made.refused ? [] : made.cleared;
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
     output.warn('nothing else was changed, because of --all-or-nothing');
@@ -145,8 +151,14 @@ async function applyAll(context: Context, made: Planned, run: Run): Promise<Exit
   const changed = entries.length > 0;
   const failed = together && worst(results) !== exit.ok;
   const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
-  const undo = failed || !passed || wasAsked() !== undefined;
+  const signal = wasAsked();
+  bringToEnd();
+  const undo = failed || !passed || signal !== undefined;
   if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  if (signal !== undefined && !changed) {
+    output.warn(`ended by ${signal}; nothing was changed`);
+    results.push(exit.failed);
+  }
   if (seconds !== undefined) {
     if (changed && !undo) await confirmLater(context, run, seconds);
     else await endPending(stateDir);
@@ -253,9 +265,16 @@ async function bootJob(like: Job, settings: Settings): Promise<Job> {
 function bootCommand(settings: Settings): readonly string[] {
   const given = Object.entries(settings.values).filter(
     ([name]) =>
-      !['persist', 'source', 'state-dir', 'dry-run', 'exit-code', 'verbose', 'confirm'].includes(
-        name,
-      ),
+      ![
+        'persist',
+        'source',
+        'state-dir',
+        'dry-run',
+        'exit-code',
+        'verbose',
+        'confirm',
+        'allow-lockout',
+      ].includes(name),
   );
   const words = given.flatMap(([name, value]) =>
     value === true

@@ -3,9 +3,10 @@ import { canonical, type Family } from '../prefix.ts';
 
 /** Who may reach ports of this host (`in`), or what the answers may go to (`out`). */
 export interface Entry {
-  readonly protocol: 'tcp' | 'udp';
+  /** `any`: every protocol and every port, as a plain address says. */
+  readonly protocol: 'tcp' | 'udp' | 'any';
   readonly direction: 'in' | 'out';
-  /** As iptables writes them: `80,443`, `8080:8090`. */
+  /** As iptables writes them: `80,443`, `8080:8090`; empty for every port. */
   readonly ports: string;
   /** Canonical. */
   readonly prefix: string;
@@ -36,6 +37,22 @@ export function familyOf({ prefix }: Entry): Family {
   return prefix.includes(':') ? 'v6' : 'v4';
 }
 
+/** What a line loads: a plain address counts for both directions. */
+export function entriesIn(line: string): readonly Entry[] {
+  const prefix = prefixOf(line.trim().split(/\s/)[0]!);
+  if (prefix === undefined) return [entryOf(line) ?? []].flat();
+  const plain = { protocol: 'any', ports: '', prefix } as const;
+  return [
+    { ...plain, direction: 'in' },
+    { ...plain, direction: 'out' },
+  ];
+}
+
+function prefixOf(address: string): string | undefined {
+  const single = address.includes(':') ? '/128' : '/32';
+  return canonical(address.includes('/') ? address : address + single)?.text;
+}
+
 /** An entry of the kind above, read as CSF reads it (`linefilter`); undefined for anything else. */
 export function entryOf(line: string): Entry | undefined {
   const [word = ''] = line.trim().toLowerCase().split(/\s/);
@@ -45,9 +62,7 @@ export function entryOf(line: string): Entry | undefined {
   const [ports, address] = direction === 'in' ? ['d=', 's='] : ['s=', 'd='];
   if (protocol !== 'tcp' && protocol !== 'udp') return undefined;
   if (!parts[0]?.startsWith(ports) || !parts[1]?.startsWith(address)) return undefined;
-  const given = parts[1].slice(2);
-  const single = given.includes(':') ? '/128' : '/32';
-  const prefix = canonical(given.includes('/') ? given : given + single)?.text;
+  const prefix = prefixOf(parts[1].slice(2));
   if (prefix === undefined) return undefined;
   return {
     protocol,
@@ -78,6 +93,7 @@ export function entriesOf(text: string | null): Entry[] {
 /** The rule that CSF makes of an entry, as iptables-save prints it (1.8.9, both variants), without `-A CHAIN`. */
 export function ruleOf({ protocol, direction, ports, prefix }: Entry, style: Style): string {
   const [address, side] = direction === 'in' ? ['-s', '--dport'] : ['-d', '--sport'];
+  if (protocol === 'any') return `${address} ${prefix} ${style[direction]} -j ${style.accept}`;
   const match = ports.includes(',')
     ? `-m multiport ${side}s ${ports}`
     : `-m ${protocol} ${side} ${ports}`;

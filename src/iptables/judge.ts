@@ -1,7 +1,7 @@
 /** Judges what iptables rules do to new connections from Cloudflare. */
 import { equal, intersect, isEmpty, none, parseRanges, type Family } from '../prefix.ts';
 import type { Desired, Ranges } from '../renderer.ts';
-import { targetOf, wordsOf, type SavedRule, type SavedTable } from './save.ts';
+import { isGoto, rulesOf, targetOf, wordsOf, type SavedRule, type SavedTable } from './save.ts';
 
 /** A new connection from a prefix of Cloudflare's to one of the ports. */
 export interface Probe {
@@ -19,7 +19,7 @@ export interface Walk {
   readonly verdict: 'drop' | 'accept' | 'continue';
   /** The deciding rule of the chain; none where it is left at its end. */
   readonly rule?: SavedRule;
-  /** Rules that may drop the traffic, on conditions that cannot be judged here. */
+  /** Rules that may drop the traffic, on conditions that cannot be judged here; each once. */
   readonly unclear: readonly SavedRule[];
   /** A rule that accepts the traffic from everywhere. */
   readonly open?: SavedRule;
@@ -36,6 +36,9 @@ export function probes(
   return [...each('tcp', desired.tcpPorts), ...each('udp', desired.udpPorts)];
 }
 
+/** Deeper than any: nft allows 16 nested jumps (NFT_JUMP_STACK_SIZE). */
+const deepest = 100;
+
 /**
  * Follows a probe through a chain, past the rules that `ours` names. A rule decides only when every condition
  * is known to hold. An accept that has conditions is passed, because the admin may take it away.
@@ -45,46 +48,51 @@ export function walk(
   chain: string,
   probe: Probe,
   ours: (rule: SavedRule) => boolean,
-  depth = 0,
 ): Walk {
-  const unclear: SavedRule[] = [];
+  const unclear = new Set<SavedRule>();
   let open: SavedRule | undefined;
-  const end = (verdict: Walk['verdict'], rule?: SavedRule): Walk => ({
-    verdict,
-    unclear,
-    ...(rule === undefined ? {} : { rule }),
-    ...(open === undefined ? {} : { open }),
-  });
-  // The kernel refuses loops; nft allows 16 nested jumps (NFT_JUMP_STACK_SIZE).
-  if (depth > 16) return end('continue');
-  for (const rule of table.rules) {
-    if (rule.chain !== chain || ours(rule)) continue;
-    const words = wordsOf(rule.text);
-    const target = targetOf(words);
-    if (target === undefined) continue;
-    const { holds, bare, port } = conditions(words, probe);
-    if (holds === 'no') continue;
-    if (target === 'ACCEPT') {
-      if (bare) return end('accept', rule);
-      if (holds === 'yes' && port) open ??= rule;
-    } else if (drops.includes(target)) {
-      if (holds === 'yes') return end('drop', rule);
-      unclear.push(rule);
-    } else if (target === 'RETURN') {
-      if (holds === 'yes') return end('continue', rule);
-    } else if (queues.includes(target)) {
-      unclear.push(rule); // a program decides
-    } else if (table.chains.some((c) => c.name === target)) {
-      const inner = walk(table, target, probe, ours, depth + 1);
-      unclear.push(...inner.unclear);
-      open ??= inner.open;
-      if (holds !== 'yes') {
-        if (inner.verdict === 'drop') unclear.push(rule);
-      } else if (inner.verdict !== 'continue' || words.includes('-g'))
-        return end(inner.verdict, rule);
+  // Each chain is followed once, however many jumps lead to it. What leads back into it is taken to go on: the
+  // kernel refuses loops.
+  const known = new Map<string, Pick<Walk, 'verdict'>>();
+
+  const follow = (name: string, depth: number): Pick<Walk, 'verdict' | 'rule'> => {
+    for (const rule of rulesOf(table, name) ?? []) {
+      if (ours(rule)) continue;
+      const words = wordsOf(rule.text);
+      const target = targetOf(words);
+      if (target === undefined) continue;
+      const { holds, bare, port } = conditions(words, probe);
+      if (holds === 'no') continue;
+      if (target === 'ACCEPT') {
+        if (bare) return { verdict: 'accept', rule };
+        if (holds === 'yes' && port) open ??= rule;
+      } else if (drops.includes(target)) {
+        if (holds === 'yes') return { verdict: 'drop', rule };
+        unclear.add(rule);
+      } else if (target === 'RETURN') {
+        if (holds === 'yes') return { verdict: 'continue', rule };
+      } else if (queues.includes(target)) {
+        unclear.add(rule); // a program decides
+      } else if (rulesOf(table, target) !== undefined) {
+        const inner = into(target, depth + 1);
+        if (holds !== 'yes') {
+          if (inner.verdict === 'drop') unclear.add(rule);
+        } else if (inner.verdict !== 'continue' || isGoto(words))
+          return { verdict: inner.verdict, rule };
+      }
     }
-  }
-  return end('continue');
+    return { verdict: 'continue' };
+  };
+  const into = (name: string, depth: number): Pick<Walk, 'verdict'> => {
+    let found = known.get(name);
+    if (found !== undefined || depth > deepest) return found ?? { verdict: 'continue' };
+    known.set(name, { verdict: 'continue' });
+    found = follow(name, depth);
+    known.set(name, found);
+    return found;
+  };
+  const end = follow(chain, 0);
+  return { ...end, unclear: [...unclear], ...(open === undefined ? {} : { open }) };
 }
 
 /** As `walk`, through a base chain and its policy. */
@@ -101,18 +109,22 @@ export function walkBase(
 }
 
 /** Whether a rule of a base chain may let a probe past what stands below it. */
-export function mayPass(table: SavedTable, rule: SavedRule, probe: Probe, depth = 0): boolean {
-  const words = wordsOf(rule.text);
-  const target = targetOf(words);
-  if (target === undefined || depth > 16) return false;
-  if (conditions(words, probe).holds === 'no') return false;
-  if (target === 'ACCEPT' || queues.includes(target)) return true;
-  if (target === 'RETURN') return depth === 0;
-  if (!table.chains.some((c) => c.name === target)) return false;
-  return (
-    words.includes('-g') ||
-    table.rules.some((r) => r.chain === target && mayPass(table, r, probe, depth + 1))
-  );
+export function mayPass(table: SavedTable, rule: SavedRule, probe: Probe): boolean {
+  const seen = new Set<string>();
+  const passes = (one: SavedRule, depth: number): boolean => {
+    const words = wordsOf(one.text);
+    const target = targetOf(words);
+    if (target === undefined || conditions(words, probe).holds === 'no') return false;
+    if (target === 'ACCEPT' || queues.includes(target)) return true;
+    if (target === 'RETURN') return depth === 0;
+    const rules = rulesOf(table, target);
+    if (rules === undefined) return false;
+    if (isGoto(words)) return true;
+    if (seen.has(target) || depth > deepest) return false;
+    seen.add(target);
+    return rules.some((inner) => passes(inner, depth + 1));
+  };
+  return passes(rule, 0);
 }
 
 /** Whether a rule of table nat sends the port on, as Docker does for a published port. */

@@ -1,7 +1,6 @@
 /** Reads what `nft -j` prints: libnftables-json(5), nft 0.9.8 to 1.1.3; only the members that are used. */
-import { isIPv4, isIPv6 } from 'node:net';
 import { BackendError } from '../errors.ts';
-import { fromInterval } from '../prefix.ts';
+import { canonical, fromInterval, PrefixError } from '../prefix.ts';
 
 export type Family = 'ip' | 'ip6' | 'inet';
 
@@ -17,6 +16,7 @@ export interface Chain extends ChainName {
     readonly hook: string;
     readonly type: string;
     readonly prio: number;
+    /** `accept` where nft names none. */
     readonly policy: string;
   };
 }
@@ -43,12 +43,6 @@ export interface Listing {
   }[];
 }
 
-export interface Match {
-  readonly op: string;
-  readonly left: Expr;
-  readonly right: unknown;
-}
-
 /** The chain of accepts, in every table that cfsync attaches to. */
 export const chainName = 'cfsync';
 
@@ -57,80 +51,174 @@ export function same(a: ChainName, b: ChainName): boolean {
 }
 
 export function isOurJump(rule: Rule): boolean {
-  return rule.expr.some((e) => {
-    const to = (e.jump ?? e.goto) as { readonly target?: string } | undefined;
-    return to?.target === chainName;
-  });
+  return rule.expr.some((e) => at(e.jump ?? e.goto, 'target') === chainName);
 }
 
+/** The part of a value at these names, undefined where there is none. */
+export function at(value: unknown, ...names: readonly string[]): unknown {
+  return names.reduce(
+    (part, name) => (isFields(part) && Object.hasOwn(part, name) ? part[name] : undefined),
+    value,
+  );
+}
+
+/** Whether the scripts of nft take a name (`string` in scanner.l of nft 1.0.6); other programs may give others. */
+export function isWritable(name: string): boolean {
+  return /^[A-Za-z_.][A-Za-z0-9_./-]*$/.test(name);
+}
+
+/** The rules of a chain, in order. Sorted out once for all: some hosts have thousands of chains and rules. */
+export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule[] {
+  const key = (name: ChainName): string => JSON.stringify([name.family, name.table, name.chain]);
+  let chains = sortedOut.get(rules);
+  if (chains === undefined) {
+    chains = new Map<string, Rule[]>();
+    for (const rule of rules) {
+      const list = chains.get(key(rule));
+      if (list === undefined) chains.set(key(rule), [rule]);
+      else list.push(rule);
+    }
+    sortedOut.set(rules, chains);
+  }
+  return chains.get(key(chain)) ?? [];
+}
+
+const sortedOut = new WeakMap<readonly Rule[], Map<string, Rule[]>>();
+
+/**
+ * @throws BackendError when it is not a listing. What the rules say is left as it is, for those who read a part of it:
+ * there are more statements than are known here.
+ */
 export function parseListing(text: string): Listing {
   const listing = { tables: [], chains: [], rules: [], sets: [] } as {
     [K in keyof Listing]: Listing[K][number][];
   };
-  let items: unknown;
+  let content: unknown;
   try {
-    items = (JSON.parse(text) as { readonly nftables?: unknown }).nftables;
+    content = JSON.parse(text);
   } catch (cause) {
-    throw new BackendError('broken', 'nftables: nft -j printed something that is not JSON', {
-      cause,
-    });
+    throw unreadable('it is not JSON', cause);
   }
-  if (!Array.isArray(items))
-    throw new BackendError('broken', 'nftables: nft -j printed no rule set');
-  for (const item of items as readonly Readonly<Record<string, Record<string, any>>>[]) {
-    const { table, chain, rule, set } = item;
-    if (table)
-      listing.tables.push({ family: table.family, name: table.name, flags: 'flags' in table });
-    if (chain)
-      listing.chains.push({
-        family: chain.family,
-        table: chain.table,
-        chain: chain.name,
-        ...(chain.hook === undefined
-          ? {}
-          : {
-              base: { hook: chain.hook, type: chain.type, prio: chain.prio, policy: chain.policy },
-            }),
+  const items = at(content, 'nftables');
+  if (!Array.isArray(items)) throw unreadable('there is no rule set in it');
+  for (const item of items as readonly unknown[]) {
+    const [table, chain, rule, set] = ['table', 'chain', 'rule', 'set'].map((kind) =>
+      at(item, kind),
+    );
+    if (table !== undefined)
+      listing.tables.push({
+        family: wordAt(table, 'family'),
+        name: textAt(table, 'name'),
+        flags: at(table, 'flags') !== undefined,
       });
-    if (rule)
-      listing.rules.push({
-        family: rule.family,
-        table: rule.table,
-        chain: rule.chain,
-        handle: rule.handle,
-        ...(rule.comment === undefined ? {} : { comment: rule.comment }),
-        expr: rule.expr,
-      });
-    if (set)
+    if (chain !== undefined) {
+      const name = { ...inTable(chain), chain: textAt(chain, 'name') };
+      listing.chains.push(
+        at(chain, 'hook') === undefined ? name : { ...name, base: baseOf(chain) },
+      );
+    }
+    if (rule !== undefined) listing.rules.push(ruleOf(rule));
+    if (set !== undefined) {
+      const elem = at(set, 'elem') ?? [];
+      if (!Array.isArray(elem)) throw unreadable('the elements of a set are no list');
       listing.sets.push({
-        family: set.family,
-        table: set.table,
-        name: set.name,
-        type: set.type,
-        flags: set.flags ?? [],
-        elem: set.elem ?? [],
+        ...inTable(set),
+        name: textAt(set, 'name'),
+        type: shallow(at(set, 'type')),
+        flags: shallow(at(set, 'flags') ?? []),
+        elem,
       });
+    }
   }
   return listing;
 }
 
+function baseOf(chain: unknown): NonNullable<Chain['base']> {
+  const prio = at(chain, 'prio');
+  if (typeof prio !== 'number' || !Number.isInteger(prio))
+    throw unreadable('a chain has a hook and no priority');
+  const policy = at(chain, 'policy') === undefined ? 'accept' : wordAt(chain, 'policy');
+  return { hook: wordAt(chain, 'hook'), type: wordAt(chain, 'type'), prio, policy };
+}
+
+function ruleOf(rule: unknown): Rule {
+  const handle = at(rule, 'handle');
+  if (typeof handle !== 'number' || !Number.isSafeInteger(handle) || handle < 0)
+    throw unreadable('a rule has no handle');
+  const expr = shallow(at(rule, 'expr'));
+  if (!Array.isArray(expr) || !expr.every(isFields)) throw unreadable('a rule has no statements');
+  const name = { ...inTable(rule), chain: textAt(rule, 'chain') };
+  const comment = at(rule, 'comment') === undefined ? {} : { comment: textAt(rule, 'comment') };
+  return { ...name, handle, ...comment, expr };
+}
+
+/** Other families than those of the type are never compared with them. */
+function inTable(item: unknown): { readonly family: Family; readonly table: string } {
+  return { family: wordAt(item, 'family') as Family, table: textAt(item, 'table') };
+}
+
+/** One of nft's own words, which may stand in a script as it is. */
+function wordAt(item: unknown, name: string): string {
+  const word = textAt(item, name);
+  if (/^[a-z0-9_]+$/.test(word)) return word;
+  throw unreadable(`${name} is not a word`);
+}
+
+function textAt(item: unknown, name: string): string {
+  const text = at(item, name);
+  if (typeof text === 'string') return text;
+  throw unreadable(`${name} is missing, or not a text`);
+}
+
+/** As it is, when those who walk through it by calling themselves may do so. */
+function shallow(value: unknown): unknown {
+  const isDeep = (part: unknown, left: number): boolean =>
+    typeof part === 'object' &&
+    part !== null &&
+    (left === 0 || Object.values(part).some((inner) => isDeep(inner, left - 1)));
+  if (isDeep(value, 100)) throw unreadable('it is nested too deeply');
+  return value;
+}
+
+function isFields(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function unreadable(why: string, cause?: unknown): BackendError {
+  return new BackendError(
+    'broken',
+    `what nft -j printed cannot be read: ${why}; nothing was changed; look at nft -j list ruleset`,
+    { cause },
+  );
+}
+
 /** The prefixes of a set or of a literal in a rule; undefined for a named set or anything else. */
 export function elements(value: unknown): string[] | undefined {
-  if (typeof value === 'string') {
-    if (isIPv4(value)) return [`${value}/32`];
-    return isIPv6(value) ? [`${value}/128`] : undefined;
-  }
-  if (typeof value !== 'object' || value === null) return undefined;
-  if ('prefix' in value) {
-    const { addr, len } = value.prefix as { addr: string; len: number };
-    return [`${addr}/${len}`];
-  }
-  if ('range' in value) {
-    const [first, last] = value.range as [string, string];
-    return fromInterval(first, last);
-  }
-  if ('elem' in value) return elements((value.elem as { readonly val: unknown }).val);
-  if (!('set' in value) || !Array.isArray(value.set)) return undefined;
-  const all = value.set.map(elements);
+  const set = at(value, 'set');
+  if (!Array.isArray(set)) return element(value);
+  const all = set.map(element);
   return all.includes(undefined) ? undefined : all.flatMap((one) => one!);
+}
+
+/** With what a set may say of an element (`elem`: a timeout, a counter) taken off. */
+function element(value: unknown): string[] | undefined {
+  const said = at(value, 'elem', 'val') ?? value;
+  if (typeof said === 'string') return prefixOf(`${said}/${said.includes(':') ? 128 : 32}`);
+  const [addr, len] = [at(said, 'prefix', 'addr'), at(said, 'prefix', 'len')];
+  if (typeof addr === 'string' && typeof len === 'number') return prefixOf(`${addr}/${len}`);
+  const range = at(said, 'range');
+  if (!Array.isArray(range)) return undefined;
+  const [first, last, ...more] = range as readonly unknown[];
+  if (typeof first !== 'string' || typeof last !== 'string' || more.length > 0) return undefined;
+  try {
+    return fromInterval(first, last);
+  } catch (error) {
+    if (error instanceof PrefixError) return undefined;
+    throw error;
+  }
+}
+
+function prefixOf(text: string): string[] | undefined {
+  const prefix = canonical(text);
+  return prefix && [prefix.text];
 }

@@ -1,12 +1,14 @@
 /** Looks at the running nginx: is there one, and is it younger than a file. */
 import { resolve } from 'node:path';
-import { CfsyncError } from '../errors.ts';
 import type { Running } from '../file-renderer.ts';
+import { ofProcess, statField } from '../proc.ts';
 import type { Host } from '../renderer.ts';
 import type { Directive } from './configuration.ts';
 
 /** Ticks per second of /proc/PID/stat (USER_HZ) on every architecture that Debian 12 has. */
 const ticks = 100;
+/** When a process started, in /proc/PID/stat. */
+const startTime = 22;
 /** Seconds; the ages of files and processes are read one after the other. */
 const tolerance = 1;
 
@@ -22,11 +24,12 @@ export async function processes(
   const pidFile = await pidPath(host, directives);
   const master = (await host.read(pidFile))?.trim();
   if (master === undefined || !/^[1-9]\d*$/.test(master)) return { pidFile: null };
-  if ((await read(host, `/proc/${master}/comm`))?.trim() !== 'nginx') return { pidFile: null };
+  if ((await ofProcess(host.read(`/proc/${master}/comm`)))?.trim() !== 'nginx')
+    return { pidFile: null };
   const workers: { pid: string; start: number }[] = [];
-  for (const pid of words(await read(host, `/proc/${master}/task/${master}/children`))) {
-    const title = await read(host, `/proc/${pid}/cmdline`);
-    const start = startOf(await read(host, `/proc/${pid}/stat`));
+  for (const pid of words(await ofProcess(host.read(`/proc/${master}/task/${master}/children`)))) {
+    const title = await ofProcess(host.read(`/proc/${pid}/cmdline`));
+    const start = statField(await ofProcess(host.read(`/proc/${pid}/stat`)), startTime);
     if (title?.includes('worker process') !== true || title.includes('shutting down')) continue;
     if (start !== undefined) workers.push({ pid, start });
   }
@@ -47,17 +50,11 @@ async function lastChange(host: Host, paths: readonly string[]): Promise<number 
   const script = 'date +%s.%N; cat /proc/self/stat; stat -c %.Z "$@" 2>/dev/null; true';
   const { stdout } = await host.query({ argv: ['sh', '-c', script, 'sh', ...paths] });
   const [now, stat, ...times] = stdout.trim().split('\n');
-  const start = startOf(stat);
+  const start = statField(stat, startTime);
   if (start === undefined) return undefined;
   const last = Math.max(-Infinity, ...times.map(Number));
   const seconds = start / ticks - (Number(now) - last);
   return Number.isNaN(seconds) ? undefined : seconds;
-}
-
-/** Field 22 of proc(5); the name in field 2 may contain anything. */
-function startOf(stat: string | undefined): number | undefined {
-  const field = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
-  return field === undefined ? undefined : Number(field);
 }
 
 async function pidPath(host: Host, directives: readonly Directive[]): Promise<string> {
@@ -67,16 +64,6 @@ async function pidPath(host: Host, directives: readonly Directive[]): Promise<st
   const { stderr } = await host.query({ argv: ['nginx', '-V'] });
   const built = (name: string): string => new RegExp(`--${name}=(\\S+)`).exec(stderr)?.[1] ?? '';
   return resolve(built('prefix'), path ?? built('pid-path'));
-}
-
-/** A process may end while it is looked at. */
-async function read(host: Host, path: string): Promise<string | undefined> {
-  try {
-    return await host.read(path);
-  } catch (error) {
-    if (error instanceof CfsyncError) return undefined;
-    throw error;
-  }
 }
 
 function words(list: string | undefined): string[] {

@@ -99,16 +99,20 @@ const names: Readonly<Record<string, string>> = {
 
 /** A rule in the one form that ours have: accept from a prefix to ports, on no other condition. */
 export function isOfOurForm(rule: ChainRule): boolean {
+  return isAcceptFrom(rule) && rule.ports !== undefined;
+}
+
+/** The same, whether it names ports or not. */
+export function isAcceptFrom(rule: ChainRule): boolean {
   return (
     rule.target === 'ACCEPT' &&
     rule.source !== undefined &&
-    rule.ports !== undefined &&
     rule.input === undefined &&
     rule.conditions.length === 0
   );
 }
 
-/** The same text for the same rule, in the file and from the kernel; for rules of our form. */
+/** The same text for the same rule, in the file and from the kernel; for rules that only accept from a prefix. */
 export function ruleKey(rule: ChainRule): string {
   return `${rule.protocol} ${rule.ports} ${asPrefix(rule.source!)?.text ?? rule.source}`;
 }

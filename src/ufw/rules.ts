@@ -29,7 +29,7 @@ export interface Tuple {
 }
 
 /** A rule with its lines, or a line between rules. */
-interface Segment {
+export interface Segment {
   /** The blank line that separates a rule from what is before it. */
   readonly lead: '' | '\n';
   readonly body: string;
@@ -125,7 +125,7 @@ function parseTuple(line: string): Tuple | undefined {
 }
 
 /** Ours are the rules with our comment that say who may reach which ports, whatever the admin made of the action. */
-function isOurs(tuple: Tuple): boolean {
+export function isOurs(tuple: Tuple): boolean {
   return (
     tuple.comment === mark && tuple.protocol !== 'any' && !isAnywhere(tuple.from) && isPlain(tuple)
   );

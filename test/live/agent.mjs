@@ -2,6 +2,7 @@
 
 import { createSocket } from 'node:dgram';
 import { createConnection, createServer } from 'node:net';
+import { nextTick } from 'node:process';
 import { createInterface } from 'node:readline';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
@@ -35,31 +36,43 @@ const echo = {
     }),
 };
 
-/** Starts a round trip; calls `settle` with the answer or an error, and returns how to end it. */
+/**
+ * Starts a round trip; calls `bound` with the port it comes from, `settle` with the answer or an error, and
+ * returns how to end it.
+ */
 const roundTrip = {
-  tcp: (host, port, settle) => {
+  tcp: (host, port, bound, settle) => {
     const socket = createConnection({ host, port, noDelay: true });
+    // Node 20 connects in the next tick, and after an error it no longer knows the port.
+    nextTick(() => bound(socket.localPort));
     socket.on('connect', () => socket.write('ping\n'));
     socket.on('data', () => settle('open'));
     socket.on('end', () => settle('reset'));
     socket.on('error', settle);
-    // Closing with RST leaves no TIME_WAIT, or the hammer would run out of ports.
-    return () => socket.resetAndDestroy();
+    // Closing with RST leaves no TIME_WAIT, or the hammer would run out of ports. Node puts off the RST of a
+    // socket that is not connected yet until it is, and the kernel sends its SYN again for two minutes. One that
+    // got in while a later test changed the rules left a connection that conntrack had seen begin and not
+    // end; in the test after that a stranger from the same port passed as ESTABLISHED (Linux 6.18).
+    return () => (socket.connecting ? socket.destroy() : socket.resetAndDestroy());
   },
-  udp: (host, port, settle) => {
+  udp: (host, port, bound, settle) => {
     const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
     socket.on('message', () => settle('open'));
     socket.on('error', settle);
     // Only a connected socket hears of ICMP errors.
-    socket.connect(port, host, () => socket.send('ping\n'));
+    socket.connect(port, host, () => {
+      bound(socket.address().port);
+      socket.send('ping\n');
+    });
     return () => socket.close();
   },
 };
 
-/** One echo round trip: `open`, `refused`, `reset` or `timeout`. */
+/** One echo round trip: its outcome is `open`, `refused`, `reset` or `timeout`. */
 function attempt({ host, port, proto, timeout }) {
   return new Promise((resolve, reject) => {
     let settled = false;
+    let from;
     const settle = (answer) => {
       if (settled) return;
       settled = true;
@@ -67,16 +80,23 @@ function attempt({ host, port, proto, timeout }) {
       end();
       const outcome = typeof answer === 'string' ? answer : failures[answer.code];
       if (outcome === undefined) reject(answer);
-      else resolve(outcome);
+      else resolve({ outcome, from });
     };
     // Timers run before input is read: after a stall of this process the answer may be waiting there.
     const timer = setTimeout(() => setImmediate(settle, 'timeout'), timeout);
-    const end = roundTrip[proto](host, port, settle);
+    const end = roundTrip[proto](host, port, (local) => (from = local), settle);
   });
 }
 
 const hammers = new Map();
-const nothing = { open: 0, refused: 0, timeout: 0, reset: 0 };
+/** How many attempts ended in each way, with when and from where for the first of each. */
+const nothing = () => ({
+  open: 0,
+  refused: 0,
+  timeout: 0,
+  reset: 0,
+  first: { open: [], refused: [], timeout: [], reset: [] },
+});
 
 /** Workers in step would all be in mid-connection at once, where TCP repairs a loss before it counts. */
 async function stagger() {
@@ -90,15 +110,22 @@ const operations = {
     await Promise.all([...tcp.map(echo.tcp), ...udp.map(echo.udp)]);
   },
 
-  connect: attempt,
+  connect: async (target) => (await attempt(target)).outcome,
 
   /** Attempts in a tight loop, `workers` per address; answers when every worker has finished one. */
   hammer: async ({ name, hosts, port, proto, timeout, workers }) => {
-    const hammer = { running: true, counts: hosts.map(() => ({ ...nothing })) };
+    const hammer = { running: true, counts: hosts.map(nothing) };
+    const start = performance.now();
     const first = [];
     const loops = [];
     for (const [i, host] of hosts.entries()) {
-      const once = async () => hammer.counts[i][await attempt({ host, port, proto, timeout })]++;
+      const once = async () => {
+        const after = Math.round(performance.now() - start);
+        const { outcome, from } = await attempt({ host, port, proto, timeout });
+        const counts = hammer.counts[i];
+        if (counts[outcome]++ < 10)
+          counts.first[outcome].push(`begun after ${after} ms from port ${from}`);
+      };
       const loop = async (started) => {
         await started;
         while (hammer.running) {

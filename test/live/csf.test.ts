@@ -5,6 +5,7 @@
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
+import { bundled } from '../helpers/desired.ts';
 import { allowed, configure, csfLab, put, type Conf } from '../helpers/csf/lab.ts';
 import { Lab, type Host } from './lab.ts';
 import { describeLive } from './privileges.ts';
@@ -220,8 +221,8 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
       const [lost, got] = [await edge.stop(), await stranger.stop()];
       for (const family of ['v4', 'v6'] as const) {
         expect(lost[family]!.open).toBeGreaterThan(100);
-        expect(lost[family]).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
-        expect(got[family]!.open).toBe(0);
+        expect(lost[family]!.first).toMatchObject({ refused: [], timeout: [], reset: [] });
+        expect(got[family]!.first.open).toEqual([]);
         expect(got[family]!.timeout).toBeGreaterThan(5);
       }
     },
@@ -468,6 +469,129 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     expect(code, stderr).toBe(exit.ok);
     expect(await verify()).toBe(exit.ok);
     await onlyEdge();
+  });
+
+  describe('adopt', () => {
+    const old = [
+      ...bundled.v4.filter((prefix) => !prefix.startsWith('104.')),
+      '104.16.0.0/12',
+      ...bundled.v6,
+    ];
+    /** What a script left, with plain addresses for some, and what the admin put in between. */
+    const left = [
+      allowed.trimEnd(),
+      ...old.map((prefix) => `tcp|in|d=80,443|s=${prefix} # Cloudflare`),
+      'tcp|in|d=8080|s=192.0.2.0/24',
+      ...old.slice(-3).map((prefix) => `${prefix} # Cloudflare`),
+      'tcp|out|s=80,443|d=104.16.0.0/12',
+      '173.245.48.0/20',
+      '198.51.100.99 # partner',
+      '',
+    ].join('\n');
+    const ignored = ['# csf.ignore', '127.0.0.1', ...old, '198.51.100.99', ''].join('\n');
+    const adopt = (...args: string[]) =>
+      lab.cfsync(['adopt', '-b', 'csf', '--source', 'bundled', ...args]);
+    const begin = async (): Promise<{ rules: string; files: string }> => {
+      await start();
+      await put(lab, '/etc/csf/csf.allow', left);
+      await put(lab, '/etc/csf/csf.ignore', ignored);
+      await sh('csf -r; csf --lfd restart');
+      await onlyEdge();
+      await lab.expectVerdict(8080, {
+        edge: { v4: 'open', v6: 'closed' },
+        stranger: 'closed',
+      });
+      return { rules: await rules(), files: await files() };
+    };
+    const sorted = (text: string): string[] => text.split('\n').sort();
+
+    it('ours in, theirs out, no connection lost and no stranger in', async () => {
+      await begin();
+      const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
+      const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
+      const { code, stdout, stderr } = await adopt();
+      expect(code, stderr).toBe(exit.ok);
+      expect(stdout).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
+      expect(stdout).toContain('ends with it: every other port, and what this host sends there');
+      const [lost, got] = [await edge.stop(), await stranger.stop()];
+      for (const family of ['v4', 'v6'] as const) {
+        expect(lost[family]!.open).toBeGreaterThan(50);
+        expect(lost[family]).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
+        expect(got[family]!.open).toBe(0);
+      }
+      await onlyEdge();
+      await lab.expectVerdict(8080, { edge: 'closed', stranger: 'closed' });
+      const ends = (name: string): string =>
+        `# BEGIN cfsync managed block - do not edit\nInclude /etc/csf/cfsync.${name}\n# END cfsync managed block\n`;
+      expect(await read('/etc/csf/csf.allow')).toBe(
+        `${allowed}tcp|in|d=8080|s=192.0.2.0/24\n198.51.100.99 # partner\n${ends('allow')}`,
+      );
+      expect(await read('/etc/csf/csf.ignore')).toBe(
+        `# csf.ignore\n127.0.0.1\n198.51.100.99\n${ends('ignore')}`,
+      );
+      await expect.poll(() => read('/run/lfd.ignored'), soon).not.toContain('104.16.0.0/12');
+      expect(await rules()).not.toContain('104.16.0.0/12');
+      expect(await verify()).toBe(exit.ok);
+      // CSF itself comes to the same.
+      const now = await rules();
+      await sh('csf -r');
+      expect(sorted(await rules())).toEqual(sorted(now));
+      expect((await adopt()).stdout).toContain('csf: nothing to take over');
+    });
+
+    it('puts every line and rule back when a later step fails', async () => {
+      const before = await begin();
+      for (const [program, script] of [
+        [
+          'ip6tables-restore',
+          'case "$*" in *--test*);; *) rm "$0"; echo injected >&2; exit 1;; esac',
+        ],
+        [
+          'csf',
+          '[ "$1" = --lfd ] && { rm "$0"; mv /run/lab/csf /usr/local/sbin/csf; echo injected >&2; exit 1; }',
+        ],
+      ] as const) {
+        if (program === 'csf') await sh('cp /usr/local/sbin/csf /run/lab/csf');
+        await wrap(
+          program,
+          program === 'csf' ? script.replace(/^/, 'real=/run/lab/csf; ') : script,
+        );
+        const { code, stderr } = await adopt();
+        expect(stderr).toContain('injected');
+        expect(stderr).toContain('back to what it was before');
+        expect(code).toBe(exit.rolledBack);
+        expect(await files()).toBe(before.files);
+        expect(sorted(await rules())).toEqual(sorted(before.rules));
+        await onlyEdge();
+      }
+      expect((await adopt()).code).toBe(exit.ok);
+    });
+
+    it('goes on after it was cut off between rules and lines, and leaves no stale rule', async () => {
+      await begin();
+      await wrap(
+        'ip6tables-restore',
+        'case "$*" in *--test*);; *) rm "$0"; kill -9 $PPID; exit 1;; esac',
+      );
+      expect((await adopt()).code).toBe(137);
+      expect(await rules()).toContain('-s 2400:cb00::/32');
+      const { code, stderr } = await adopt();
+      expect(code, stderr).toBe(exit.ok);
+      expect(await rules()).not.toContain('104.16.0.0/12');
+      const now = await rules();
+      await sh('csf -r');
+      expect(sorted(await rules())).toEqual(sorted(now));
+    });
+
+    it('does it in one csf -r where that is asked for', async () => {
+      await begin();
+      const { code, stderr } = await adopt('--csf-reload');
+      expect(code, stderr).toBe(exit.ok);
+      await onlyEdge();
+      expect(await read('/etc/csf/csf.allow')).not.toContain('Cloudflare');
+      expect(await rules()).not.toContain('104.16.0.0/12');
+      expect(await verify()).toBe(exit.ok);
+    });
   });
 
   it('uses the variant of iptables that CSF uses', async () => {

@@ -687,6 +687,162 @@ banaction_allports = nftables`;
     });
   });
 
+  describe('adopt', () => {
+    /** What a script and a person wrote: old ranges too, between what is not Cloudflare's. */
+    const leftovers = `[DEFAULT]
+${defaults}
+ignoreip = 127.0.0.1/8, ${office} 173.245.48.0/20,104.16.0.0/12
+    # Cloudflare
+    2400:cb00::/32 2c0f:f248::/32 ; IPv6
+    203.0.113.78
+    103.21.244.0/22
+${jail('labt')}${jail('own', 'ignoreip = 162.158.0.0/15\n')}`;
+    const cleaned = `[DEFAULT]
+${defaults}
+ignoreip = 127.0.0.1/8, ${office}
+    # Cloudflare
+     ; IPv6
+    203.0.113.78
+${jail('labt')}${jail('own', 'ignoreip =\n')}`;
+    const theirs = ['127.0.0.0/8', office, '203.0.113.78'];
+    const adopt = (): Promise<Outcome> =>
+      run('adopt', '-b', 'fail2ban', '--source', 'bundled', '-v');
+    const adopted = async (): Promise<string> => {
+      const { code, stdout, stderr } = await adopt();
+      expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' });
+      return stdout + stderr;
+    };
+
+    test('takes the ranges out of the values, and nothing else', async () => {
+      const more = { 'jail.d/cf.conf': '[own]\nignoreip = 131.0.72.0/22 10.0.0.0/8\n' };
+      await edit(leftovers, more);
+      expect(await ignored()).toContain('104.16.0.0/12');
+      const dry = await tree();
+      const shown = await run('adopt', '-b', 'fail2ban', '--source', 'bundled', '--dry-run');
+      expect(shown.stdout).toContain(
+        '/etc/fail2ban/jail.local: [DEFAULT] ignoreip = 173.245.48.0/20 104.16.0.0/12 2400:cb00::/32',
+      );
+      expect(shown.stdout).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
+      expect(await tree()).toEqual(dry);
+
+      await adopted();
+      expect(await get('/etc/fail2ban/jail.local')).toBe(cleaned);
+      expect(await get('/etc/fail2ban/jail.d/cf.conf')).toBe('[own]\nignoreip = 10.0.0.0/8\n');
+      expect(await ignored()).toEqual(listed(...theirs));
+      expect(await ignored('own')).toEqual(listed());
+      await verify(0);
+      await settled();
+      expect(await adopted()).toContain('fail2ban: nothing to take over');
+      // What is left is a configuration without us as well.
+      expect((await run('remove', '-b', 'fail2ban')).code).toBe(0);
+      expect(await ignored()).toEqual(theirs.toSorted());
+      expect(await ignored('own')).toEqual([]);
+    });
+
+    test('reads the files as fail2ban does', async () => {
+      const cf = '173.245.48.0/20';
+      const values = [
+        `ignoreip=${cf}`,
+        `ignoreip : ${cf},10.0.0.1`,
+        `IgnoreIP = 10.0.0.1,,${cf} , 10.0.0.2 ;${cf} 10.0.0.3`,
+        `ignoreip = 10.0.0.1;${cf}`,
+        `ignoreip = 10.0.0.1\n# ${cf}\n; ${cf}\n\n  \n\t${cf}\n 10.0.0.2 ${cf}`,
+        `ignoreip =\r\n   10.0.0.1\r\n   ${cf}\r\n   10.0.0.2`,
+        `ignoreip = 10.0.0.1 # ${cf} why`,
+        `ignoreip = ${cf}\n  bantime = 10.0.0.1\n  [x] 104.16.0.0/13\nusedns = no`,
+        `ignoreip = %(known/ignoreip)s ${cf} 104.16.0.0/12`,
+        `ignoreip = 10.0.0.1`,
+        `ignoreip =\n  ${cf} #Cloudflare\n  104.16.0.0/13 10.0.0.1 # why\n  10.0.0.2`,
+        `findtime = 600\n     \nignoreip:10.0.0.1 173.245.48.7/20 2400:CB00:0::/32\n  #x\n  104.16.0.0/13`,
+      ];
+      const cloud = { 'jail.d/a.local': `[j3]\nignoreip = 10.0.0.9 ${cf}\n` };
+      const text = `[DEFAULT]\n${defaults}\nignoreip = ${office} ${cf}\n`;
+      const jails = values.map((value, i) => jail(`j${i}`, `${value}\n`)).join('');
+      await edit(text + jails, cloud);
+      const isTheirs = (entry: string): boolean => !/^(173|104|2400|#Cloudflare)/.test(entry);
+      const before = await Promise.all(values.map((_, i) => ignored(`j${i}`)));
+      expect(before.filter((list) => list.some((entry) => !isTheirs(entry)))).toHaveLength(11);
+      await adopted();
+      for (const i of values.keys())
+        expect(await ignored(`j${i}`), values[i]).toEqual(listed(...before[i]!.filter(isTheirs)));
+      await run('remove', '-b', 'fail2ban');
+      for (const i of values.keys())
+        expect(await ignored(`j${i}`), values[i]).toEqual(before[i]!.filter(isTheirs));
+    });
+
+    test.for(['reload', 'unban'])('a %s that fails puts every value back', async (word) => {
+      await edit(leftovers, { 'jail.d/cf.conf': '[labt]\nignoreip = 131.0.72.0/22\n' });
+      await client('set', 'labt', 'banip', stranger[0]!);
+      const [before, server] = [await tree(), await ignored()];
+      await sabotage(
+        word,
+        'if [ ! -e /run/failed ]; then touch /run/failed; echo broken >&2; exit 255; fi',
+      );
+      const { code, stderr } = await adopt();
+      expect(stderr).toContain('the backend is back to what it was before');
+      expect(code).toBe(4);
+      await rm(lab.origin.path('/run/failed'));
+      expect(await tree()).toEqual(before);
+      expect(await ignored()).toEqual(server);
+    });
+
+    test('what the admin writes meanwhile survives the way back', async () => {
+      await edit(leftovers);
+      const server = await ignored();
+      const later = cleaned.replace(office, `${office} 203.0.113.99`) + jail('late');
+      await put('/run/meanwhile', later);
+      await sabotage(
+        'reload',
+        'if [ ! -e /run/failed ]; then touch /run/failed; cp /run/meanwhile /etc/fail2ban/jail.local; exit 255; fi',
+      );
+      expect((await adopt()).code).toBe(4);
+      await rm(lab.origin.path('/run/failed'));
+      expect(await ignored()).toEqual([...server, '203.0.113.99'].sort());
+      expect(await ignored('own')).toEqual(['162.158.0.0/15']);
+      expect(await ignored('late')).toEqual([...server, '203.0.113.99'].sort());
+    });
+
+    test('cut off before the reload: the next run finishes, also in the server', async () => {
+      await edit(leftovers);
+      await sabotage('reload', 'kill -9 $PPID; exit 1');
+      expect((await adopt()).code).toBe(137);
+      await rm(lab.origin.path(wrapper));
+      expect(await ignored()).toContain('104.16.0.0/12');
+      await apply();
+      expect(await get('/etc/fail2ban/jail.local')).toBe(cleaned);
+      expect(await ignored()).toEqual(listed(...theirs));
+      await settled();
+    });
+
+    test('leaves alone what it cannot edit, and says so', async () => {
+      const stock = await get('/etc/fail2ban/jail.conf');
+      await put(
+        '/etc/fail2ban/jail.conf',
+        stock.replace('\n[DEFAULT]\n', '\n[DEFAULT]\nignoreip = 173.245.48.0/20\n'),
+      );
+      await put('/etc/ansible/cf.local', '[own]\nignoreip = 103.21.244.0/22\n');
+      try {
+        const variable = jail('var', 'cf = 131.0.72.0/22\nignoreip = %(cf)s 104.16.0.0/12\n');
+        await configure(plain + jail('own') + variable);
+        await symlink('../../ansible/cf.local', lab.origin.path('/etc/fail2ban/jail.d/cf.local'));
+        await client('reload');
+        const said = await adopted();
+        for (const [name, range] of [
+          ['labt', '173.245.48.0/20'],
+          ['own', '103.21.244.0/22'],
+          ['var', '131.0.72.0/22'],
+        ])
+          expect(said).toContain(`left alone: jail ${name} ignores ${range} by what`);
+        expect(await ignored('var')).toEqual(listed());
+        expect(await get('/etc/ansible/cf.local')).toBe('[own]\nignoreip = 103.21.244.0/22\n');
+        await settled();
+      } finally {
+        await rm(lab.origin.path('/etc/fail2ban/jail.d/cf.local'), { force: true });
+        await put('/etc/fail2ban/jail.conf', stock);
+      }
+    });
+  });
+
   test('dry run and render change nothing', async () => {
     await client('set', 'labt', 'banip', edge[0]!);
     const before = await tree();

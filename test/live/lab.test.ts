@@ -185,7 +185,8 @@ describeLive('the lab', { programs: ['nft', 'findmnt'] }, () => {
       const hammer = await lab.edge.hammer(lab.origin, 443, { proto });
       for (let i = 0; i < 10; i++) await lab.origin.nft(`${flush}; ${elements}`);
       for (const counts of Object.values(await hammer.stop())) {
-        expect(counts).toEqual({ open: expect.any(Number), refused: 0, timeout: 0, reset: 0 });
+        expect(counts).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
+        expect(counts.first).toMatchObject({ refused: [], timeout: [], reset: [] });
         expect(counts.open).toBeGreaterThan(20);
       }
     });
@@ -201,6 +202,9 @@ describeLive('the lab', { programs: ['nft', 'findmnt'] }, () => {
       const { v4, v6 } = await hammer.stop();
       expect(v4.timeout).toBeGreaterThan(0);
       expect(v6?.timeout).toBeGreaterThan(0);
+      for (const { first } of [v4, v6!])
+        for (const told of [first.open[0], first.timeout[0]])
+          expect(told).toMatch(/^begun after \d+ ms from port \d+$/);
     });
 
     test('of a stranger never gets in', async () => {
@@ -209,6 +213,17 @@ describeLive('the lab', { programs: ['nft', 'findmnt'] }, () => {
       const { v4, v6 } = await hammer.stop();
       expect(v4).toMatchObject({ open: 0, timeout: expect.any(Number) });
       expect(v6).toMatchObject({ open: 0, timeout: expect.any(Number) });
+    });
+
+    test('knocks no more once an attempt is given up', async () => {
+      await lab.origin.nft(firewall());
+      await lab.expectVerdict(443, closed);
+      await (await lab.stranger.hammer(lab.origin, 443)).stop();
+      for (const host of [lab.edge, lab.stranger]) {
+        const sockets = await host.must(['cat', '/proc/net/tcp', '/proc/net/tcp6']);
+        // 02 is SYN_SENT.
+        expect(sockets).not.toMatch(/^ *\d+: \S+ \S+ 02 /m);
+      }
     });
   });
 

@@ -47,7 +47,10 @@ const hammerTimeout = 900;
 export type Protocol = 'tcp' | 'udp';
 /** How one echo round trip ended; `refused` is also an ICMP rejection. */
 export type Reach = 'open' | 'refused' | 'timeout' | 'reset';
-type Counts = Readonly<Record<Reach, number>>;
+/** `first` tells of the first ten attempts that ended in each way. */
+type Counts = Readonly<Record<Reach, number>> & {
+  readonly first: Readonly<Record<Reach, readonly string[]>>;
+};
 
 /** One value for each address family; without `v6` in a lab without IPv6. */
 export interface PerFamily<T> {

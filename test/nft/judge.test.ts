@@ -11,7 +11,7 @@ const { rules, chains } = parseListing(readFileSync(file, 'utf8'));
 /** What the chain of that name does to IPv4 to TCP port 443; `?` for conditions that cannot be judged. */
 function judge(chain: string, port = 443): string {
   const [probe] = probes(desired({ tcpPorts: [port] }), 'ip');
-  const end: Walk = walk({ family: 'inet', table: 'judge', chain }, probe!, rules, 0);
+  const end: Walk = walk({ family: 'inet', table: 'judge', chain }, probe!, rules);
   const words = [
     end.verdict,
     ...(end.unclear.length > 0 ? ['?'] : []),

@@ -5,11 +5,21 @@ import csf, { type CsfAround, type CsfOwned } from '../../renderers/csf.ts';
 import { refuseConflicts } from '../../src/commands/apply.ts';
 import { addBlock, hasBlock, removeBlock } from '../../src/csf/block.ts';
 import { opened, parseConf } from '../../src/csf/conf.ts';
-import { entryOf, includes, lineOf, ruleOf } from '../../src/csf/lines.ts';
+import {
+  chainOf,
+  effectiveLines,
+  entriesIn,
+  entryOf,
+  includes,
+  lineOf,
+  ruleOf,
+} from '../../src/csf/lines.ts';
 import { CfsyncError } from '../../src/errors.ts';
+import { digest } from '../../src/files.ts';
 import { parseSave } from '../../src/iptables/save.ts';
+import { merge, parseRanges } from '../../src/prefix.ts';
 import type { Desired, Observed, Step } from '../../src/renderer.ts';
-import { desired } from '../helpers/desired.ts';
+import { bundled, desired } from '../helpers/desired.ts';
 import { golden } from '../helpers/golden.ts';
 import { recorded } from '../helpers/host.ts';
 
@@ -187,7 +197,10 @@ const skeleton = (...allowed: string[]): string =>
 const around = (changes: Partial<CsfAround> = {}): CsfAround => ({
   conf: { IPV6: '1', TCP_IN: '22', TCP6_IN: '22' },
   files: { allow: 'a\n', ignore: 'b\n' },
-  kernel: { v4: parseSave(skeleton()), v6: parseSave(skeleton()) },
+  kernel: {
+    v4: parseSave(skeleton(), 'iptables-save'),
+    v6: parseSave(skeleton(), 'iptables-save'),
+  },
   others: [],
   disabled: false,
   own: null,
@@ -241,7 +254,10 @@ describe('plan', () => {
   });
 
   it('takes the rules away before the file that names them', () => {
-    const kernel = { v4: parseSave(skeleton(rule4, answer4)), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(skeleton(rule4, answer4), 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const steps = csf.plan(csf.nothing, observed(wanted, { kernel, lfd: 'current' }));
     expect(told(steps)).toEqual([
       'csf: iptables, ALLOWIN and ALLOWOUT: 0 rules come, 2 go',
@@ -255,7 +271,10 @@ describe('plan', () => {
   it('keeps the name of a rule that goes until it is gone', () => {
     const old = { ...wanted, allow: `${wanted.allow}tcp|in|d=443|s=198.51.100.0/24\n` };
     const stale = '-A ALLOWIN -s 198.51.100.0/24 ! -i lo -p tcp -m tcp --dport 443 -j ACCEPT';
-    const kernel = { v4: parseSave(skeleton(stale)), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(skeleton(stale), 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const next = csf.want({ ...small, tcpPorts: [80] }, { reload: false }).owned;
     const steps = csf.plan(next, observed(old, { kernel }));
     const writes = steps.filter((step) => step.kind === 'file' && step.path === path);
@@ -270,7 +289,7 @@ describe('plan', () => {
     const others = ['tcp|in|d=443|s=192.0.2.0/24'];
     const plan = (to: CsfOwned, n: number): string => {
       const kernel = {
-        v4: parseSave(skeleton(...Array<string>(n).fill(rule4), answer4)),
+        v4: parseSave(skeleton(...Array<string>(n).fill(rule4), answer4), 'iptables-save'),
       };
       return stdin(csf.plan(to, observed(wanted, { kernel, others })));
     };
@@ -288,7 +307,10 @@ describe('plan', () => {
       .replaceAll('! -i lo', '-i eth0')
       .replaceAll('! -o lo', '-o eth0')
       .replace(':ALLOWIN', ':LOGACCEPT - [0:0]\n:ALLOWIN');
-    const kernel = { v4: parseSave(style), v6: parseSave(skeleton()) };
+    const kernel = {
+      v4: parseSave(style, 'iptables-save'),
+      v6: parseSave(skeleton(), 'iptables-save'),
+    };
     const text = stdin(csf.plan(wanted, observed({}, { kernel })));
     expect(text).toContain(
       '-I ALLOWIN -s 192.0.2.0/24 -i eth0 -p tcp -m tcp --dport 443 -j LOGACCEPT\n',
@@ -312,7 +334,7 @@ describe('plan', () => {
   });
 
   it('loads nothing where CSF is off', () => {
-    const off = { v4: parseSave('*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n') };
+    const off = { v4: parseSave('*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n', 'iptables-save') };
     for (const changes of [{ disabled: true }, { kernel: off }, { kernel: off, reload: true }])
       expect(told(csf.plan(wanted, observed({}, changes)))).toHaveLength(4);
   });
@@ -350,14 +372,16 @@ describe('want', () => {
   it('reports what keeps the rules from being in force', () => {
     expect(notices({ disabled: true })).toMatch(/^warning: CSF is disabled/);
     expect(notices({ kernel: { v4: [] } })).toMatch(/^warning: CSF is not running, so/);
-    expect(notices({ kernel: { v4: parseSave(skeleton()), v6: [] } })).toMatch(/for IPv6/);
+    expect(notices({ kernel: { v4: parseSave(skeleton(), 'iptables-save'), v6: [] } })).toMatch(
+      /for IPv6/,
+    );
     expect(notices({ conf: { ...closed, TESTING: '1' } })).toMatch(/^warning: TESTING = "1"/);
     expect(notices({ conf: {} })).toMatch(/^note: IPV6 = "0"/);
     expect(notices({ conf: {}, ipv6: false })).toBe('');
     expect(notices({ conf: { ...closed, TCP_IN: '1:65535' } })).toMatch(/^note: TCP_IN .* 443 /);
     const dnat =
       '*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination 172.17.0.2:443\nCOMMIT\n';
-    expect(notices({ kernel: { v4: parseSave(skeleton() + dnat) } })).toContain(
+    expect(notices({ kernel: { v4: parseSave(skeleton() + dnat, 'iptables-save') } })).toContain(
       'port 443 is sent on by DNAT',
     );
     expect(() => notices({ error: 'Error: x' })).toThrow('Error: x');
@@ -379,8 +403,16 @@ describe('want', () => {
       [{ conf: { ...closed, TESTING: '1' } }, 'TESTING = "1"'],
       [{ disabled: true, kernel: { v4: [] } }, 'CSF is disabled'],
       [{ kernel: { v4: [] } }, 'CSF is not running'],
-      [{ kernel: { v4: parseSave(skeleton()), v6: [] } }, 'not running for IPv6'],
-      [{ kernel: { v4: parseSave(open), v6: parseSave(skeleton()) } }, 'still opens 443'],
+      [{ kernel: { v4: parseSave(skeleton(), 'iptables-save'), v6: [] } }, 'not running for IPv6'],
+      [
+        {
+          kernel: {
+            v4: parseSave(open, 'iptables-save'),
+            v6: parseSave(skeleton(), 'iptables-save'),
+          },
+        },
+        'still opens 443',
+      ],
     ];
     for (const [changes, text] of cases) expect(lockdown(changes), text).toThrow(text);
     expect(
@@ -408,22 +440,22 @@ describe('want', () => {
   });
 });
 
-describe('observe', () => {
-  const host = (changes: Readonly<Record<string, string>>, answers = {}) =>
-    recorded({
-      folders: { '/etc/csf': [] },
-      files: { '/etc/csf/csf.conf': 'IPV6 = "1"\n', '/etc/csf/csf.allow': 'a\n', ...changes },
-      answers: {
-        'iptables-save': skeleton(rule4, rule4, answer4),
-        'ip6tables-save': skeleton(),
-        'stat -c %i /var/lib/csf/csf.lock': '77\n',
-        'test /etc/csf/cfsync.ignore -nt /run/lfd.pid': { code: 0, stdout: '', stderr: '' },
-        ...answers,
-      },
-    });
-  const look = (changes: Readonly<Record<string, string>> = {}, reload = false, answers = {}) =>
-    csf.observe(host(changes, answers), { reload });
+const host = (changes: Readonly<Record<string, string>>, answers = {}) =>
+  recorded({
+    folders: { '/etc/csf': [] },
+    files: { '/etc/csf/csf.conf': 'IPV6 = "1"\n', '/etc/csf/csf.allow': 'a\n', ...changes },
+    answers: {
+      'iptables-save': skeleton(rule4, rule4, answer4),
+      'ip6tables-save': skeleton(),
+      'stat -c %i /var/lib/csf/csf.lock': '77\n',
+      'test /etc/csf/cfsync.ignore -nt /run/lfd.pid': { code: 0, stdout: '', stderr: '' },
+      ...answers,
+    },
+  });
+const look = (changes: Readonly<Record<string, string>> = {}, reload = false, answers = {}) =>
+  csf.observe(host(changes, answers), { reload });
 
+describe('observe', () => {
   it('says why CSF cannot be used', async () => {
     const absent = csf.observe(recorded({}), { reload: false });
     await expect(absent).rejects.toMatchObject({ reason: 'not installed' });
@@ -563,6 +595,219 @@ describe('observe', () => {
       ),
     ).toEqual([]);
     expect(await foreign(tables('*filter'), 'LF_IPSET = "1"\n')).toEqual(['ipset mine']);
+  });
+});
+
+describe('adopt', () => {
+  const known = merge(bundled, parseRanges(['104.16.0.0/12']));
+  const goal = desired({
+    ranges: { v4: ['104.16.0.0/13', '173.245.48.0/20'], v6: ['2400:cb00::/32'] },
+  });
+
+  /** A host of which only the files and the two chains matter. */
+  interface Csf {
+    readonly files: Readonly<Record<string, string>>;
+    /** Of both families, without `-A`. */
+    readonly rules: readonly string[];
+  }
+
+  /** As a csf that loads these lists leaves it. */
+  const started = (
+    allow: string,
+    ignore = '127.0.0.1\n',
+    more: Record<string, string> = {},
+  ): Csf => {
+    const style = { in: '! -i lo', out: '! -o lo', accept: 'ACCEPT' };
+    const files = { '/etc/csf/csf.allow': allow, '/etc/csf/csf.ignore': ignore, ...more };
+    const lines = (text: string): string[] => [
+      ...effectiveLines(text),
+      ...includes(text).flatMap((name) => lines(files[name as keyof typeof files] ?? '')),
+    ];
+    const rules = lines(allow)
+      .flatMap(entriesIn)
+      .map((entry) => `${chainOf[entry.direction]} ${ruleOf(entry, style)}`);
+    return { files, rules };
+  };
+
+  const observeOn = async ({ files, rules }: Csf, reload = false) => {
+    const of = (v6: boolean): string =>
+      skeleton(...rules.filter((rule) => rule.includes('::') === v6).map((rule) => `-A ${rule}`));
+    return look(files, reload, { 'iptables-save': of(false), 'ip6tables-save': of(true) });
+  };
+
+  /** The same host after a step. */
+  const after = ({ files, rules }: Csf, step: Step): Csf => {
+    if (step.kind === 'file') {
+      const { [step.path]: old, ...rest } = files;
+      expect(step.expect).toBe(old === undefined ? null : digest(old));
+      return {
+        rules,
+        files: step.content === null ? rest : { ...rest, [step.path]: step.content },
+      };
+    }
+    const next = [...rules];
+    for (const line of (step.command.stdin ?? '').split('\n')) {
+      if (line.startsWith('-I ')) next.push(line.slice(3));
+      if (!line.startsWith('-D ')) continue;
+      const at = next.indexOf(line.slice(3));
+      expect(at, line).toBeGreaterThanOrEqual(0);
+      next.splice(at, 1);
+    }
+    return { files, rules: next };
+  };
+  const sorted = ({ files, rules }: Csf): Csf => ({ files, rules: rules.toSorted() });
+
+  async function adopted(on: Csf, reload = false) {
+    const seen = await observeOn(on, reload);
+    const observed = csf.adopt!(seen, goal, known);
+    const { owned, notices } = csf.want(goal, { reload }, observed.around);
+    return { observed, before: observed.owned, owned, notices, steps: csf.plan(owned, observed) };
+  }
+
+  const allow = `# csf.allow
+192.0.2.77 # office
+173.245.48.0/20 # Cloudflare
+tcp|in|d=80,443|s=173.245.48.0/20
+tcp|in|d=443|s=104.16.0.0/12 # old
+tcp:in:d=80_80:s=104.16.0.0/12
+tcp|out|s=443|d=104.16.0.0/12\t# answers
+d=443|s=2400:cb00::/32
+2400:CB00::/32
+tcp|in|d=22|s=192.0.2.0/24
+tcp|in|d=443|s=192.0.2.0/24
+tcp|in|d=80,443,8443|s=131.0.72.0/22
+udp|in|d=443|s=131.0.72.0/22
+tcp|out|d=443|d=131.0.72.0/22
+tcp|in|s=131.0.72.0/22
+131.0.72.0/22 # Included by hand
+104.16.0.9
+`;
+  const ignore = '127.0.0.1\n173.245.48.0/20\r\n104.16.0.0/12 # old\n8.8.8.0/24\n';
+  const busy = started(allow, ignore);
+
+  it('what scripts left', async () => {
+    const { before, owned, notices, steps } = await adopted(busy);
+    const done = steps.reduce(after, busy);
+    const lines = [
+      ...before.strays!.map(
+        ({ text, prefixes, beyond }) =>
+          `${text} (${prefixes.join()})${beyond === undefined ? '' : `: ends ${beyond}`}`,
+      ),
+      ...notices.map((n) => `${n.level}: ${n.text}`),
+      ...steps.map((step) => `step: ${step.summary}`),
+      ...['allow', 'ignore'].map((name) => `== csf.${name}\n${done.files[`/etc/csf/csf.${name}`]}`),
+      '== rules',
+      ...done.rules.toSorted(),
+      ...csf.print(before).map(({ path, content }) => `== before: ${path}\n${content}`),
+    ];
+    golden('csf/adopted.txt', `${lines.join('\n')}\n`);
+    const then = await adopted(done);
+    expect(then.before.strays).toBeUndefined();
+    expect(then.owned).toEqual(owned);
+    expect(then.steps).toEqual([]);
+    // What is in force is what CSF makes of the files.
+    const { '/etc/csf/csf.allow': a, '/etc/csf/csf.ignore': b, ...more } = done.files;
+    expect(sorted(done).rules).toEqual(sorted(started(a!, b, more)).rules);
+  });
+
+  it('never leaves a rule in the chains that no file names, nor Cloudflare out', async () => {
+    const { steps } = await adopted(busy);
+    let now = busy;
+    for (const step of steps) {
+      now = after(now, step);
+      const { '/etc/csf/csf.allow': a, '/etc/csf/csf.ignore': b, ...more } = now.files;
+      const named = started(a!, b, more).rules;
+      expect(
+        now.rules.filter((rule) => !named.includes(rule)),
+        step.summary,
+      ).toEqual([]);
+      for (const prefix of ['173.245.48.0/20', '2400:cb00::/32'])
+        expect(now.rules.join('\n'), step.summary).toContain(`ALLOWIN -s ${prefix}`);
+    }
+  });
+
+  it('takes over what stands there and is not loaded, and loads it not on the way back', async () => {
+    const cold = { ...busy, rules: busy.rules.filter((rule) => !rule.includes('104.16')) };
+    const { before, steps } = await adopted(cold);
+    const done = steps.reduce(after, cold);
+    const back = csf.plan(before, await observeOn(done));
+    expect(sorted(back.reduce(after, done))).toEqual(sorted(cold));
+  });
+
+  it.each([
+    ['as it is', allow],
+    ['without a last line end', allow.trimEnd()],
+    ['with a stray at the end, which has none', `${allow}173.245.48.0/20`],
+    ['with a stray twice', `${allow}173.245.48.0/20 # Cloudflare\n`],
+    ['with CRLF', allow.replaceAll('\n', '\r\n')],
+  ])('goes back to the same bytes and rules from every step (%s)', async (_, text) => {
+    const on = started(text, ignore);
+    for (const reload of [false, true]) {
+      const { before, steps } = await adopted(on, reload);
+      let now = on;
+      for (const step of [undefined, ...steps]) {
+        if (step !== undefined) now = after(now, step);
+        const seen = await observeOn(now, false);
+        for (const looked of [seen, csf.adopt!(seen, goal, known)]) {
+          const end = csf.plan(before, looked).reduce(after, now);
+          expect(sorted(end), step?.summary).toEqual(sorted(on));
+        }
+      }
+    }
+  });
+
+  it('goes back to ours and theirs, which both were there', async () => {
+    const first = await adopted(started('192.0.2.77\n'));
+    let on = first.steps.reduce(after, started('192.0.2.77\n'));
+    for (const line of ['192.0.2.78', '173.245.48.0/20', 'tcp|in|d=80,443|s=173.245.48.0/20']) {
+      const text = `${on.files['/etc/csf/csf.allow']}${line} # csf -a\n`;
+      const loaded = started(`${line}\n`).rules;
+      on = { files: { ...on.files, '/etc/csf/csf.allow': text }, rules: [...on.rules, ...loaded] };
+    }
+    const { before, steps } = await adopted(on);
+    expect(before.strays).toHaveLength(2);
+    const done = steps.reduce(after, on);
+    expect(done.files['/etc/csf/csf.allow']).not.toContain('173.245');
+    expect(done.rules.filter((rule) => rule.includes('-s 173.245'))).toHaveLength(1);
+    const back = csf.plan(before, await observeOn(done)).reduce(after, done);
+    expect(sorted(back)).toEqual(sorted(on));
+  });
+
+  it('keeps what the admin did meanwhile', async () => {
+    const { before, steps } = await adopted(busy);
+    const done = steps.reduce(after, busy);
+    const text = `${done.files['/etc/csf/csf.allow']!.replace('192.0.2.77', '192.0.2.78')}131.0.72.0/22 # csf -a\n`;
+    const edited = {
+      rules: [...done.rules, ...started('131.0.72.0/22\n').rules],
+      files: { ...done.files, '/etc/csf/csf.allow': text },
+    };
+    const looked = csf.adopt!(await observeOn(edited), goal, known);
+    expect(looked.owned.strays).toHaveLength(1);
+    const back = csf.plan(before, looked).reduce(after, edited);
+    const lines = back.files['/etc/csf/csf.allow']!.split('\n').toSorted();
+    const meant = allow.replace('192.0.2.77', '192.0.2.78');
+    expect(lines).toEqual(`${meant}131.0.72.0/22 # csf -a\n`.split('\n').toSorted());
+    expect(sorted(back).rules).toEqual(
+      sorted({ ...busy, rules: [...busy.rules, ...started('131.0.72.0/22\n').rules] }).rules,
+    );
+  });
+
+  it('leaves plain addresses alone that CSF keeps in sets', async () => {
+    const { before, notices } = await adopted({
+      ...busy,
+      files: { ...busy.files, '/etc/csf/csf.conf': 'IPV6 = "1"\nLF_IPSET = "1"\n' },
+    });
+    const plain = before.strays!.filter(({ beyond }) => beyond !== undefined);
+    expect(plain).toEqual([]);
+    expect(notices.map(({ text }) => text).join()).toContain(
+      'because LF_IPSET keeps them in sets: 173.245.48.0/20 # Cloudflare; 2400:CB00::/32; tcp|in|d=80,443,8443',
+    );
+  });
+
+  it('has nothing to do where nobody wrote anything', async () => {
+    const seen = await observeOn(started('192.0.2.77\n'));
+    const found = csf.adopt!(seen, goal, known);
+    expect(found.owned).toEqual(seen.owned);
   });
 });
 

@@ -193,6 +193,7 @@ describe('lockdown', () => {
     defaultRoutes: [],
     legacy: false,
     mismatches: [],
+    accepted: [],
     ...changes,
   });
   const exempt = (more: Partial<NftAround>, trusted: string[] = []): string[] =>

@@ -1,0 +1,119 @@
+/** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
+import { changing } from '../change.ts';
+import { locked, type Plan } from '../engine.ts';
+import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import { largeLoss } from '../guard.ts';
+import { forRanges, type Job } from '../job.ts';
+import { openNames } from '../journal.ts';
+import { preflight } from '../lockout.ts';
+import type { Context } from '../main.ts';
+import { isAttended, type Output } from '../output.ts';
+import { readHold } from '../pending.ts';
+import { policyFor } from '../policy.ts';
+import { merge, parseRanges, subtract } from '../prefix.ts';
+import { everPublished, retired } from '../published.ts';
+import type { Ranges, Stray } from '../renderer.ts';
+import { makeJobs, sourceOptions } from '../settings.ts';
+import { whileChanging } from '../signals.ts';
+import { resolveSource } from '../source.ts';
+import { escape } from '../text.ts';
+import { applyAll, planOne, printPlan, refuseConflicts, type Planned } from './apply.ts';
+
+export async function run(context: Context): Promise<ExitCode> {
+  const { settings, output } = context;
+  const named = await makeJobs(settings);
+  refuseConflicts(named);
+  for (const { name, renderer } of named)
+    if (renderer.adopt === undefined)
+      output.print(`${name}: nothing to take over: scripts leave no rules there`);
+  const jobs = named.filter((job) => job.renderer.adopt !== undefined);
+  if (jobs.length === 0) return exit.ok;
+  if (settings.values['dry-run'] === true)
+    return planAll(context, jobs, async ({ plans, codes }) => {
+      printPlan(plans, output);
+      return worst(codes);
+    });
+  return changing(context, 'adopt', async (run) => {
+    const { content: hold, notices } = await readHold(settings.stateDir);
+    output.notices('', notices);
+    if (hold !== undefined && !isAttended())
+      throw new CfsyncError(
+        exit.refused,
+        `held since ${hold.at} (${hold.why}); nothing was changed; cfsync adopt at a terminal ends the hold`,
+      );
+    return planAll(context, jobs, async (made) =>
+      made.plans.length === 0
+        ? worst(made.codes)
+        : whileChanging(() => applyAll(context, made, run)),
+    );
+  });
+}
+
+/** Shows what there is to be taken over, and hands on the plans for it while their locks are held. */
+async function planAll(
+  context: Context,
+  named: readonly Job[],
+  then: (planned: Planned) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const { settings, output } = context;
+  const { stateDir, lockTimeout, values } = settings;
+  const answer = await resolveSource(sourceOptions(settings));
+  output.notices('', answer.notices);
+  const policy = await policyFor(answer, stateDir, {
+    acceptLargeChange: values['accept-large-change'] === true,
+  });
+  const adopting = await everPublished(answer, stateDir);
+  const jobs = forRanges(named, answer.ranges).map((job) => ({ ...job, adopting }));
+  return locked(jobs, lockTimeout, async () => {
+    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+    const plans: Plan[] = [];
+    let refused = false;
+    const cutOff = await openNames(stateDir);
+    for (const job of jobs) {
+      const plan = await planOne(context, job, policy, codes);
+      refused ||= plan === undefined || plan.verdict.kind === 'no change';
+      if (plan === undefined) continue;
+      const strays = plan.observed.owned.strays ?? [];
+      printStrays(job.name, strays, answer.ranges, output);
+      if (!policy.acceptLargeChange && losesMuch(plan, strays, output)) {
+        refused = true;
+        codes.push(exit.refused);
+      }
+      // What an adopt that was cut off has begun is carried on.
+      else if (strays.length > 0 || cutOff.includes(job.name)) plans.push(plan);
+    }
+    const cleared = await preflight(plans, context, codes);
+    refused ||= cleared.length < plans.length;
+    return then({ answer, jobs, plans, cleared, refused, codes });
+  });
+}
+
+/** What is taken over, in the backend's own words; the same line several times is said once. */
+function printStrays(name: string, strays: readonly Stray[], ranges: Ranges, output: Output): void {
+  if (strays.length === 0) {
+    output.print(`${name}: nothing to take over`);
+    return;
+  }
+  output.print(`${name}: to be taken over:`);
+  const times = new Map<string, Stray[]>();
+  for (const stray of strays) times.set(stray.text, [...(times.get(stray.text) ?? []), stray]);
+  for (const [text, same] of times) {
+    const { prefixes, beyond } = same[0]!;
+    output.print(`  ${escape(text)}${same.length === 1 ? '' : ` (${same.length} times)`}`);
+    const { v4, v6 } = subtract(parseRanges(prefixes), ranges);
+    const stale = [...v4, ...v6].join(', ');
+    if (stale !== '') output.print(`    stale: ${stale} (not Cloudflare's any more)`);
+    if (beyond !== undefined) output.print(`    ends with it: ${beyond}`);
+  }
+}
+
+/** A list that is old or incomplete must not take away what their rules let in. */
+function losesMuch(plan: Plan, strays: readonly Stray[], output: Output): boolean {
+  const held = parseRanges(strays.flatMap((stray) => stray.prefixes));
+  const lost = largeLoss(held, merge(plan.wanted.ranges, retired));
+  if (lost !== undefined)
+    output.warn(
+      `${plan.job.name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`,
+    );
+  return lost !== undefined;
+}

@@ -1,0 +1,17 @@
+/** `completion`: print the completion for a shell. */
+import { completion, shells } from '../completion.ts';
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { builtIn } from '../load.ts';
+import type { Context } from '../main.ts';
+import { escape } from '../text.ts';
+
+export async function run({ words, output }: Context): Promise<ExitCode> {
+  const shell = shells.find((name) => name === words.join(' '));
+  if (shell === undefined)
+    throw new CfsyncError(
+      exit.usage,
+      `completion takes one of ${shells.join(', ')}, not ${escape(words.join(' '))}; see cfsync completion --help`,
+    );
+  output.print(completion(shell, Object.keys(builtIn).sort()));
+  return exit.ok;
+}

@@ -1,0 +1,225 @@
+/** Refuses a change that could cut the session it runs in, and names who else it would cut off. */
+import { defaultRouteInterfaces, dockerBridges, reachedThrough } from './interfaces.ts';
+import type { Plan } from './engine.ts';
+import { exit, type ExitCode } from './errors.ts';
+import { host } from './host.ts';
+import type { Context } from './main.ts';
+import {
+  addresses,
+  contains,
+  intersect,
+  isEmpty,
+  merge,
+  none,
+  parseRanges,
+  subtract,
+} from './prefix.ts';
+import { readUsable, type Applied } from './records.ts';
+import type { Notice, Ranges } from './renderer.ts';
+import { observeSessions, type Session, type Sessions } from './sessions.ts';
+import { count, number } from './text.ts';
+
+/** Whom a backend lets in, before a change or after it. */
+export interface Access {
+  /** Whether it keeps everybody else off the ports. */
+  readonly lockdown: boolean;
+  readonly tcpPorts: readonly number[];
+  /** Cloudflare's and the admin's own. */
+  readonly ranges: Ranges;
+}
+
+interface Judgement {
+  /** The sessions that this process runs in and that would be cut. */
+  readonly own: readonly Session[];
+  readonly notices: readonly Notice[];
+}
+
+/** TCP ports on which people administer a host with their browser, among those that Cloudflare proxies. */
+const panels: Readonly<Record<number, string>> = {
+  2082: 'cPanel',
+  2083: 'cPanel',
+  2086: 'WHM',
+  2087: 'WHM',
+  2095: 'cPanel webmail',
+  2096: 'cPanel webmail',
+  8443: 'Plesk',
+  8880: 'Plesk',
+};
+
+/** How many addresses a message names. */
+const most = 5;
+
+/**
+ * Only what changes counts: whoever was kept out before as well came by a way that the backend does not see.
+ * @param spared Addresses that come in through interfaces which lockdown leaves alone.
+ */
+export function judge(
+  before: Access,
+  after: Access,
+  sessions: Sessions,
+  spared: Ranges = none,
+): Judgement {
+  const own: Session[] = [];
+  const notices: Notice[] = [];
+  const ports = [...new Set([...before.tcpPorts, ...after.tcpPorts])].sort((a, b) => a - b);
+  for (const port of ports) {
+    const mine = sessions.own.filter((session) => session.port === port);
+    const others = single(sessions.peers.get(port) ?? []);
+    const self = single(mine.map(({ peer }) => peer));
+    const cut = cutOff(port, merge(others, self), before, after, spared);
+    own.push(...mine.filter(({ peer }) => contains(cut, peer)));
+    const rest = subtract(cut, self);
+    if (!isEmpty(rest)) notices.push({ level: 'warning', text: named(port, rest) });
+  }
+  const challenges = stopped(before, after);
+  if (challenges.length > 0)
+    notices.push({
+      level: 'warning',
+      text: `certificates of names that are not behind Cloudflare can no longer be renewed over ${challenges.join(' or ')}, because lockdown keeps the certificate authority out as well; DNS-01 goes on working`,
+    });
+  return { own, notices };
+}
+
+/** Those of the peers that come in before the change and not after it. */
+function cutOff(
+  port: number,
+  peers: Ranges,
+  before: Access,
+  after: Access,
+  spared: Ranges,
+): Ranges {
+  if (isEmpty(peers)) return none;
+  const letIn = ({ tcpPorts, ranges }: Access): Ranges =>
+    tcpPorts.includes(port) ? intersect(peers, ranges) : none;
+  const [then, now] = [letIn(before), letIn(after)];
+  const keptOut = (access: Access, inside: Ranges): Ranges =>
+    locks(access, port) ? subtract(peers, merge(inside, spared)) : none;
+  return merge(
+    subtract(keptOut(after, now), keptOut(before, then)),
+    // Gone from the ranges: on a host that drops what nobody allows, also without lockdown.
+    subtract(then, now),
+  );
+}
+
+function locks({ lockdown, tcpPorts }: Access, port: number): boolean {
+  return lockdown && tcpPorts.includes(port);
+}
+
+/** The ACME challenges (RFC 8555, RFC 8737) that come from the certificate authority to a port that is locked now. */
+function stopped(before: Access, after: Access): readonly string[] {
+  const challenges = [
+    [80, 'HTTP-01'],
+    [443, 'TLS-ALPN-01'],
+  ] as const;
+  return challenges
+    .filter(([port]) => locks(after, port) && !locks(before, port))
+    .map(([port, name]) => `${name} (port ${port})`);
+}
+
+function single(peers: readonly string[]): Ranges {
+  return parseRanges(peers.map((peer) => `${peer}/${peer.includes(':') ? 128 : 32}`));
+}
+
+function named(port: number, peers: Ranges): string {
+  const list = [...peers.v4, ...peers.v6];
+  const total = addresses(peers.v4) + addresses(peers.v6);
+  const shown = list.slice(0, most);
+  const left = total - shown.reduce((sum, prefix) => sum + addresses([prefix]), 0n);
+  const names = shown.map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+  const panel = panels[port];
+  return `TCP port ${port}${panel === undefined ? '' : ` (${panel})`}: ${count(Number(total), 'connected peer')} would no longer be let in: ${names.join(', ')}${left > 0n ? ` and ${number(left)} more` : ''}${panel === undefined ? '' : '; if one of them is you, name your address under extra in the configuration first'}`;
+}
+
+function listed(own: readonly Session[]): string {
+  const names = own.slice(0, most).map(({ peer, port }) => `${peer} to TCP port ${port}`);
+  return `${names.join(', ')}${own.length > most ? ` and ${number(own.length - most)} more` : ''}`;
+}
+
+/**
+ * Looks at the plans before they are applied, and says what they would cut.
+ * @returns The plans that may be applied.
+ */
+export async function preflight(
+  plans: readonly Plan[],
+  { settings, output }: Context,
+  codes: ExitCode[],
+): Promise<readonly Plan[]> {
+  const filters = plans.filter(
+    ({ job, steps }) => job.renderer.kind === 'filter' && steps.length > 0,
+  );
+  if (filters.length === 0) return plans;
+  const changes = await Promise.all(
+    filters.map(async (plan) => {
+      const { content } = await readUsable(settings.stateDir, plan.job.name);
+      return { plan, before: accessBefore(plan, content), after: accessAfter(plan) };
+    }),
+  );
+  const ports = changes.flatMap(({ before, after }) => [...before.tcpPorts, ...after.tcpPorts]);
+  const sessions = await observeSessions(host, ports);
+  const refused: Plan[] = [];
+  const said = new Set<string>();
+  for (const { plan, before, after } of changes) {
+    const { name } = plan.job;
+    const { own, notices } = judge(before, after, sessions, await spared(plan));
+    // What another backend does as well is said once.
+    output.notices(
+      name,
+      notices.filter(({ text }) => !said.has(text)),
+    );
+    for (const { text } of notices) said.add(text);
+    if (own.length === 0) continue;
+    const what = `this could cut the session it runs in: ${listed(own)} would no longer be let in`;
+    if (settings.values['allow-lockout'] === true)
+      output.warn(`warning: ${name}: ${what}; --allow-lockout says to go on`);
+    else {
+      refused.push(plan);
+      codes.push(exit.refused);
+      output.warn(
+        `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
+      );
+    }
+    for (const { peer, port, proof } of own.slice(0, most))
+      output.warn(`  ${peer} to TCP port ${port}: ${proof}`);
+  }
+  // A backend that is not applied now is not promised for the next boot.
+  return plans.filter(
+    (plan) => !refused.includes(plan) && !(refused.length > 0 && plan.job.name === 'boot'),
+  );
+}
+
+function accessAfter({ desired, wanted }: Plan): Access {
+  return {
+    lockdown: desired.mode === 'lockdown',
+    tcpPorts: desired.tcpPorts,
+    ranges: wanted.ranges,
+  };
+}
+
+/** What is held now; which ports and whether it locks them, only the record of the last apply tells. */
+function accessBefore(plan: Plan, applied: Applied | undefined): Access {
+  return {
+    lockdown: applied?.desired.mode === 'lockdown' && isInForce(plan, applied),
+    tcpPorts: (applied ?? plan).desired.tcpPorts,
+    ranges: plan.observed.owned.ranges,
+  };
+}
+
+/** Somebody who was locked out may have flushed the rules to get in again: a record alone proves no lockdown. */
+function isInForce({ job, observed }: Plan, { desired, options }: Applied): boolean {
+  if (JSON.stringify(options) !== JSON.stringify(job.raw)) return false;
+  try {
+    const { owned } = job.renderer.want(desired, job.options, observed.around);
+    return job.renderer.plan(owned, observed).length === 0;
+  } catch {
+    return false;
+  }
+}
+
+/** What comes in through Docker's bridges, and through the interfaces that the backend's option `trusted` names. */
+async function spared({ job }: Plan): Promise<Ranges> {
+  const open = await defaultRouteInterfaces(host);
+  const bridges = (await dockerBridges(host)).filter((name) => !open.includes(name));
+  const { trusted } = job.raw;
+  const names = [trusted ?? []].flat().map(String);
+  return reachedThrough(host, [...bridges, ...names]);
+}
