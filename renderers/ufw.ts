@@ -118,6 +118,9 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
   // ufw 0.36 holds it with lockf(3) while it works; a lock of flock(2) would not keep it out.
   locks: () => [{ kind: 'fcntl', path: '/run/ufw.lock' }],
 
+  // ufw 0.36.2 reads the rules first, and then waits for its lock without end.
+  rivals: ['ufw'],
+
   nothing: { ranges: none, v4: empty, v6: empty },
 
   want(desired, _options, around) {

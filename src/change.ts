@@ -1,5 +1,6 @@
 /** What every command that changes backends goes through: alone, undone on a signal, and never over a pending confirm. */
 import { check, locked, makeRollback, rollBack, type Plan, type Result } from './engine.ts';
+import { lookAgain } from './again.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { bootId } from './host.ts';
 import type { Job } from './job.ts';
@@ -47,7 +48,9 @@ export async function changing(
       const code = await expire(context, pending, boot);
       if (code !== exit.ok) return code;
     }
-    return work(await beginRun(stateDir, command, boot));
+    const run = await beginRun(stateDir, command, boot);
+    const code = await work(run);
+    return worst([code, await lookAgain(context, run)]);
   });
 }
 

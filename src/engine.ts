@@ -9,6 +9,7 @@ import { firstLines } from './text.ts';
 import { host, run, show } from './host.ts';
 import { withLocks } from './lock.ts';
 import { none, subtract } from './prefix.ts';
+import { noteChange, noteRivals } from './rivals.ts';
 import { stopIfAsked } from './signals.ts';
 import type {
   Command,
@@ -161,7 +162,8 @@ async function must(command: Command, what: string): Promise<void> {
     );
 }
 
-async function perform(step: Step): Promise<void> {
+async function perform(step: Step, job: Job): Promise<void> {
+  noteChange(job);
   if (step.kind === 'run') await must(step.command, step.summary);
   else if (step.content === null) await removeFile(step.path, { expect: step.expect });
   else await writeFileAtomic(step.path, step.content, { mode: step.mode, expect: step.expect });
@@ -195,14 +197,14 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       stopIfAsked(name);
       // A program may have done half of its work when it fails; a file is written whole or not at all.
       begun ||= step.kind === 'run';
-      await perform(step);
+      await perform(step, plan.job);
       begun = true;
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
     stopIfAsked(name);
     begun ||= final.length > 0;
-    for (const step of final) await perform(step);
+    for (const step of final) await perform(step, plan.job);
     if (final.length > 0) await settled(plan);
     said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
     if (open !== undefined) await tidy(entry);
@@ -327,7 +329,7 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
   const { name } = job;
   const notices: Notice[] = [];
   try {
-    for (const step of (await makeRollback(job, entry)).steps) await perform(step);
+    for (const step of (await makeRollback(job, entry)).steps) await perform(step, job);
     const [left] = (await makeRollback(job, entry)).steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
     await tidy(entry);
@@ -368,5 +370,11 @@ export function locked<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   const locks = jobs.flatMap((job) => job.renderer.locks?.(job.options) ?? []);
-  return withLocks(locks, seconds, work);
+  return withLocks(locks, seconds, async () => {
+    try {
+      return await work();
+    } finally {
+      await noteRivals(jobs);
+    }
+  });
 }

@@ -1,5 +1,6 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
 import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
@@ -224,7 +225,8 @@ const patience = 5000;
  */
 export async function endLeftBehind(name: string): Promise<void> {
   for (const end = Date.now() + patience; ; await sleep(10)) {
-    const left = await startedBy(name);
+    const variable = `${runVariable}=${name}`;
+    const left = await processes('environ', (text) => text.split('\0').includes(variable));
     const [first] = left;
     if (first === undefined) return;
     if (Date.now() > end)
@@ -236,16 +238,28 @@ export async function endLeftBehind(name: string): Promise<void> {
   }
 }
 
-/** What others may not read is not of this user, and a process may end while it is looked at. */
-async function startedBy(name: string): Promise<readonly number[]> {
+/**
+ * The ids of the processes of which a file below /proc/PID says so. One that may not be read is another user's,
+ * and one may end while it is looked at.
+ */
+export async function processes(
+  file: 'comm' | 'environ',
+  isOne: (text: string) => boolean,
+): Promise<readonly number[]> {
   const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
   const found = await Promise.all(
     pids.map(async (pid) => {
-      const environ = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
-      return environ.split('\0').includes(`${runVariable}=${name}`) ? [Number(pid)] : [];
+      const text = await readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+      return isOne(text) ? [Number(pid)] : [];
     }),
   );
   return found.flat();
+}
+
+/** Waits until these processes have ended, at most so many milliseconds. */
+export async function ended(pids: Iterable<number>, milliseconds: number): Promise<void> {
+  const end = Date.now() + milliseconds;
+  for (const pid of pids) while (Date.now() < end && existsSync(`/proc/${pid}`)) await sleep(20);
 }
 
 function spawnError(program: string, cause: Error): CfsyncError {

@@ -1,7 +1,9 @@
 /** The process that waits for `cfsync confirm`, detached from the session that applied, and else goes back. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { lookAgain } from './again.ts';
 import { expire } from './change.ts';
 import { bootId } from './host.ts';
+import { beginRun } from './journal.ts';
 import { withRunLock } from './lock.ts';
 import { makeOutput } from './output.ts';
 import { readPending, secondsLeft, type Pending } from './pending.ts';
@@ -32,7 +34,8 @@ for (let pending = await waiting(); pending !== undefined; pending = await waiti
   else
     await withRunLock(stateDir, patience, 'watch', async () => {
       const still = await waiting();
-      if (still !== undefined && secondsLeft(still, boot) <= 0)
-        await expire({ settings, output }, still, boot);
+      if (still === undefined || secondsLeft(still, boot) > 0) return;
+      await expire({ settings, output }, still, boot);
+      await lookAgain({ settings, output }, await beginRun(stateDir, 'watch', boot));
     });
 }

@@ -1,5 +1,6 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
+import { asRecorded } from '../again.ts';
 import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../change.ts';
 import { confirmLater, startWatch } from '../confirm.ts';
 import { unified } from '../diff.ts';
@@ -214,13 +215,12 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
   );
   const finished = await finishRollback(context, run.boot);
   if (hold.boot === run.boot || finished !== exit.ok) return finished;
-  const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
     await attempt(output, codes, async () => {
       const job = (await recordedJob(settings, name))!;
       await locked([job], settings.lockTimeout, async () => {
-        const plan = await makePlan(job, policy, settings.stateDir);
+        const plan = await makePlan(job, asRecorded, settings.stateDir);
         await check(plan);
         codes.push(await whileChanging(() => applyOne(plan, context, run)));
       });

@@ -1,10 +1,11 @@
 /** `rollback`: return to the state before the last apply, and hold. */
+import { lookAgain } from '../again.ts';
 import { holds, jobsOf, takeBack, type Reversal } from '../change.ts';
 import { unified } from '../diff.ts';
 import { locked, makeRollback, planDiff } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host.ts';
-import { entriesOf, lastRun, openNames } from '../journal.ts';
+import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
@@ -21,9 +22,12 @@ export async function run(context: Context): Promise<ExitCode> {
       printPlan(plans, output);
       return exit.ok;
     });
-  return withRunLock(settings.stateDir, settings.lockTimeout, 'rollback', () =>
-    withLast(context, (reversals) => goBackAll(context, reversals)),
-  );
+  const { stateDir, lockTimeout } = settings;
+  return withRunLock(stateDir, lockTimeout, 'rollback', async () => {
+    const code = await withLast(context, (reversals) => goBackAll(context, reversals));
+    const run = await beginRun(stateDir, 'rollback', await bootId());
+    return worst([code, await lookAgain(context, run)]);
+  });
 }
 
 /** Finds what the last run changed, and hands it on while the locks of the backends are held. */
