@@ -24,9 +24,10 @@ import type {
 import {
   dropUnusable,
   forgetEntry,
-  journalPath,
+  entryPath,
   keepEntry,
   openEntry,
+  reopenEntry,
   readOpen,
   type Entry,
   type Run,
@@ -61,6 +62,8 @@ export interface Result {
   readonly message: string;
   readonly detail: readonly string[];
   readonly notices: readonly Notice[];
+  /** Of a change that is done: what was written down to go back from it. */
+  readonly entry?: Entry;
 }
 
 /** The desired state cannot be had on this host as it is: `want` refused it, and says why. */
@@ -183,7 +186,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
       if (open !== undefined) {
         await tidy(open);
-        await keepEntry(stateDir, name, open.number);
+        said.push(...(await keepEntry(stateDir, name, open.number)));
       } else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
     }
     return { code: exit.ok, message: `${name}: no changes`, detail: [], notices: said };
@@ -208,7 +211,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     if (final.length > 0) await settled(plan);
     said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
     if (open !== undefined) await tidy(entry);
-    await keepEntry(stateDir, name, entry.number);
+    said.push(...(await keepEntry(stateDir, name, entry.number)));
   } catch (error) {
     const detail = error instanceof CfsyncError ? error.detail : [];
     const why = error instanceof Error ? error.message : String(error);
@@ -222,7 +225,8 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     return { ...back, message, detail, notices: [...said, ...back.notices] };
   }
   const done = plan.wanted === renderer.nothing ? 'removed' : 'applied';
-  return { code: exit.ok, message: `${name}: ${done} and verified`, detail: [], notices: said };
+  const message = `${name}: ${done} and verified`;
+  return { code: exit.ok, message, detail: [], notices: said, entry };
 }
 
 async function entryOf(
@@ -260,7 +264,14 @@ async function entryOf(
 /** Goes back to what was there before a change that was verified; until it is done, the change counts as open. */
 export async function rollBack(plan: Plan, entry: Entry, stateDir: string): Promise<Result> {
   const { job } = plan;
-  const notices = await openEntry(stateDir, job.name, entry);
+  const notices: Notice[] = [];
+  try {
+    await reopenEntry(stateDir, job.name, entry.number);
+  } catch (error) {
+    // It is more to go back than to be able to go on with it after a crash.
+    if (!(error instanceof CfsyncError)) throw error;
+    notices.push({ level: 'warning', text: error.message });
+  }
   const back = await goBack(job, entry, stateDir);
   return { ...back, notices: [...notices, ...back.notices] };
 }
@@ -332,17 +343,17 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
     for (const step of (await makeRollback(job, entry)).steps) await perform(step, job);
     const [left] = (await makeRollback(job, entry)).steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
-    await tidy(entry);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return {
       code: exit.broken,
-      message: `${name}: going back failed: ${why}; what was there before is in ${journalPath(stateDir, name)}: look at the backend by hand, then run cfsync rollback`,
+      message: `${name}: going back failed: ${why}; what was there before is in ${entryPath(stateDir, name, entry.number)}: look at the backend by hand, then run cfsync rollback`,
       detail: error instanceof CfsyncError ? error.detail : [],
       notices,
     };
   }
   try {
+    await tidy(entry);
     notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
     await forgetEntry(stateDir, name, entry.number);
   } catch (error) {

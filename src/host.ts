@@ -120,9 +120,20 @@ function endProcess(pid: number): void {
   }
 }
 
+/** How a program that waits for a lock ends when it is not to be had in time; any other end is a failure. */
+export const lateForLock = 75;
+
+function noLock(program: string, code: number | null): CfsyncError {
+  const what = code === null ? 'did not answer' : `ended with code ${code}`;
+  return new CfsyncError(
+    exit.failed,
+    `${program}, which takes the lock, ${what}; nothing was changed`,
+  );
+}
+
 /**
- * Starts a program that answers a line once it is ready, and leaves it running: undefined when it ends
- * before that, else a function that closes its input and waits for its end.
+ * Starts a program that takes a lock and then answers a line, and leaves it running: undefined when the lock is
+ * not to be had in time, else a function that closes its input and waits for its end.
  */
 export function hold(
   command: Command,
@@ -151,9 +162,10 @@ export function hold(
         return closed;
       });
     });
-    child.on('close', () => {
+    child.on('close', (code) => {
       clearTimeout(timer);
-      resolve(undefined);
+      if (code === lateForLock) resolve(undefined);
+      else reject(noLock(program, code));
     });
     child.stdin.write('ready\n');
   });
@@ -165,12 +177,20 @@ export function hold(
  */
 export function lockOpen(fd: number, seconds: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
-    const child = spawn('flock', ['-w', String(seconds), '3'], {
+    const child = spawn('flock', ['-E', String(lateForLock), '-w', String(seconds), '3'], {
       env: environment(),
       stdio: ['ignore', 'ignore', 'ignore', fd],
     });
-    child.on('error', (cause) => reject(spawnError('flock', cause)));
-    child.on('close', (code) => resolve(code === 0));
+    const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 5) * 1000);
+    child.on('error', (cause) => {
+      clearTimeout(timer);
+      reject(spawnError('flock', cause));
+    });
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      if (code === 0 || code === lateForLock) resolve(code === 0);
+      else reject(noLock('flock', code));
+    });
   });
 }
 
@@ -246,7 +266,7 @@ export async function processes(
   file: 'comm' | 'environ',
   isOne: (text: string) => boolean,
 ): Promise<readonly number[]> {
-  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
+  const pids = ((await list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
   const found = await Promise.all(
     pids.map(async (pid) => {
       const text = await readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');

@@ -1,6 +1,6 @@
 /** `rollback`: return to the state before the last apply, and hold. */
 import { lookAgain } from '../again.ts';
-import { holds, jobsOf, takeBack, type Reversal } from '../change.ts';
+import { holdFromNow, jobsOf, takeBack, type Reversal } from '../change.ts';
 import { unified } from '../diff.ts';
 import { locked, makeRollback, planDiff } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
@@ -9,7 +9,7 @@ import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
-import { endPending, readPending, writeHold } from '../pending.ts';
+import { endPending, readPending } from '../pending.ts';
 import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
@@ -68,8 +68,7 @@ async function goBackAll(
   const { stateDir } = settings;
   // First, so that a rollback that is cut off holds as well.
   const why = `rollback of the ${reversals[0]!.entry.command} of ${reversals[0]!.entry.at}`;
-  const hold = { at: new Date().toISOString(), why, boot: await bootId() };
-  output.notices('', await writeHold(stateDir, hold));
+  await holdFromNow({ settings, output }, why, await bootId());
   const codes: ExitCode[] = [];
   for (const reversal of reversals) {
     const { plan, ...back } = await takeBack(reversal, stateDir);
@@ -87,6 +86,5 @@ async function goBackAll(
   const pending = await readPending(stateDir);
   if (pending !== undefined && (await entriesOf(stateDir, pending.run)).length === 0)
     await endPending(stateDir);
-  output.warn(holds);
   return worst(codes);
 }
