@@ -958,8 +958,10 @@ function strayMoves(
   const now = here(observed.owned.strays);
   const [stay, go] = split(now, then);
   const others = then.length === 0 ? [] : (loaded(family, name, observed.around)?.rules ?? []);
-  const [, back] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
-  return { go, stay, back };
+  const [, gone] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
+  const chains = loaded(family, name, observed.around)?.chains.map((c) => c.name) ?? [];
+  // Nothing where its chain is gone as well.
+  return { go, stay, back: gone.filter((s) => chains.includes(s.chain)) };
 }
 
 /** Those that are also in the other list, as often as there, and those that are not. */
@@ -1003,7 +1005,8 @@ function placeLines(
   };
   for (const { chain, rule, ...place } of strays.stay)
     put(chain, rule, placeOf(place, listOf(chain)));
-  const jumps = [...new Set([...observed, ...wanted].map((j) => j.chain))].flatMap((chain) => {
+  const then = wanted.map((jump) => notMovedDown(jump, observed, listOf(jump.chain)));
+  const jumps = [...new Set([...observed, ...then].map((j) => j.chain))].flatMap((chain) => {
     const there = [...listOf(chain)];
     const lines = observed
       .filter((j) => j.chain === chain)
@@ -1011,7 +1014,7 @@ function placeLines(
         listOf(chain).splice(listOf(chain).indexOf(rule), 1);
         return `-D ${chain} ${rule}`;
       });
-    for (const { rule, ...place } of wanted.filter((j) => j.chain === chain))
+    for (const { rule, ...place } of then.filter((j) => j.chain === chain))
       lines.push(put(chain, rule, placeOf(place, listOf(chain))));
     return sameList(there, listOf(chain)) ? [] : lines;
   });
@@ -1019,6 +1022,16 @@ function placeLines(
     put(chain, rule, placeOf(place, listOf(chain))),
   );
   return { jumps, back };
+}
+
+/** On the way back an admin may have added a drop above, or deleted what the jump stood before: it stays where it is. */
+function notMovedDown(jump: Jump, observed: readonly Jump[], list: readonly string[]): Jump {
+  const place = (j: Jump): number =>
+    j.before !== null && !list.includes(j.before) ? -1 : placeOf(j, list);
+  const limit = place(jump);
+  const same = observed.filter((j) => j.chain === jump.chain && j.rule === jump.rule);
+  const exact = same.find((j) => j.before === jump.before && j.nth === jump.nth);
+  return exact ?? same.find((j) => limit < 0 || place(j) < limit) ?? jump;
 }
 
 /** The rule it stood before may be gone: the top is the place where no drop comes first. */

@@ -200,12 +200,11 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
   },
 
   plan(wanted, observed) {
-    const hooks = hookLines(wanted, observed);
-    const strays = strayLines(wanted, observed, hooks);
+    const strays = strayLines(wanted, observed);
     const stages: readonly (readonly [string, readonly string[]])[] = [
       ['sets and chains', refreshLines(wanted, observed.owned)],
       // The kernel shows new rules a moment before new elements, so hooks come in a transaction of their own.
-      ['hooks', [...hooks, ...strays.back]],
+      ['hooks', [...strays.back, ...hookLines(wanted, observed)]],
       // An element that goes is gone a moment before its transaction's new rules count: so theirs go after.
       ['unhook what is no longer wanted', [...strays.go, ...unhookLines(wanted, observed)]],
       ['delete what is no longer wanted', sweepLines(wanted, observed)],
@@ -927,25 +926,25 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
 function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const name = { family: table.family, table: table.name, chain: jump.chain };
   const standing = jumpsIn(name, around);
-  const others = around.rules.filter((r) => same(r, name) && !isOurJump(r)).map((r) => r.handle);
-  // The rule it stood before may be gone: the top is the place where no drop comes first.
-  const isThere = jump.before === null || others.includes(jump.before);
-  const before = isThere ? jump.before : (others[0] ?? null);
-  const keep = standing.find((j) => j.before === before);
+  const limit = rulesOf(around.rules, name).findIndex((r) => r.handle === jump.before);
+  // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
+  const keep =
+    standing.find((j) => j.before === jump.before) ??
+    standing.find((j) => limit < 0 || j.index < limit);
   const extra = standing
     .filter((j) => j !== keep)
     .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
   if (keep !== undefined) return extra;
   const chain = `${at(table)} ${jump.chain}`;
-  if (before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
-  return [`insert rule ${chain} handle ${before} ${jumpRule}`, ...extra];
+  if (jump.before === null) return [`add rule ${chain} ${jumpRule}`, ...extra];
+  // The rule it stood before is gone: the top is the place where no drop comes first.
+  return [`insert rule ${chain}${limit < 0 ? '' : ` handle ${jump.before}`} ${jumpRule}`, ...extra];
 }
 
 /** What other hands wrote: the lines by which it goes, and by which it is put back. */
 function strayLines(
   wanted: NftOwned,
   { owned, around }: Observed<NftOwned, NftAround>,
-  hooks: readonly string[],
 ): { readonly go: readonly string[]; readonly back: readonly string[] } {
   const now = owned.strays ?? [];
   const then = wanted.strays ?? [];
@@ -959,9 +958,7 @@ function strayLines(
       elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
     ),
   ];
-  const stay = around.rules.filter((rule) => !hooks.includes(deleteLine(rule)));
-  const back = without(then, there).flatMap((stray) => putBack(stray, { ...around, rules: stay }));
-  return { go, back };
+  return { go, back: without(then, there).flatMap((stray) => putBack(stray, around)) };
 }
 
 type StrayName =
@@ -988,11 +985,11 @@ function without(strays: readonly NftStray[], keys: readonly string[]): NftStray
   });
 }
 
-function deleteLine(stray: NftStray | Rule): string {
+function deleteLine(stray: NftStray): string {
   const table = `${stray.family} ${stray.table}`;
-  return 'set' in stray
-    ? `delete element ${table} ${stray.set} { ${stray.element} }`
-    : `delete rule ${table} ${stray.chain} handle ${stray.handle}`;
+  return 'rule' in stray
+    ? `delete rule ${table} ${stray.chain} handle ${stray.handle}`
+    : `delete element ${table} ${stray.set} { ${stray.element} }`;
 }
 
 /** Nothing where its chain is gone, or no rule accepts from its set any more. */
@@ -1006,12 +1003,12 @@ function putBack(stray: NftStray, around: NftAround): string[] {
       : [];
   }
   if (!around.chains.some((chain) => same(chain, stray))) return [];
-  const there = around.rules.filter((rule) => same(rule, stray)).map((rule) => rule.handle);
-  const next = stray.below.find((handle) => there.includes(handle));
   const chain = `${table} ${stray.chain}`;
-  if (next !== undefined) return [`insert rule ${chain} handle ${next} ${stray.rule}`];
+  if (stray.below.length === 0) return [`add rule ${chain} ${stray.rule}`];
+  const there = rulesOf(around.rules, stray).map((rule) => rule.handle);
+  const next = stray.below.find((handle) => there.includes(handle));
   // As with a jump: where its place is gone, the top is the one where no drop comes first.
-  return [`${stray.last ? 'add' : 'insert'} rule ${chain} ${stray.rule}`];
+  return [`insert rule ${chain} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

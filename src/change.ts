@@ -3,12 +3,20 @@ import { check, locked, makeRollback, rollBack, type Plan, type Result } from '.
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { bootId } from './host.ts';
 import type { Job } from './job.ts';
-import { beginRun, entriesOf, type Kept, type Run } from './journal.ts';
+import {
+  beginRun,
+  entriesOf,
+  openNames,
+  readOpen,
+  type Entry,
+  type Kept,
+  type Run,
+} from './journal.ts';
 import { withRunLock } from './lock.ts';
 import { complain, type Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
-import { whileChanging } from './signals.ts';
+import { bringToEnd } from './signals.ts';
 
 interface Context {
   readonly settings: Settings;
@@ -62,13 +70,42 @@ export async function expire(
   const hold = { at: new Date().toISOString(), why, boot };
   output.notices('', await writeHold(stateDir, hold));
   output.warn(`${why}: it goes back; ${holds}`);
+  const code = await takeBackLocked({ settings, output }, reversals);
+  await endPending(stateDir);
+  return code;
+}
+
+/** Goes back as a command of its own: what is back is done. */
+async function takeBackLocked(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
   const code = await locked(
     reversals.map(({ job }) => job),
-    settings.lockTimeout,
-    () => whileChanging(() => takeRunBack({ settings, output }, reversals)),
+    context.settings.lockTimeout,
+    () => takeRunBack(context, reversals),
   );
-  await endPending(stateDir);
   return code === exit.rolledBack ? exit.ok : code;
+}
+
+/** Goes on with a rollback that was cut off, because that is what is held. */
+export async function finishRollback(
+  { settings, output }: Context,
+  boot: string,
+): Promise<ExitCode> {
+  const open: Kept[] = [];
+  for (const name of await openNames(settings.stateDir)) {
+    const { content: entry, notices } = await readOpen(settings.stateDir, name);
+    output.notices(name, notices);
+    if (entry === undefined) continue;
+    output.warn(`warning: ${name}: ${cutOffText(entry, boot)}; it goes back`);
+    open.push({ name, entry });
+  }
+  const reversals = await jobsOf(settings, open);
+  return reversals.length === 0 ? exit.ok : takeBackLocked({ settings, output }, reversals);
+}
+
+/** How a change that did not end is told. */
+export function cutOffText(entry: Entry, boot: string): string {
+  const since = entry.boot === boot ? '' : ', and the machine was started anew since';
+  return `the ${entry.command} of ${entry.at} was cut off${since}`;
 }
 
 /** What follows from a hold, for people. */
@@ -116,6 +153,7 @@ export async function takeRunBack(
   { settings, output }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
+  bringToEnd();
   const codes: ExitCode[] = [];
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);

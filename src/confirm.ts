@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { host, leave, run as runProgram } from './host.ts';
 import type { Run } from './journal.ts';
 import type { Output } from './output.ts';
-import { writePending } from './pending.ts';
+import { endPending, writePending } from './pending.ts';
 import type { Settings } from './settings.ts';
 
 const watcher = fileURLToPath(new URL(`watcher${import.meta.url.slice(-3)}`, import.meta.url));
@@ -23,8 +23,13 @@ export async function startWatch(settings: Settings, run: Run, seconds: number):
     String(run.number),
     config.file ?? '',
   ] as const;
-  if (await underSystemd(argv)) return;
-  leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
+  try {
+    if (!(await underSystemd(argv)))
+      await leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
+  } catch (error) {
+    await endPending(stateDir);
+    throw error;
+  }
 }
 
 /** systemd-logind may end all processes of a session with it (KillUserProcesses=, logind.conf(5)), also detached ones. */

@@ -1,7 +1,8 @@
 /** Brings backends to the desired state: observe, plan, guard, check, apply, verify, and back on failure. */
+import { dirname } from 'node:path';
 import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import { digest, mustBeFile, removeFile, writeFileAtomic } from './files.ts';
+import { digest, mustBeFile, removeFile, removeTemporary, writeFileAtomic } from './files.ts';
 import { guard, type Verdict } from './guard.ts';
 import { extraOf, type Job } from './job.ts';
 import { firstLines } from './text.ts';
@@ -178,8 +179,10 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
   if (plan.steps.length === 0) {
     if (plan.verdict.kind !== 'no change') {
       said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
-      if (open !== undefined) await keepEntry(stateDir, name, open.number);
-      else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
+      if (open !== undefined) {
+        await tidy(open);
+        await keepEntry(stateDir, name, open.number);
+      } else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
     }
     return { code: exit.ok, message: `${name}: no changes`, detail: [], notices: said };
   }
@@ -189,7 +192,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
   try {
     const undoable = plan.steps.filter(isUndoable);
     for (const step of undoable) {
-      stopIfAsked();
+      stopIfAsked(name);
       // A program may have done half of its work when it fails; a file is written whole or not at all.
       begun ||= step.kind === 'run';
       await perform(step);
@@ -197,11 +200,12 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
-    stopIfAsked();
+    stopIfAsked(name);
     begun ||= final.length > 0;
     for (const step of final) await perform(step);
     if (final.length > 0) await settled(plan);
     said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
+    if (open !== undefined) await tidy(entry);
     await keepEntry(stateDir, name, entry.number);
   } catch (error) {
     const detail = error instanceof CfsyncError ? error.detail : [];
@@ -326,6 +330,7 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
     for (const step of (await makeRollback(job, entry)).steps) await perform(step);
     const [left] = (await makeRollback(job, entry)).steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
+    await tidy(entry);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return {
@@ -349,6 +354,11 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
     detail: [],
     notices,
   };
+}
+
+/** A write that was cut off leaves a temporary file beside the one that it was to replace. */
+function tidy({ files }: Entry): Promise<void> {
+  return removeTemporary(files.map(({ path }) => dirname(path)));
 }
 
 /** Runs `work` under the locks that all the backends name. */

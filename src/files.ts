@@ -52,7 +52,7 @@ export async function writeFileAtomic(
 ): Promise<void> {
   const old = await attempt(`cannot write ${path}`, async () => {
     const old = await regularFile(path);
-    const temporary = join(dirname(path), `.cfsync-${randomBytes(12).toString('hex')}.tmp`);
+    const temporary = join(dirname(path), temporaryName());
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
     const file = await open(temporary, flags, 0o600);
     try {
@@ -75,6 +75,19 @@ export async function writeFileAtomic(
   });
   const done = old ? 'was replaced' : 'was created';
   await attempt(`${path} ${done}, but may not survive a power cut`, () => sync(dirname(path)));
+}
+
+function temporaryName(): string {
+  return `.cfsync-${randomBytes(12).toString('hex')}.tmp`;
+}
+
+/** Deletes what writes that were cut off left in these folders. It does no harm where that fails. */
+export async function removeTemporary(folders: readonly string[]): Promise<void> {
+  for (const folder of new Set(folders)) {
+    const names = await readdir(folder).catch(() => []);
+    for (const name of names)
+      if (/^\.cfsync-[0-9a-f]{24}\.tmp$/.test(name)) await rm(join(folder, name)).catch(() => {});
+  }
 }
 
 /**

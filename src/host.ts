@@ -1,6 +1,7 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { readdir, readFile, readlink } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
 import { withStage } from './files.ts';
 import type { Command, Host, Outcome } from './renderer.ts';
@@ -55,12 +56,18 @@ function start(command: Command): Promise<Outcome> {
   const [program, ...args] = command.argv;
   const timeout = command.timeout ?? defaultTimeout;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, {
-      env: environment(),
-      stdio: ['pipe', 'pipe', 'pipe'],
-      // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
-      detached: true,
-    });
+    let child: ChildProcessWithoutNullStreams;
+    try {
+      child = spawn(program, args, {
+        env: ours(),
+        stdio: ['pipe', 'pipe', 'pipe'],
+        // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
+        detached: true,
+      });
+    } catch (cause) {
+      // Words that no program can be given: too many of them, or one with a NUL in it.
+      throw spawnError(program, cause as Error);
+    }
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     let size = 0;
@@ -101,8 +108,12 @@ function start(command: Command): Promise<Outcome> {
 
 /** Ends a program that leads a process group, with those that it started. */
 function endGroup(child: ChildProcess): void {
+  if (child.pid !== undefined) endProcess(-child.pid);
+}
+
+function endProcess(pid: number): void {
   try {
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    process.kill(pid, 'SIGKILL');
   } catch (error) {
     if (errno(error) !== 'ESRCH') throw error;
   }
@@ -119,7 +130,7 @@ export function hold(
   const [program, ...args] = command.argv;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
-      env: environment(),
+      env: ours(),
       stdio: ['pipe', 'pipe', 'ignore'],
       detached: true,
     });
@@ -163,15 +174,22 @@ export function lockOpen(fd: number, seconds: number): Promise<boolean> {
 }
 
 /** Starts a program that lives on when this one and its terminal are gone. */
-export function leave(argv: readonly [string, ...string[]], said: 'terminal' | 'nobody'): void {
+export function leave(
+  argv: readonly [string, ...string[]],
+  said: 'terminal' | 'nobody',
+): Promise<void> {
   const [program, ...args] = argv;
-  const child = spawn(program, args, {
-    detached: true,
-    env: environment(),
-    stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
-    cwd: '/',
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      detached: true,
+      env: environment(),
+      stdio: ['ignore', 'ignore', said === 'terminal' ? 'inherit' : 'ignore'],
+      cwd: '/',
+    });
+    child.on('error', (cause) => reject(spawnError(program, cause)));
+    child.on('spawn', resolve);
+    child.unref();
   });
-  child.unref();
 }
 
 /** /proc/sys/kernel/random/boot_id, proc_sys_kernel(5). */
@@ -181,6 +199,53 @@ export async function bootId(): Promise<string> {
 
 function environment(): NodeJS.ProcessEnv {
   return { PATH: path, LC_ALL: 'C', HOME: process.env.HOME ?? '/' };
+}
+
+/** The environment of programs that end with this run, or are ended by the next one. */
+function ours(): NodeJS.ProcessEnv {
+  return runName === undefined ? environment() : { ...environment(), [runVariable]: runName };
+}
+
+const runVariable = 'CFSYNC_RUN';
+let runName: string | undefined;
+
+/** From here on the programs that are started are known by the name of this run. */
+export function nameRun(name: string): void {
+  runName = name;
+}
+
+/** Milliseconds for a program to be gone after SIGKILL. */
+const patience = 5000;
+
+/**
+ * Ends the programs of a run that was killed itself: they would go on with a change while the next run looks at
+ * what is there.
+ * @throws CfsyncError with code `busy` when one does not end.
+ */
+export async function endLeftBehind(name: string): Promise<void> {
+  for (const end = Date.now() + patience; ; await sleep(10)) {
+    const left = await startedBy(name);
+    const [first] = left;
+    if (first === undefined) return;
+    if (Date.now() > end)
+      throw new CfsyncError(
+        exit.busy,
+        `process ${first} does not end, which ${escape(name)} left behind; nothing was changed; look at it with ps, then try again`,
+      );
+    for (const pid of left) endProcess(pid);
+  }
+}
+
+/** What others may not read is not of this user, and a process may end while it is looked at. */
+async function startedBy(name: string): Promise<readonly number[]> {
+  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
+  const found = await Promise.all(
+    pids.map(async (pid) => {
+      const environ = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
+      return environ.split('\0').includes(`${runVariable}=${name}`) ? [Number(pid)] : [];
+    }),
+  );
+  return found.flat();
 }
 
 function spawnError(program: string, cause: Error): CfsyncError {

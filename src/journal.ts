@@ -2,7 +2,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno } from './errors.ts';
-import { moveAside, moveFile, removeFile } from './files.ts';
+import { moveAside, moveFile, removeFile, removeTemporary } from './files.ts';
 import { validApplied, type Applied } from './records.ts';
 import type { Desired, Notice, Owned, Ranges } from './renderer.ts';
 import { fields, readRecord, texts, textOf, time, tolerant, writeRecord } from './store.ts';
@@ -189,8 +189,9 @@ function mustReadOpen(stateDir: string, name: string): Promise<Entry | undefined
   return readRecord(journalPath(stateDir, name), 'journal', validEntry);
 }
 
-/** The next run, by number. */
+/** The next run, by number; its lock is held, so nobody else writes here. */
 export async function beginRun(stateDir: string, command: string, boot: string): Promise<Run> {
+  await removeTemporary(['journal', 'applied'].map((folder) => join(stateDir, folder)));
   const taken = (await keptNames(stateDir)).map((file) => file.run);
   for (const name of await openNames(stateDir))
     taken.push((await readOpen(stateDir, name)).content?.number ?? 0);

@@ -4,7 +4,7 @@ import { access } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { ensureDir, openLock, type LockFile } from './files.ts';
-import { hold, lockOpen } from './host.ts';
+import { endLeftBehind, hold, lockOpen, nameRun } from './host.ts';
 import type { Command, Lock } from './renderer.ts';
 import { listen } from './signals.ts';
 import { advised } from './store.ts';
@@ -96,10 +96,15 @@ export async function withRunLock<T>(
         exit.busy,
         `another cfsync is at work on ${escape(stateDir)}${holderText(await file.read())}; nothing was changed; try again later, or wait longer with --lock-timeout`,
       );
-    await file.fill(
-      `cfsync ${command}, process ${process.pid}, since ${new Date().toISOString()}\n`,
-    );
-    return await work();
+    const killed = (await file.read()).trim();
+    if (killed !== '') await endLeftBehind(killed);
+    const name = `cfsync ${command}, process ${process.pid}, since ${new Date().toISOString()}`;
+    await file.fill(`${name}\n`);
+    nameRun(name);
+    const result = await work();
+    // Where that fails, the next run looks for programs of this one in vain.
+    await file.fill('').catch(() => {});
+    return result;
   } finally {
     await file.close();
   }

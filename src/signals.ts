@@ -1,10 +1,12 @@
 /** Lets a signal end a command: at once while nothing is changed yet, else by undoing it. */
+import { closeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { CfsyncError, exit } from './errors.ts';
 
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 let asked: (typeof signals)[number] | undefined;
-let changing = 0;
+let follows: 'end' | 'undo' | 'nothing' = 'end';
 let listening = false;
 
 /** From here on the three signals are handled; the ones after the first change nothing. */
@@ -13,26 +15,45 @@ export function listen(): void {
   listening = true;
   // A terminal that is gone must not end the undo: what cannot be said is not said.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  const terminals = [0, 1, 2].filter((fd) => isatty(fd));
+  process.on('exit', () => leaveDead(terminals));
   for (const signal of signals)
     process.on(signal, () => {
       if (asked !== undefined) return;
       asked = signal;
-      if (changing === 0) {
+      if (follows === 'end') {
         process.stderr.write(`cfsync: ended by ${signal}; nothing was changed\n`);
         process.exit(exit.failed);
       }
-      process.stderr.write(`cfsync: ${signal}: what was begun is undone\n`);
+      const what = follows === 'undo' ? 'what was begun is undone' : 'this is brought to its end';
+      process.stderr.write(`cfsync: ${signal}: ${what}\n`);
     });
 }
 
-/** While `work` runs, a signal ends nothing by itself: `stopIfAsked` does, where it can be undone. */
+/**
+ * As its last act Node sets terminals back to how it found them, and until 24 it ends with SIGABRT when one
+ * is gone (https://github.com/nodejs/node/pull/58200). It leaves closed descriptors alone.
+ */
+function leaveDead(terminals: readonly number[]): void {
+  for (const fd of terminals) if (!isatty(fd)) closeSync(fd);
+}
+
+/**
+ * While `work` runs, a signal ends nothing by itself: `stopIfAsked` does, where it can be undone. After it
+ * there is something that was changed, and only little left to do.
+ */
 export async function whileChanging<T>(work: () => Promise<T>): Promise<T> {
-  changing++;
+  follows = 'undo';
   try {
     return await work();
   } finally {
-    changing--;
+    bringToEnd();
   }
+}
+
+/** From here on a signal undoes nothing, because it would be too late, or this is the way back. */
+export function bringToEnd(): void {
+  follows = 'nothing';
 }
 
 /** The signal that came, if any. */
@@ -40,7 +61,7 @@ export function wasAsked(): string | undefined {
   return asked;
 }
 
-/** @throws CfsyncError when a signal came. */
-export function stopIfAsked(): void {
-  if (asked !== undefined) throw new CfsyncError(exit.failed, `ended by ${asked}`);
+/** @throws CfsyncError when a signal came while `name` was worked on. */
+export function stopIfAsked(name: string): void {
+  if (asked !== undefined) throw new CfsyncError(exit.failed, `${name}: ended by ${asked}`);
 }

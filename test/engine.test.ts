@@ -341,6 +341,21 @@ describe('after a run that was cut off', () => {
     expect(await readApplied(state, 'file')).toMatchObject({ desired: { ranges: one } });
   });
 
+  it.each([
+    ['going on', async () => apply(await plan(fileBackend(), two), state, { ...run, number: 3 })],
+    ['going back', async () => goBack(job(fileBackend()), await open(), state)],
+    ['a new run', async () => beginRun(state, 'apply', '')],
+  ])('%s deletes what a write that was cut off left, and nothing else', async (what, settle) => {
+    await cutOff();
+    const at = what === 'a new run' ? join(state, 'journal') : folder;
+    const cut = join(at, '.cfsync-0123456789abcdef01234567.tmp');
+    const others = ['.cfsync-mine.tmp', 'cfsync-0123456789abcdef01234567.tmp'];
+    for (const path of [cut, ...others.map((name) => join(at, name))]) writeFileSync(path, '');
+    await settle();
+    expect(existsSync(cut)).toBe(false);
+    for (const name of others) expect(existsSync(join(at, name))).toBe(true);
+  });
+
   it('a file that it created and somebody else replaced since is left alone', async () => {
     const made = await plan(fileBackend());
     await apply(made, state, run);

@@ -1,6 +1,6 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
-import { changing, jobsOf, takeRunBack } from '../change.ts';
+import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../change.ts';
 import { confirmLater, startWatch } from '../confirm.ts';
 import { unified } from '../diff.ts';
 import {
@@ -17,14 +17,14 @@ import {
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
-import { entriesOf, openNames, readOpen, type Entry, type Run } from '../journal.ts';
+import { entriesOf, openNames, readOpen, type Run } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
-import { wasAsked, whileChanging } from '../signals.ts';
+import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
@@ -151,8 +151,14 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const changed = entries.length > 0;
   const failed = together && worst(results) !== exit.ok;
   const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
-  const undo = failed || !passed || wasAsked() !== undefined;
+  const signal = wasAsked();
+  bringToEnd();
+  const undo = failed || !passed || signal !== undefined;
   if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  if (signal !== undefined && !changed) {
+    output.warn(`ended by ${signal}; nothing was changed`);
+    results.push(exit.failed);
+  }
   if (seconds !== undefined) {
     if (changed && !undo) await confirmLater(context, run, seconds);
     else await endPending(stateDir);
@@ -200,19 +206,14 @@ async function settleCutOff(
   return codes;
 }
 
-/** How a change that did not end is told. */
-export function cutOffText(entry: Entry, boot: string): string {
-  const since = entry.boot === boot ? '' : ', and the machine was started anew since';
-  return `the ${entry.command} of ${entry.at} was cut off${since}`;
-}
-
 /** Nothing is changed while a rollback holds; only after a boot, which may have lost rules, they are brought back. */
 async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
   output.warn(
     `held since ${hold.at} (${hold.why}); nothing is changed; cfsync apply at a terminal ends the hold`,
   );
-  if (hold.boot === run.boot) return exit.ok;
+  const finished = await finishRollback(context, run.boot);
+  if (hold.boot === run.boot || finished !== exit.ok) return finished;
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
@@ -221,7 +222,7 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makePlan(job, policy, settings.stateDir);
         await check(plan);
-        codes.push(await applyOne(plan, context, run));
+        codes.push(await whileChanging(() => applyOne(plan, context, run)));
       });
     });
   if (worst(codes) === exit.ok)

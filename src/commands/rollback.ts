@@ -8,8 +8,8 @@ import { entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
-import { endPending, writeHold } from '../pending.ts';
-import { whileChanging } from '../signals.ts';
+import { endPending, readPending, writeHold } from '../pending.ts';
+import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
@@ -22,7 +22,7 @@ export async function run(context: Context): Promise<ExitCode> {
       return exit.ok;
     });
   return withRunLock(settings.stateDir, settings.lockTimeout, 'rollback', () =>
-    withLast(context, (reversals) => whileChanging(() => goBackAll(context, reversals))),
+    withLast(context, (reversals) => goBackAll(context, reversals)),
   );
 }
 
@@ -60,6 +60,7 @@ async function goBackAll(
   { settings, output }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
+  bringToEnd();
   const { stateDir } = settings;
   // First, so that a rollback that is cut off holds as well.
   const why = `rollback of the ${reversals[0]!.entry.command} of ${reversals[0]!.entry.at}`;
@@ -78,7 +79,10 @@ async function goBackAll(
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
     output.print(parts.filter((part) => part !== '').join('; '));
   }
-  await endPending(stateDir);
+  // Where only some backends go back, the others still wait for their confirmation.
+  const pending = await readPending(stateDir);
+  if (pending !== undefined && (await entriesOf(stateDir, pending.run)).length === 0)
+    await endPending(stateDir);
   output.warn(holds);
   return worst(codes);
 }

@@ -1,4 +1,5 @@
 /** `verify`: is the live system still what was applied? */
+import { cutOffText } from '../change.ts';
 import { unified } from '../diff.ts';
 import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
@@ -8,7 +9,7 @@ import { readOpen } from '../journal.ts';
 import { bootId } from '../host.ts';
 import { appliedBackends, recordedJob } from '../settings.ts';
 import { staleness } from '../policy.ts';
-import { attempt, cutOffText } from './apply.ts';
+import { attempt } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

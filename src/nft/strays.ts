@@ -22,10 +22,8 @@ interface RuleStray extends Stray {
   /** In nft's syntax. */
   readonly rule: string;
   readonly handle: number;
-  /** The handles of the next rules that are no strays; a jump of ours may change its own. */
+  /** The handles of the next rules of the admin's that stay, none at the end of the chain. */
   readonly below: readonly number[];
-  /** Whether none of the admin's is below. */
-  readonly last: boolean;
 }
 
 interface ElementStray extends Stray {
@@ -159,16 +157,13 @@ function placed(
   rules: readonly Rule[],
 ): RuleStray[] {
   const strays: RuleStray[] = [];
-  const below = new Map<string, readonly Rule[]>();
+  const stay = new Map<string, readonly number[]>();
   for (const rule of rules.toReversed()) {
     const { family, table, chain, handle } = rule;
-    const next = below.get(nameOf(rule)) ?? [];
+    const below = stay.get(nameOf(rule)) ?? [];
     const stray = found.get(rule);
-    if (stray === undefined) below.set(nameOf(rule), [rule, ...next].slice(0, landmarks));
-    else {
-      const place = { below: next.map((r) => r.handle), last: next.every(isOurJump) };
-      strays.push({ ...stray, family, table, chain, handle, ...place });
-    }
+    if (stray !== undefined) strays.push({ ...stray, family, table, chain, handle, below });
+    else if (!isOurJump(rule)) stay.set(nameOf(rule), [handle, ...below].slice(0, landmarks));
   }
   return strays.toReversed();
 }
@@ -384,6 +379,6 @@ export function readElement(elem: unknown): Part {
   return {
     element: element ?? '',
     prefixes: plain ? (elements(val) ?? []) : [],
-    ...(comment === undefined ? {} : { comment: String(comment) }),
+    ...(typeof comment === 'string' ? { comment } : {}),
   };
 }

@@ -65,7 +65,7 @@ export function parseRules(text: string, path: string): RulesFile {
   if (head.includes('### tuple ###'))
     throw notAsWritten(path, 'it has a rule above the line ### RULES ###');
   const segments: Segment[] = [];
-  const lines = text.slice(head.length).match(/.*\n|.+$/g) ?? [];
+  const lines = text.slice(head.length).split(/(?<=\n)/);
   for (let i = 0; i < lines.length; i++) {
     const lead = lines[i] === '\n' && lines[i + 1]?.startsWith('### tuple ###') ? '\n' : '';
     if (lead !== '') i++;
@@ -126,8 +126,15 @@ function parseTuple(line: string): Tuple | undefined {
 
 /** Ours are the rules with our comment that say who may reach which ports, whatever the admin made of the action. */
 export function isOurs(tuple: Tuple): boolean {
+  const source = asPrefix(tuple.from);
   return (
-    tuple.comment === mark && tuple.protocol !== 'any' && !isAnywhere(tuple.from) && isPlain(tuple)
+    tuple.comment === mark &&
+    tuple.protocol !== 'any' &&
+    // Of the family of the file, and a prefix at all: an editor may have been there.
+    source !== undefined &&
+    tuple.to === anywhere[source.family] &&
+    !isAnywhere(tuple.from) &&
+    isPlain(tuple)
   );
 }
 
@@ -213,7 +220,7 @@ function rulesBefore(segments: readonly Segment[], index: number): number {
 
 /**
  * The text of the file with these blocks for ours. What stays keeps its place: an admin may have put
- * rules before ours or between them. Where `at` is given, our first one comes to stand there.
+ * rules before ours or between them. Where none stands, and `at` is given, our first one comes to stand there.
  */
 export function edit(file: RulesFile, blocks: readonly string[], at?: number): string {
   const { segments } = file;
@@ -224,14 +231,10 @@ export function edit(file: RulesFile, blocks: readonly string[], at?: number): s
   const whole = effects.indexOf('whole');
   const limit = whole < 0 ? segments.length : whole;
   const standing = segments.slice(0, limit).filter(isOwnSegment);
-  if (standing.length > 0) {
-    const text = editInPlace(file, blocks, standing);
-    if (at === undefined || blocks.length === 0 || ownBlocks(parseRules(text, '')).at === at)
-      return text;
-  }
+  if (standing.length > 0) return editInPlace(file, blocks, standing);
   // Behind bans, before what would make our rules worthless: for that is what they are there for.
   const place = at ?? rulesBefore(segments, effects.slice(0, limit).lastIndexOf('part') + 1);
-  return insertAll(file, blocks, place);
+  return insertAll(file, blocks, Math.min(place, rulesBefore(segments, limit)));
 }
 
 /** What an admin's rule does to ours behind it. */
@@ -254,7 +257,7 @@ function editInPlace(
   let pending = [...missing];
   const out = [head];
   const add = (due: readonly string[]): void => {
-    out.push(...due.map((body) => `\n${body}`));
+    for (const body of due) out.push(`\n${body}`);
     pending = pending.slice(due.length);
   };
   const end = stay.size === 0 ? standing[0] : standing.at(-1);

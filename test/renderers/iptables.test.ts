@@ -287,6 +287,26 @@ describe('going back', () => {
     expect(back[0]!.command.stdin).toContain(`-A INPUT ${jump}`);
   });
 
+  it('leaves a jump where it stands, whatever the admin added below it or deleted', async () => {
+    const options = iptables.options({});
+    const saves = { v4: printed('ours.save'), v6: printed('ours6.save') };
+    const ban = '-s 192.0.2.1/32 -j DROP';
+    const around = saves.v4.replace(/(-A INPUT .*\n)/, `-A INPUT ${ban}\n$1-A INPUT -j DROP\n`);
+    const now = await iptables.observe(hostWith({ ...saves, v4: around }), options);
+    const then = (before: string | null) => ({
+      ...now.owned,
+      tables: now.owned.tables.map((t) => ({
+        ...t,
+        jumps: t.jumps.map((jump) => (t.family === 'v4' ? { ...jump, before } : jump)),
+      })),
+    });
+    for (const before of [null, '-j DROP', '-s 192.0.2.99/32 -j DROP'])
+      expect(iptables.plan(then(before), now)).toEqual([]);
+    // Not where it would stand below what it stood before.
+    const back = iptables.plan(then(ban), now) as readonly RunStep[];
+    expect(placed(back)).toBe(`-I INPUT 1 ${jump}`);
+  });
+
   it('is plain JSON', async () => {
     const { owned, observed } = await wantOn({ v4: printed('misplaced.save') });
     for (const state of [owned, observed.owned])
@@ -679,7 +699,7 @@ describe('adopt', () => {
       [...input.map((r) => `-A INPUT ${r}`), ...script.map((r) => `-A SCRIPT ${r}`)].join('\n'),
     );
 
-  it('settles at once, and its way back leads to every rule in its place', async () => {
+  it('settles at once, and its way back leads to every rule of theirs in its place', async () => {
     await fc.assert(
       fc.asyncProperty(layout, async (chains) => {
         const before = saved(chains);
@@ -689,7 +709,15 @@ describe('adopt', () => {
         expect(second.observed.owned.strays).toEqual([]);
         expect(stdinOf(second.steps)).toBe('');
         const back = stdinOf(iptables.plan(first.observed.owned, second.observed));
-        expect(restored(after, back)).toBe(before);
+        const lines = restored(after, back).split('\n');
+        const [now, then] = [lines, before.split('\n')].map((all) => ({
+          others: all.filter((line) => line !== `-A INPUT ${jump}`),
+          jump: all.indexOf(`-A INPUT ${jump}`),
+        }));
+        expect(now!.others).toEqual(then!.others);
+        // The way back never moves the jump down, past what may be a drop of the admin's.
+        expect(now!.jump).toBeLessThanOrEqual(then!.jump);
+        expect(now!.jump < 0).toBe(then!.jump < 0);
       }),
       { numRuns: 500 },
     );
@@ -741,6 +769,18 @@ describe('adopt', () => {
     const { now } = await adoptOn({ v4: changed });
     const back = restored(changed, stdinOf(iptables.plan(first.observed.owned, now)));
     expect(back.match(/^-A INPUT .*/gm)?.[0]).toBe('-A INPUT -s 173.245.48.0/20 -j ACCEPT');
+  });
+
+  it('puts nothing back into a chain that is gone', async () => {
+    const script = {
+      input: ['-j SCRIPT'],
+      script: ['-s 173.245.48.0/20 -j ACCEPT'],
+      policy: 'DROP',
+    };
+    const first = await adoptOn({ v4: saved(script) });
+    expect(first.observed.owned.strays).toHaveLength(1);
+    const { now } = await adoptOn({ v4: '*filter\n:INPUT DROP [0:0]\nCOMMIT\n' });
+    expect(stdinOf(iptables.plan(first.observed.owned, now))).not.toContain('SCRIPT');
   });
 
   it('moves a jump among rules that stay', async () => {

@@ -181,6 +181,24 @@ describe('the plan', () => {
       sections('ours')[rules],
     );
   });
+
+  it('leaves rules where they stand, whatever the admin put before them or deleted', async () => {
+    const before = (await observe('ours')).owned;
+    for (const at of [before.v4.at + 1, Math.max(before.v4.at - 1, 0)]) {
+      const then = { ...before, v4: { ...before.v4, at } };
+      expect(ufw.plan(then, await observe('ours'))).toEqual([]);
+    }
+    // Ours went, and the admin closed the port in the meantime: not below that.
+    const wall =
+      '\n### tuple ### deny tcp 443 0.0.0.0/0 any 0.0.0.0/0 in\n-A ufw-user-input -p tcp --dport 443 -j DROP\n';
+    const closed = sections('admin')[rules]!.replace('### RULES ###\n', `### RULES ###\n${wall}`);
+    const [step] = ufw.plan(
+      { ...before, v4: { ...before.v4, at: 2 } },
+      await observe('admin', { [rules]: closed }),
+    ) as readonly FileStep[];
+    const text = step!.content!;
+    expect(text.indexOf('comment=636673796e63')).toBeLessThan(text.indexOf('deny tcp 443'));
+  });
 });
 
 describe('where our rules stand', () => {
