@@ -14,6 +14,7 @@ import { stopIfAsked } from './signals.ts';
 import type {
   Command,
   Desired,
+  FileStep,
   Notice,
   Observed,
   Owned,
@@ -30,6 +31,7 @@ import {
   reopenEntry,
   readOpen,
   type Entry,
+  type FileChange,
   type Run,
 } from './journal.ts';
 import { readUsable, writeApplied, type Applied } from './records.ts';
@@ -236,17 +238,7 @@ async function entryOf(
   open: Entry | undefined,
 ): Promise<Entry> {
   const { job, desired } = plan;
-  const files = plan.steps.flatMap((step) =>
-    step.kind === 'file'
-      ? [
-          {
-            path: step.path,
-            before: step.expect,
-            after: step.content === null ? null : digest(step.content),
-          },
-        ]
-      : [],
-  );
+  const files = plan.steps.flatMap((step) => (step.kind === 'file' ? [fileChange(step)] : []));
   const adopting = job.adopting ?? open?.adopting;
   return {
     ...run,
@@ -259,6 +251,10 @@ async function entryOf(
     ...(adopting && { adopting }),
     was: open === undefined ? ((await readUsable(stateDir, job.name)).content ?? null) : open.was,
   };
+}
+
+function fileChange({ path, expect, content }: FileStep): FileChange {
+  return { path, before: expect, after: content === null ? null : digest(content) };
 }
 
 /** Goes back to what was there before a change that was verified; until it is done, the change counts as open. */
@@ -309,7 +305,7 @@ export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
   const then = { ...job, desired, ...(adopting && { adopting }) };
   const observed = await look(then);
   const wanted = entry.before;
-  const steps = job.renderer.plan(wanted, observed);
+  const steps = job.renderer.plan(wanted, observed).filter(isUndoable);
   return {
     job: then,
     observed,
@@ -317,19 +313,24 @@ export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
     desired,
     notices: [],
     verdict: { kind: 'go', ranges: wanted.ranges, kept: none },
-    steps: steps.filter((step) => isUndoable(step) && !isForeign(step, entry)),
+    steps: withoutForeign(steps, entry),
     added: subtract(wanted.ranges, observed.owned.ranges),
     removed: subtract(observed.owned.ranges, wanted.ranges),
   };
 }
 
 /** A file that the change created and that somebody else has replaced since is not ours to take away. */
-function isForeign(step: Step, { files }: Entry): boolean {
-  if (step.kind === 'run') return false;
-  const ours = files.filter((file) => file.path === step.path);
-  return (
-    ours.some((file) => file.before === null) && !ours.some((file) => file.after === step.expect)
-  );
+function withoutForeign(steps: readonly Step[], { files }: Entry): readonly Step[] {
+  // What an earlier step of the way back leaves there is ours too.
+  const known = [...files];
+  return steps.filter((step) => {
+    if (step.kind === 'run') return true;
+    const ours = known.filter((file) => file.path === step.path);
+    const created = ours.some((file) => file.before === null);
+    if (created && !ours.some((file) => file.after === step.expect)) return false;
+    known.push(fileChange(step));
+    return true;
+  });
 }
 
 /**

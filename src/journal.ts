@@ -37,7 +37,7 @@ export interface Entry extends Run {
   readonly was: Applied | null;
 }
 
-interface FileChange {
+export interface FileChange {
   readonly path: string;
   readonly before: string | null;
   readonly after: string | null;
