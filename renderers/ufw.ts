@@ -118,6 +118,9 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
   // ufw 0.36 holds it with lockf(3) while it works; a lock of flock(2) would not keep it out.
   locks: () => [{ kind: 'fcntl', path: '/run/ufw.lock' }],
 
+  // ufw 0.36.2 reads the rules first, and then waits for its lock without end.
+  rivals: ['ufw'],
+
   nothing: { ranges: none, v4: empty, v6: empty },
 
   want(desired, _options, around) {
@@ -479,8 +482,12 @@ function used(around: UfwAround): readonly Family[] {
 function listings(around: UfwAround): readonly (readonly [Family, Listing])[] {
   return families.flatMap((family) => {
     const text = around.kernel?.[family];
-    return text === undefined ? [] : [[family, parseListing(text)] as const];
+    return text === undefined ? [] : [[family, listed(family, text)] as const];
   });
+}
+
+function listed(family: Family, text: string): Listing {
+  return parseListing(text, `${programs[family]} -S`);
 }
 
 /** Whether there is a chain to load into. `ufw status` says inactive where it is missing. */
@@ -489,7 +496,7 @@ function isRunning(family: Family, around: UfwAround): boolean {
   return (
     text !== undefined &&
     isUsed(family, around) &&
-    parseListing(text).chains.has(inputChain(family))
+    listed(family, text).chains.has(inputChain(family))
   );
 }
 
@@ -509,7 +516,7 @@ function observed(family: Family, around: UfwAround): FamilyState {
   const file = parseRules(around.texts[family], paths[family]);
   const own = ownBlocks(file);
   if (!isRunning(family, around)) return { ...own, loaded: true };
-  const { rules } = parseListing(around.kernel![family]!);
+  const { rules } = listed(family, around.kernel![family]!);
   const chain = inputChain(family);
   const live = rules.filter((rule) => rule.chain === chain);
   return { ...own, loaded: isLoaded(own.blocks, fileLines(file), live, chain) };

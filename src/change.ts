@@ -1,5 +1,6 @@
 /** What every command that changes backends goes through: alone, undone on a signal, and never over a pending confirm. */
 import { check, locked, makeRollback, rollBack, type Plan, type Result } from './engine.ts';
+import { lookAgain } from './again.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { bootId } from './host.ts';
 import type { Job } from './job.ts';
@@ -47,7 +48,9 @@ export async function changing(
       const code = await expire(context, pending, boot);
       if (code !== exit.ok) return code;
     }
-    return work(await beginRun(stateDir, command, boot));
+    const run = await beginRun(stateDir, command, boot);
+    const code = await work(run);
+    return worst([code, await lookAgain(context, run)]);
   });
 }
 
@@ -67,9 +70,8 @@ export async function expire(
   }
   const why = `no confirm came for the ${last.entry.command} of ${last.entry.at}`;
   // First, so that the next run does not apply it again whatever happens here.
-  const hold = { at: new Date().toISOString(), why, boot };
-  output.notices('', await writeHold(stateDir, hold));
-  output.warn(`${why}: it goes back; ${holds}`);
+  output.warn(`${why}: it goes back`);
+  await holdFromNow({ settings, output }, why, boot);
   const code = await takeBackLocked({ settings, output }, reversals);
   await endPending(stateDir);
   return code;
@@ -108,9 +110,21 @@ export function cutOffText(entry: Entry, boot: string): string {
   return `the ${entry.command} of ${entry.at} was cut off${since}`;
 }
 
-/** What follows from a hold, for people. */
-export const holds =
-  'timer runs change nothing from now on, until cfsync apply is run at a terminal';
+/** Holds, if that can be written down: to go back is more. */
+export async function holdFromNow(
+  { settings, output }: Context,
+  why: string,
+  boot: string,
+): Promise<void> {
+  try {
+    const hold = { at: new Date().toISOString(), why, boot };
+    output.notices('', await writeHold(settings.stateDir, hold));
+    output.warn('timer runs change nothing from now on, until cfsync apply is run at a terminal');
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    output.warn(`warning: ${error.message}; so the next timer run applies again`);
+  }
+}
 
 export interface Reversal extends Kept {
   readonly job: Job;

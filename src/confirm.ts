@@ -1,6 +1,7 @@
 /** Starts the watcher that takes an apply back unless `cfsync confirm` comes in time. */
 import { uptime } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { CfsyncError } from './errors.ts';
 import { host, leave, run as runProgram } from './host.ts';
 import type { Run } from './journal.ts';
 import type { Output } from './output.ts';
@@ -47,7 +48,12 @@ export async function confirmLater(
   seconds: number,
 ): Promise<void> {
   const pending = { run: run.number, until: uptime() + seconds, boot: run.boot };
-  output.notices('', await writePending(settings.stateDir, pending));
+  try {
+    output.notices('', await writePending(settings.stateDir, pending));
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    output.warn(`warning: ${error.message}; so the time counts from the start of the apply`);
+  }
   output.warn(
     `it goes back in ${seconds} s unless cfsync confirm is run; try from a new session that you can still get in`,
   );

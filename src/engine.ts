@@ -9,10 +9,12 @@ import { firstLines } from './text.ts';
 import { host, run, show } from './host.ts';
 import { withLocks } from './lock.ts';
 import { none, subtract } from './prefix.ts';
+import { noteChange, noteRivals } from './rivals.ts';
 import { stopIfAsked } from './signals.ts';
 import type {
   Command,
   Desired,
+  FileStep,
   Notice,
   Observed,
   Owned,
@@ -23,11 +25,13 @@ import type {
 import {
   dropUnusable,
   forgetEntry,
-  journalPath,
+  entryPath,
   keepEntry,
   openEntry,
+  reopenEntry,
   readOpen,
   type Entry,
+  type FileChange,
   type Run,
 } from './journal.ts';
 import { readUsable, writeApplied, type Applied } from './records.ts';
@@ -60,6 +64,8 @@ export interface Result {
   readonly message: string;
   readonly detail: readonly string[];
   readonly notices: readonly Notice[];
+  /** Of a change that is done: what was written down to go back from it. */
+  readonly entry?: Entry;
 }
 
 /** The desired state cannot be had on this host as it is: `want` refused it, and says why. */
@@ -161,7 +167,8 @@ async function must(command: Command, what: string): Promise<void> {
     );
 }
 
-async function perform(step: Step): Promise<void> {
+async function perform(step: Step, job: Job): Promise<void> {
+  noteChange(job);
   if (step.kind === 'run') await must(step.command, step.summary);
   else if (step.content === null) await removeFile(step.path, { expect: step.expect });
   else await writeFileAtomic(step.path, step.content, { mode: step.mode, expect: step.expect });
@@ -181,7 +188,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
       if (open !== undefined) {
         await tidy(open);
-        await keepEntry(stateDir, name, open.number);
+        said.push(...(await keepEntry(stateDir, name, open.number)));
       } else if (notices.length > 0) said.push(await dropUnusable(stateDir, name));
     }
     return { code: exit.ok, message: `${name}: no changes`, detail: [], notices: said };
@@ -195,18 +202,18 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       stopIfAsked(name);
       // A program may have done half of its work when it fails; a file is written whole or not at all.
       begun ||= step.kind === 'run';
-      await perform(step);
+      await perform(step, plan.job);
       begun = true;
     }
     if (undoable.length > 0) await settled(plan, isUndoable);
     const final = plan.steps.filter((step) => !isUndoable(step));
     stopIfAsked(name);
     begun ||= final.length > 0;
-    for (const step of final) await perform(step);
+    for (const step of final) await perform(step, plan.job);
     if (final.length > 0) await settled(plan);
     said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
     if (open !== undefined) await tidy(entry);
-    await keepEntry(stateDir, name, entry.number);
+    said.push(...(await keepEntry(stateDir, name, entry.number)));
   } catch (error) {
     const detail = error instanceof CfsyncError ? error.detail : [];
     const why = error instanceof Error ? error.message : String(error);
@@ -220,7 +227,8 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     return { ...back, message, detail, notices: [...said, ...back.notices] };
   }
   const done = plan.wanted === renderer.nothing ? 'removed' : 'applied';
-  return { code: exit.ok, message: `${name}: ${done} and verified`, detail: [], notices: said };
+  const message = `${name}: ${done} and verified`;
+  return { code: exit.ok, message, detail: [], notices: said, entry };
 }
 
 async function entryOf(
@@ -230,17 +238,7 @@ async function entryOf(
   open: Entry | undefined,
 ): Promise<Entry> {
   const { job, desired } = plan;
-  const files = plan.steps.flatMap((step) =>
-    step.kind === 'file'
-      ? [
-          {
-            path: step.path,
-            before: step.expect,
-            after: step.content === null ? null : digest(step.content),
-          },
-        ]
-      : [],
-  );
+  const files = plan.steps.flatMap((step) => (step.kind === 'file' ? [fileChange(step)] : []));
   const adopting = job.adopting ?? open?.adopting;
   return {
     ...run,
@@ -255,10 +253,21 @@ async function entryOf(
   };
 }
 
+function fileChange({ path, expect, content }: FileStep): FileChange {
+  return { path, before: expect, after: content === null ? null : digest(content) };
+}
+
 /** Goes back to what was there before a change that was verified; until it is done, the change counts as open. */
 export async function rollBack(plan: Plan, entry: Entry, stateDir: string): Promise<Result> {
   const { job } = plan;
-  const notices = await openEntry(stateDir, job.name, entry);
+  const notices: Notice[] = [];
+  try {
+    await reopenEntry(stateDir, job.name, entry.number);
+  } catch (error) {
+    // It is more to go back than to be able to go on with it after a crash.
+    if (!(error instanceof CfsyncError)) throw error;
+    notices.push({ level: 'warning', text: error.message });
+  }
   const back = await goBack(job, entry, stateDir);
   return { ...back, notices: [...notices, ...back.notices] };
 }
@@ -296,7 +305,7 @@ export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
   const then = { ...job, desired, ...(adopting && { adopting }) };
   const observed = await look(then);
   const wanted = entry.before;
-  const steps = job.renderer.plan(wanted, observed);
+  const steps = job.renderer.plan(wanted, observed).filter(isUndoable);
   return {
     job: then,
     observed,
@@ -304,19 +313,24 @@ export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
     desired,
     notices: [],
     verdict: { kind: 'go', ranges: wanted.ranges, kept: none },
-    steps: steps.filter((step) => isUndoable(step) && !isForeign(step, entry)),
+    steps: withoutForeign(steps, entry),
     added: subtract(wanted.ranges, observed.owned.ranges),
     removed: subtract(observed.owned.ranges, wanted.ranges),
   };
 }
 
 /** A file that the change created and that somebody else has replaced since is not ours to take away. */
-function isForeign(step: Step, { files }: Entry): boolean {
-  if (step.kind === 'run') return false;
-  const ours = files.filter((file) => file.path === step.path);
-  return (
-    ours.some((file) => file.before === null) && !ours.some((file) => file.after === step.expect)
-  );
+function withoutForeign(steps: readonly Step[], { files }: Entry): readonly Step[] {
+  // What an earlier step of the way back leaves there is ours too.
+  const known = [...files];
+  return steps.filter((step) => {
+    if (step.kind === 'run') return true;
+    const ours = known.filter((file) => file.path === step.path);
+    const created = ours.some((file) => file.before === null);
+    if (created && !ours.some((file) => file.after === step.expect)) return false;
+    known.push(fileChange(step));
+    return true;
+  });
 }
 
 /**
@@ -327,20 +341,20 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
   const { name } = job;
   const notices: Notice[] = [];
   try {
-    for (const step of (await makeRollback(job, entry)).steps) await perform(step);
+    for (const step of (await makeRollback(job, entry)).steps) await perform(step, job);
     const [left] = (await makeRollback(job, entry)).steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
-    await tidy(entry);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return {
       code: exit.broken,
-      message: `${name}: going back failed: ${why}; what was there before is in ${journalPath(stateDir, name)}: look at the backend by hand, then run cfsync rollback`,
+      message: `${name}: going back failed: ${why}; what was there before is in ${entryPath(stateDir, name, entry.number)}: look at the backend by hand, then run cfsync rollback`,
       detail: error instanceof CfsyncError ? error.detail : [],
       notices,
     };
   }
   try {
+    await tidy(entry);
     notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
     await forgetEntry(stateDir, name, entry.number);
   } catch (error) {
@@ -368,5 +382,11 @@ export function locked<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   const locks = jobs.flatMap((job) => job.renderer.locks?.(job.options) ?? []);
-  return withLocks(locks, seconds, work);
+  return withLocks(locks, seconds, async () => {
+    try {
+      return await work();
+    } finally {
+      await noteRivals(jobs);
+    }
+  });
 }

@@ -141,12 +141,14 @@ export async function openLock(path: string): Promise<LockFile> {
     const file = await open(path, flags, 0o600);
     return {
       fd: file.fd,
-      read: () => readFile(path, 'utf8'),
-      fill: async (content) => {
-        await file.truncate();
-        await file.write(content, 0);
-      },
-      close: () => file.close(),
+      read: () => attempt(`cannot read the lock ${path}`, () => readFile(path, 'utf8')),
+      fill: (content) =>
+        attempt(`cannot write to the lock ${path}`, async () => {
+          await file.truncate();
+          await file.write(content, 0);
+        }),
+      // close(2) lets go of the lock whatever it answers.
+      close: () => file.close().catch(() => {}),
     };
   });
 }
@@ -184,7 +186,8 @@ export async function withStage<T>(stage: Stage, work: (folder: string) => Promi
     return await work(folder);
   } finally {
     process.off('exit', clean);
-    await rm(folder, { recursive: true, force: true });
+    // What the work came to counts; a folder that is left does no harm.
+    await rm(folder, { recursive: true, force: true }).catch(() => {});
   }
 }
 

@@ -1,5 +1,6 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
@@ -56,12 +57,18 @@ function start(command: Command): Promise<Outcome> {
   const [program, ...args] = command.argv;
   const timeout = command.timeout ?? defaultTimeout;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, {
-      env: ours(),
-      stdio: ['pipe', 'pipe', 'pipe'],
-      // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
-      detached: true,
-    });
+    let child: ChildProcessWithoutNullStreams;
+    try {
+      child = spawn(program, args, {
+        env: ours(),
+        stdio: ['pipe', 'pipe', 'pipe'],
+        // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
+        detached: true,
+      });
+    } catch (cause) {
+      // Words that no program can be given: too many of them, or one with a NUL in it.
+      throw spawnError(program, cause as Error);
+    }
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     let size = 0;
@@ -113,9 +120,20 @@ function endProcess(pid: number): void {
   }
 }
 
+/** How a program that waits for a lock ends when it is not to be had in time; any other end is a failure. */
+export const lateForLock = 75;
+
+function noLock(program: string, code: number | null): CfsyncError {
+  const what = code === null ? 'did not answer' : `ended with code ${code}`;
+  return new CfsyncError(
+    exit.failed,
+    `${program}, which takes the lock, ${what}; nothing was changed`,
+  );
+}
+
 /**
- * Starts a program that answers a line once it is ready, and leaves it running: undefined when it ends
- * before that, else a function that closes its input and waits for its end.
+ * Starts a program that takes a lock and then answers a line, and leaves it running: undefined when the lock is
+ * not to be had in time, else a function that closes its input and waits for its end.
  */
 export function hold(
   command: Command,
@@ -144,9 +162,10 @@ export function hold(
         return closed;
       });
     });
-    child.on('close', () => {
+    child.on('close', (code) => {
       clearTimeout(timer);
-      resolve(undefined);
+      if (code === lateForLock) resolve(undefined);
+      else reject(noLock(program, code));
     });
     child.stdin.write('ready\n');
   });
@@ -158,12 +177,20 @@ export function hold(
  */
 export function lockOpen(fd: number, seconds: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
-    const child = spawn('flock', ['-w', String(seconds), '3'], {
+    const child = spawn('flock', ['-E', String(lateForLock), '-w', String(seconds), '3'], {
       env: environment(),
       stdio: ['ignore', 'ignore', 'ignore', fd],
     });
-    child.on('error', (cause) => reject(spawnError('flock', cause)));
-    child.on('close', (code) => resolve(code === 0));
+    const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 5) * 1000);
+    child.on('error', (cause) => {
+      clearTimeout(timer);
+      reject(spawnError('flock', cause));
+    });
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      if (code === 0 || code === lateForLock) resolve(code === 0);
+      else reject(noLock('flock', code));
+    });
   });
 }
 
@@ -218,7 +245,8 @@ const patience = 5000;
  */
 export async function endLeftBehind(name: string): Promise<void> {
   for (const end = Date.now() + patience; ; await sleep(10)) {
-    const left = await startedBy(name);
+    const variable = `${runVariable}=${name}`;
+    const left = await processes('environ', (text) => text.split('\0').includes(variable));
     const [first] = left;
     if (first === undefined) return;
     if (Date.now() > end)
@@ -230,16 +258,28 @@ export async function endLeftBehind(name: string): Promise<void> {
   }
 }
 
-/** What others may not read is not of this user, and a process may end while it is looked at. */
-async function startedBy(name: string): Promise<readonly number[]> {
-  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
+/**
+ * The ids of the processes of which a file below /proc/PID says so. One that may not be read is another user's,
+ * and one may end while it is looked at.
+ */
+export async function processes(
+  file: 'comm' | 'environ',
+  isOne: (text: string) => boolean,
+): Promise<readonly number[]> {
+  const pids = ((await list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
   const found = await Promise.all(
     pids.map(async (pid) => {
-      const environ = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
-      return environ.split('\0').includes(`${runVariable}=${name}`) ? [Number(pid)] : [];
+      const text = await readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+      return isOne(text) ? [Number(pid)] : [];
     }),
   );
   return found.flat();
+}
+
+/** Waits until these processes have ended, at most so many milliseconds. */
+export async function ended(pids: Iterable<number>, milliseconds: number): Promise<void> {
+  const end = Date.now() + milliseconds;
+  for (const pid of pids) while (Date.now() < end && existsSync(`/proc/${pid}`)) await sleep(20);
 }
 
 function spawnError(program: string, cause: Error): CfsyncError {

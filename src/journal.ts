@@ -1,8 +1,9 @@
 /** Writes down what an apply is about to change, and keeps the last five: enough to go back by planning. */
-import { readdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { errno } from './errors.ts';
+import { CfsyncError } from './errors.ts';
 import { moveAside, moveFile, removeFile, removeTemporary } from './files.ts';
+import { host } from './host.ts';
 import { validApplied, type Applied } from './records.ts';
 import type { Desired, Notice, Owned, Ranges } from './renderer.ts';
 import { fields, readRecord, texts, textOf, time, tolerant, writeRecord } from './store.ts';
@@ -36,7 +37,7 @@ export interface Entry extends Run {
   readonly was: Applied | null;
 }
 
-interface FileChange {
+export interface FileChange {
   readonly path: string;
   readonly before: string | null;
   readonly after: string | null;
@@ -127,12 +128,36 @@ export function openEntry(
 }
 
 /** The change is done and verified: its entry is kept, in one rename, and older runs are let go. */
-export async function keepEntry(stateDir: string, name: string, run: number): Promise<void> {
+export async function keepEntry(
+  stateDir: string,
+  name: string,
+  run: number,
+): Promise<readonly Notice[]> {
   await moveFile(journalPath(stateDir, name), keptPath(stateDir, name, run));
-  const kept = await keptNames(stateDir);
-  const runs = [...new Set(kept.map((file) => file.run))].slice(0, -keptRuns);
-  for (const file of kept)
-    if (runs.includes(file.run)) await removeFile(keptPath(stateDir, file.name, file.run));
+  try {
+    const kept = await keptNames(stateDir);
+    const runs = [...new Set(kept.map((file) => file.run))].slice(0, -keptRuns);
+    for (const file of kept)
+      if (runs.includes(file.run)) await removeFile(keptPath(stateDir, file.name, file.run));
+    return [];
+  } catch (error) {
+    // No reason to go back: it is tried again after the next change.
+    if (!(error instanceof CfsyncError)) throw error;
+    return [{ level: 'warning', text: error.message }];
+  }
+}
+
+/** A kept entry counts as open again while it is gone back from; a full disk takes a rename as well. */
+export async function reopenEntry(stateDir: string, name: string, run: number): Promise<void> {
+  const kept = keptPath(stateDir, name, run);
+  if (existsSync(kept)) await moveFile(kept, journalPath(stateDir, name));
+}
+
+/** Where an entry is, open or kept. */
+export function entryPath(stateDir: string, name: string, run: number): string {
+  const open = journalPath(stateDir, name);
+  const kept = keptPath(stateDir, name, run);
+  return existsSync(open) || !existsSync(kept) ? open : kept;
 }
 
 /** The backend is as it was before: nothing of the change is left to go back from. */
@@ -191,7 +216,8 @@ function mustReadOpen(stateDir: string, name: string): Promise<Entry | undefined
 
 /** The next run, by number; its lock is held, so nobody else writes here. */
 export async function beginRun(stateDir: string, command: string, boot: string): Promise<Run> {
-  await removeTemporary(['journal', 'applied'].map((folder) => join(stateDir, folder)));
+  const folders = ['', 'journal', 'applied', 'previous'];
+  await removeTemporary(folders.map((folder) => join(stateDir, folder)));
   const taken = (await keptNames(stateDir)).map((file) => file.run);
   for (const name of await openNames(stateDir))
     taken.push((await readOpen(stateDir, name)).content?.number ?? 0);
@@ -199,10 +225,5 @@ export async function beginRun(stateDir: string, command: string, boot: string):
 }
 
 async function names(folder: string): Promise<readonly string[]> {
-  try {
-    return (await readdir(folder)).filter((name) => name.endsWith('.json')).sort();
-  } catch (error) {
-    if (errno(error) === 'ENOENT') return [];
-    throw error;
-  }
+  return ((await host.list(folder)) ?? []).filter((name) => name.endsWith('.json'));
 }

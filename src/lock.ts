@@ -4,7 +4,7 @@ import { access } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { ensureDir, openLock, type LockFile } from './files.ts';
-import { endLeftBehind, hold, lockOpen, nameRun } from './host.ts';
+import { endLeftBehind, hold, lateForLock, lockOpen, nameRun } from './host.ts';
 import type { Command, Lock } from './renderer.ts';
 import { listen } from './signals.ts';
 import { advised } from './store.ts';
@@ -22,7 +22,7 @@ with open(sys.argv[1], "a") as f:
             break
         except OSError:
             if time.monotonic() > end:
-                sys.exit(1)
+                sys.exit(${lateForLock})
             time.sleep(0.02)
     for line in sys.stdin:
         sys.stdout.write(line)
@@ -31,7 +31,7 @@ with open(sys.argv[1], "a") as f:
 
 function holder(lock: Lock, seconds: number): Command {
   return lock.kind === 'flock'
-    ? { argv: ['flock', '-w', String(seconds), lock.path, 'cat'] }
+    ? { argv: ['flock', '-E', `${lateForLock}`, '-w', `${seconds}`, lock.path, 'cat'] }
     : { argv: ['python3', '-I', '-c', fcntl, lock.path, String(seconds)] };
 }
 
@@ -48,14 +48,17 @@ export async function withLocks<T>(
   if (first === undefined) return work();
   // Its program is not installed: nobody to keep out, and `observe` says so better than a lock can.
   if (!existsSync(dirname(first.path))) return withLocks(rest, seconds, work);
-  const release = await hold(holder(first, seconds), (seconds + 5) * 1000);
-  if (release === undefined) {
-    await mustBeWritable(first.path);
+  const release = await hold(holder(first, seconds), (seconds + 5) * 1000).catch(
+    async (error: unknown) => {
+      await mustBeWritable(first.path);
+      throw error;
+    },
+  );
+  if (release === undefined)
     throw new CfsyncError(
       exit.busy,
       `${escape(first.path)} is locked by another program for more than ${seconds} s; nothing was changed; try again later`,
     );
-  }
   try {
     return await withLocks(rest, seconds, work);
   } finally {

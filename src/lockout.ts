@@ -215,8 +215,7 @@ function accessBefore(plan: Plan, applied: Applied | undefined): Access {
 }
 
 /** Somebody who was locked out may have flushed the rules to get in again: a record alone proves no lockdown. */
-function isInForce({ job, observed }: Plan, { desired, options }: Applied): boolean {
-  if (JSON.stringify(options) !== JSON.stringify(job.raw)) return false;
+function isInForce({ job, observed }: Plan, { desired }: Applied): boolean {
   try {
     const { owned } = job.renderer.want(desired, job.options, observed.around);
     return job.renderer.plan(owned, observed).length === 0;

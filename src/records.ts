@@ -1,8 +1,7 @@
 /** What was last applied to each backend. */
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errno } from './errors.ts';
 import { removeFile } from './files.ts';
+import { host } from './host.ts';
 import type { Desired, Notice } from './renderer.ts';
 import { readRecord, tolerant, writeRecord } from './store.ts';
 
@@ -60,14 +59,9 @@ export async function writeApplied(
 
 /** The names of the backends that an apply was recorded for. */
 export async function appliedNames(stateDir: string): Promise<string[]> {
-  try {
-    const names = await readdir(join(stateDir, 'applied'));
-    return names
-      .filter((name) => name.endsWith('.json'))
-      .map((name) => name.slice(0, -'.json'.length))
-      .sort();
-  } catch (error) {
-    if (errno(error) === 'ENOENT') return [];
-    throw error;
-  }
+  const names = (await host.list(join(stateDir, 'applied'))) ?? [];
+  return names
+    .filter((name) => name.endsWith('.json'))
+    .map((name) => name.slice(0, -'.json'.length))
+    .sort();
 }

@@ -162,6 +162,11 @@ export interface Renderer<Options = unknown, State extends Owned = Owned, Around
   readonly kind: 'filter' | 'list';
   /** Validates the backend's section of the configuration; throws CfsyncError with code `usage`. */
   options(raw: Readonly<Record<string, unknown>>): Options;
+  /**
+   * Programs, by name (comm in proc(5), at most 15 bytes), that read this backend's files before they take its lock.
+   * One that waited for it may write over what was changed meanwhile, so that is looked at again.
+   */
+  readonly rivals?: readonly string[];
   /** The locks to hold from observe to verify. */
   locks?(options: Options): readonly Lock[];
   /** The owned state of a host that cfsync never touched. */

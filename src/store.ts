@@ -1,9 +1,10 @@
 /** Keeps the last accepted ranges, and other records, in the state directory. */
 
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { digest, ensureDir, moveAside, removeFile, why, writeFileAtomic } from './files.ts';
+import { host } from './host.ts';
 import { equal, parseRanges } from './prefix.ts';
 import type { Notice, Ranges } from './renderer.ts';
 import { escape } from './text.ts';
@@ -174,13 +175,8 @@ export async function replacedRanges(dir: string): Promise<readonly Ranges[]> {
   return found;
 }
 
-async function replacedNames(folder: string): Promise<string[]> {
-  try {
-    return (await readdir(folder)).filter((name) => /^\d{6}\.json$/.test(name)).sort();
-  } catch (error) {
-    if (errno(error) === 'ENOENT') return [];
-    throw error;
-  }
+async function replacedNames(folder: string): Promise<readonly string[]> {
+  return ((await host.list(folder)) ?? []).filter((name) => /^\d{6}\.json$/.test(name));
 }
 
 async function load<T>(

@@ -14,16 +14,15 @@ const sticky = 0o1000;
  */
 export async function mustBeTrusted(path: string, what: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
-  let real: string;
-  try {
-    real = await realpath(path);
-  } catch (cause) {
-    throw new CfsyncError(exit.failed, `cannot read ${what} ${escape(path)}: ${errno(cause)}`, {
-      cause,
+  const readable = <T>(reading: Promise<T>): Promise<T> =>
+    reading.catch((cause: unknown) => {
+      throw new CfsyncError(exit.failed, `cannot read ${what} ${escape(path)}: ${errno(cause)}`, {
+        cause,
+      });
     });
-  }
+  const real = await readable(realpath(path));
   for (let at = real; ; at = dirname(at)) {
-    const { uid, mode } = await lstat(at);
+    const { uid, mode } = await readable(lstat(at));
     // In a folder like /tmp nobody can replace what belongs to root.
     const replaceable = (mode & groupOrOthersWrite) !== 0 && !(at !== real && mode & sticky);
     if (uid !== 0 || replaceable)

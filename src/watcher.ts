@@ -1,9 +1,12 @@
 /** The process that waits for `cfsync confirm`, detached from the session that applied, and else goes back. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { lookAgain } from './again.ts';
 import { expire } from './change.ts';
+import { CfsyncError } from './errors.ts';
 import { bootId } from './host.ts';
+import { beginRun } from './journal.ts';
 import { withRunLock } from './lock.ts';
-import { makeOutput } from './output.ts';
+import { complain, makeOutput } from './output.ts';
 import { readPending, secondsLeft, type Pending } from './pending.ts';
 import { readSettings } from './settings.ts';
 
@@ -26,13 +29,25 @@ async function waiting(): Promise<Pending | undefined> {
   return pending?.run === Number(run) ? pending : undefined;
 }
 
-for (let pending = await waiting(); pending !== undefined; pending = await waiting()) {
-  const left = secondsLeft(pending, boot);
-  if (left > 0) await sleep(left * 1000);
-  else
-    await withRunLock(stateDir, patience, 'watch', async () => {
-      const still = await waiting();
-      if (still !== undefined && secondsLeft(still, boot) <= 0)
+async function watch(): Promise<void> {
+  for (let pending = await waiting(); pending !== undefined; pending = await waiting()) {
+    const left = secondsLeft(pending, boot);
+    if (left > 0) await sleep(left * 1000);
+    else
+      await withRunLock(stateDir, patience, 'watch', async () => {
+        const still = await waiting();
+        if (still === undefined || secondsLeft(still, boot) > 0) return;
         await expire({ settings, output }, still, boot);
-    });
+        await lookAgain({ settings, output }, await beginRun(stateDir, 'watch', boot));
+      });
+  }
+}
+
+try {
+  await watch();
+} catch (error) {
+  // The next run of cfsync goes back in its place.
+  if (!(error instanceof CfsyncError)) throw error;
+  complain(output, error);
+  process.exitCode = error.code;
 }

@@ -365,6 +365,31 @@ describe('after a run that was cut off', () => {
     expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
   });
 
+  it('a file that it created is taken away in as many steps as that takes', async () => {
+    const renderer = fileBackend();
+    const write = (content: string | null, from: string): Step => ({
+      kind: 'file',
+      summary: 'write the file',
+      path: file,
+      content,
+      mode: 0o640,
+      expect: digest(from),
+    });
+    const marked: Renderer = {
+      ...renderer,
+      plan: (wanted, observed) => {
+        const { text } = observed.owned as FileOwned;
+        return (wanted as FileOwned).text === null && text !== null
+          ? [write('', text), write(null, '')]
+          : renderer.plan(wanted, observed);
+      },
+    };
+    await apply(await plan(renderer), state, run);
+    const [{ entry }] = (await entriesOf(state, 1)) as [Kept];
+    expect(await goBack(job(marked), entry, state)).toMatchObject({ code: 4 });
+    expect(existsSync(file)).toBe(false);
+  });
+
   it.each([
     ['without a step', one],
     ['with one', parseRanges(['173.245.48.0/20', '190.93.240.0/20', '2400:cb00::/32'])],

@@ -1,5 +1,6 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
+import { asRecorded } from '../again.ts';
 import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../change.ts';
 import { confirmLater, startWatch } from '../confirm.ts';
 import { unified } from '../diff.ts';
@@ -13,11 +14,12 @@ import {
   planId,
   type Plan,
   type Policy,
+  type Result,
 } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
 import { forRanges, type Job } from '../job.ts';
-import { entriesOf, openNames, readOpen, type Run } from '../journal.ts';
+import { openNames, readOpen, type Kept, type Run } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain, isAttended, space, type Output } from '../output.ts';
@@ -141,20 +143,22 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const seconds = values.confirm as number | undefined;
   if (seconds !== undefined) await startWatch(settings, run, seconds);
   const results: ExitCode[] = [];
+  const done: Kept[] = [];
   for (const plan of plans) {
     if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
     await attempt(output, results, async () => {
-      results.push(await applyOne(plan, context, run));
+      const { code, entry } = await applyOne(plan, context, run);
+      results.push(code);
+      if (entry !== undefined) done.unshift({ name: plan.job.name, entry });
     });
   }
-  const entries = await entriesOf(stateDir, run.number);
-  const changed = entries.length > 0;
+  const changed = done.length > 0;
   const failed = together && worst(results) !== exit.ok;
   const passed = !changed || failed || wasAsked() !== undefined || (await probePasses(context));
   const signal = wasAsked();
   bringToEnd();
   const undo = failed || !passed || signal !== undefined;
-  if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  if (undo) results.push(await takeRunBack(context, await jobsOf(settings, done)));
   if (signal !== undefined && !changed) {
     output.warn(`ended by ${signal}; nothing was changed`);
     results.push(exit.failed);
@@ -214,15 +218,14 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
   );
   const finished = await finishRollback(context, run.boot);
   if (hold.boot === run.boot || finished !== exit.ok) return finished;
-  const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
     await attempt(output, codes, async () => {
       const job = (await recordedJob(settings, name))!;
       await locked([job], settings.lockTimeout, async () => {
-        const plan = await makePlan(job, policy, settings.stateDir);
+        const plan = await makePlan(job, asRecorded, settings.stateDir);
         await check(plan);
-        codes.push(await whileChanging(() => applyOne(plan, context, run)));
+        codes.push((await whileChanging(() => applyOne(plan, context, run))).code);
       });
     });
   if (worst(codes) === exit.ok)
@@ -315,22 +318,22 @@ export async function applyOne(
   plan: Plan,
   { settings, output }: Context,
   run: Run,
-): Promise<ExitCode> {
+): Promise<Result> {
   const { name } = plan.job;
   const result = await apply(plan, settings.stateDir, run);
   output.notices(name, result.notices);
   if (result.code !== exit.ok) {
     complain(output, result);
-    return result.code;
+    return result;
   }
   if (plan.steps.length === 0) {
     output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`);
-    return result.code;
+    return result;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
   const parts = [result.message, changeText(plan.added, plan.removed)];
   output.print(parts.filter((part) => part !== '').join('; '));
-  return result.code;
+  return result;
 }
 
 /** Says what the guard held back; answers the exit codes that follow from it. */

@@ -26,7 +26,7 @@ async function removeAll(context: Context, run: Run | undefined): Promise<ExitCo
         const plan = await makeRemoval(job);
         await check(plan);
         if (run === undefined) printPlan([plan], output);
-        else codes.push(await whileChanging(() => applyOne(plan, context, run)));
+        else codes.push((await whileChanging(() => applyOne(plan, context, run))).code);
       });
     });
   return worst(codes);

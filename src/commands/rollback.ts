@@ -1,14 +1,15 @@
 /** `rollback`: return to the state before the last apply, and hold. */
-import { holds, jobsOf, takeBack, type Reversal } from '../change.ts';
+import { lookAgain } from '../again.ts';
+import { holdFromNow, jobsOf, takeBack, type Reversal } from '../change.ts';
 import { unified } from '../diff.ts';
 import { locked, makeRollback, planDiff } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host.ts';
-import { entriesOf, lastRun, openNames } from '../journal.ts';
+import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
 import { changeText, complain } from '../output.ts';
-import { endPending, readPending, writeHold } from '../pending.ts';
+import { endPending, readPending } from '../pending.ts';
 import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
@@ -21,9 +22,12 @@ export async function run(context: Context): Promise<ExitCode> {
       printPlan(plans, output);
       return exit.ok;
     });
-  return withRunLock(settings.stateDir, settings.lockTimeout, 'rollback', () =>
-    withLast(context, (reversals) => goBackAll(context, reversals)),
-  );
+  const { stateDir, lockTimeout } = settings;
+  return withRunLock(stateDir, lockTimeout, 'rollback', async () => {
+    const code = await withLast(context, (reversals) => goBackAll(context, reversals));
+    const run = await beginRun(stateDir, 'rollback', await bootId());
+    return worst([code, await lookAgain(context, run)]);
+  });
 }
 
 /** Finds what the last run changed, and hands it on while the locks of the backends are held. */
@@ -64,8 +68,7 @@ async function goBackAll(
   const { stateDir } = settings;
   // First, so that a rollback that is cut off holds as well.
   const why = `rollback of the ${reversals[0]!.entry.command} of ${reversals[0]!.entry.at}`;
-  const hold = { at: new Date().toISOString(), why, boot: await bootId() };
-  output.notices('', await writeHold(stateDir, hold));
+  await holdFromNow({ settings, output }, why, await bootId());
   const codes: ExitCode[] = [];
   for (const reversal of reversals) {
     const { plan, ...back } = await takeBack(reversal, stateDir);
@@ -83,6 +86,5 @@ async function goBackAll(
   const pending = await readPending(stateDir);
   if (pending !== undefined && (await entriesOf(stateDir, pending.run)).length === 0)
     await endPending(stateDir);
-  output.warn(holds);
   return worst(codes);
 }

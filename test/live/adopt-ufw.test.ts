@@ -203,6 +203,56 @@ exec /usr/sbin/${program} "$@"
     },
   );
 
+  it('rollback brings every rule back, beside what the admin did since then', async () => {
+    const before = await state();
+    await adopted();
+    await shell(
+      'ufw prepend deny from 203.0.113.99; ufw allow from 188.114.96.0/20 to any port 25',
+    );
+    const { code, stderr } = await lab.cfsync(['rollback']);
+    expect(code, stderr).toBe(exit.ok);
+    const deny =
+      '\n### tuple ### deny any any 0.0.0.0/0 any 203.0.113.99 in\n-A ufw-user-input -s 203.0.113.99 -j DROP\n';
+    const mail =
+      '\n### tuple ### allow any 25 0.0.0.0/0 any 188.114.96.0/20 in\n-A ufw-user-input -p tcp --dport 25 -s 188.114.96.0/20 -j ACCEPT\n-A ufw-user-input -p udp --dport 25 -s 188.114.96.0/20 -j ACCEPT\n';
+    const [v4] = before.files.split('### END RULES');
+    expect(await files()).toBe(
+      before.files
+        .replace(v4!, `${v4!.trimEnd()}\n${mail}\n`)
+        .replace('### RULES ###\n', `### RULES ###\n${deny}`),
+    );
+    await shell(
+      'ufw delete deny from 203.0.113.99; ufw delete allow from 188.114.96.0/20 to any port 25',
+    );
+    expect(await state()).toEqual(before);
+    await lab.expectVerdict(443, edgeOnly);
+  });
+
+  it.for(['adopt', 'rollback'])(
+    '%s settles what a kill between the families left',
+    async (command) => {
+      const before = await state();
+      await lab.origin.must(['tee', '/usr/local/sbin/ip6tables-restore'], {
+        stdin: `#!/bin/sh
+case "$*" in *--test*) ;; *) rm "$0"; kill -9 $PPID; exit 1;; esac
+exec /usr/sbin/ip6tables-restore "$@"
+`,
+      });
+      await shell('chmod 755 /usr/local/sbin/ip6tables-restore');
+      expect((await adopt()).code).toBe(137);
+      await lab.expectVerdict(443, edgeOnly);
+      const { code, stderr } = command === 'adopt' ? await adopt() : await lab.cfsync([command]);
+      expect(code, stderr).toBe(exit.ok);
+      await lab.expectVerdict(443, edgeOnly);
+      const after = await state();
+      const isBack = command === 'rollback';
+      expect(after.files === before.files).toBe(isBack);
+      expect(after.kernel === before.kernel).toBe(isBack);
+      expect(after.files.includes('104.16.0.0/12')).toBe(isBack);
+      expect(after.kernel.includes('104.16.0.0/12')).toBe(isBack);
+    },
+  );
+
   it('leaves strays alone without adopt, and says how to take over those like ours', async () => {
     const before = await state();
     const { code, stderr } = await lab.cfsync(['apply', '-b', 'ufw', '--source', lists]);

@@ -267,7 +267,7 @@ describeLive('fail2ban', { programs: ['fail2ban-server', 'nft', 'setpriv'] }, ()
       await client('set', 'labt', 'banip', ...edge);
       await sabotage('reload', 'echo OK; exit 0');
       const said = await applyFails(4);
-      expect(said).toContain('the backend is back to what it was before');
+      expect(said).toContain('fail2ban is back to what it was before');
       expect(await banned()).toEqual(edge.toSorted());
       expect(await ignored()).toEqual([]);
     });
@@ -588,7 +588,7 @@ banaction_allports = nftables`;
         'reload',
         'if [ ! -e /run/failed ]; then touch /run/failed; echo broken >&2; exit 255; fi',
       );
-      expect(await applyFails(4)).toContain('the backend is back to what it was before');
+      expect(await applyFails(4)).toContain('fail2ban is back to what it was before');
       await rm(lab.origin.path('/run/failed'));
       expect(await tree()).toEqual(before);
       expect(await ignored()).toEqual(server);
@@ -603,7 +603,7 @@ banaction_allports = nftables`;
         'reload',
         'if [ ! -e /run/failed ]; then touch /run/failed; cp /run/meanwhile /etc/fail2ban/jail.local; exit 255; fi',
       );
-      expect(await applyFails(4)).toContain('the backend is back to what it was before');
+      expect(await applyFails(4)).toContain('fail2ban is back to what it was before');
       await rm(lab.origin.path('/run/failed'));
       expect(await ignored()).toEqual(listed('203.0.113.79'));
     });
@@ -612,14 +612,14 @@ banaction_allports = nftables`;
       const before = await tree();
       await client('set', 'labt', 'banip', edge[0]!);
       await sabotage('unban', 'echo >> /run/unbans; exit 255');
-      expect(await applyFails(4)).toContain('the backend is back to what it was before');
+      expect(await applyFails(4)).toContain('fail2ban is back to what it was before');
       expect(await tree()).toEqual(before);
       expect(await ignored()).toEqual([]);
       await rm(lab.origin.path(wrapper));
       await apply();
       await client('set', 'labt', 'banip', edge[0]!);
       await sabotage('unban', 'echo >> /run/unbans; exit 255');
-      expect(await applyFails(4)).toContain('the backend is back to what it was before');
+      expect(await applyFails(4)).toContain('fail2ban is back to what it was before');
       expect(await get('/run/unbans')).toBe('\n\n');
     });
 
@@ -779,7 +779,7 @@ ${jail('labt')}${jail('own', 'ignoreip =\n')}`;
         'if [ ! -e /run/failed ]; then touch /run/failed; echo broken >&2; exit 255; fi',
       );
       const { code, stderr } = await adopt();
-      expect(stderr).toContain('the backend is back to what it was before');
+      expect(stderr).toContain('fail2ban is back to what it was before');
       expect(code).toBe(4);
       await rm(lab.origin.path('/run/failed'));
       expect(await tree()).toEqual(before);

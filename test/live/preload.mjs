@@ -23,6 +23,9 @@
  *                    limits of 30 s and more pass 30 times faster then
  *     truncate       it prints the first half of what it would
  *   A line {"acted":"kill-before run 3"} says that the operation was reached.
+ *
+ * CFSYNC_TEST_FROM=TEXT  Nothing is counted before the first operation with this text in its `what`: what comes
+ *   before may differ from run to run.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import childProcess from 'node:child_process';
@@ -30,11 +33,12 @@ import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { getSystemErrorMap } from 'node:util';
 
-const { CFSYNC_TEST_LOG: log, CFSYNC_TEST_ACT: act = '' } = process.env;
+const { CFSYNC_TEST_LOG: log, CFSYNC_TEST_ACT: act = '', CFSYNC_TEST_FROM: from } = process.env;
 const [action = '', kindToActAt, number] = act.split(' ');
 const [verb, parameter] = action.split(':');
 
 const counts = { file: 0, run: 0 };
+let counting = from === undefined;
 
 function say(record) {
   if (log !== undefined) fs.appendFileSync(log, `${JSON.stringify(record)}\n`);
@@ -42,6 +46,8 @@ function say(record) {
 
 /** Counts an operation, and says whether it is the one to act at. */
 function reach(kind, op, what, changes) {
+  counting ||= what.includes(from);
+  if (!counting) return false;
   const n = ++counts[kind];
   say({ kind, n, op, what, changes });
   if (kind !== kindToActAt || n !== Number(number)) return false;
