@@ -31,6 +31,7 @@ describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3
     const list = (i: number): readonly string[] => [
       '-b',
       'nftables',
+      '--accept-large-change',
       '--mode',
       'lockdown',
       '--source',
