@@ -15,8 +15,10 @@ it('names every option, and only those that there are', () => {
     [...line.matchAll(/(?:Fl |, )-([a-z][a-z0-9-]+)/g)].map(([, name]) => name!),
   );
   expect(long.sort()).toEqual(Object.keys(flags).sort());
-  for (const [name, flag] of Object.entries(flags))
-    if ('short' in flag) expect(manual).toContain(`.It Fl ${flag.short} , -${name}`);
+  const short = Object.entries(flags).flatMap(([name, flag]) =>
+    'short' in flag ? [`.It Fl ${flag.short} , -${name}`] : [],
+  );
+  for (const item of short) expect(manual).toContain(item);
 });
 
 it('names every command, and only those that there are', () => {

@@ -15,7 +15,7 @@ test.each([
   ['a folder', ['/etc']],
   ['a name that does things to a terminal', ['no\u001b[2J']],
 ] as const)('%s is an error for people', async (_, argv) => {
-  const error: unknown = await run({ argv: argv as unknown as [string] }).catch(
+  const error: unknown = await run({ argv: [...argv] as [string] }).catch(
     (cause: unknown) => cause,
   );
   expect(error).toBeInstanceOf(BackendError);
