@@ -118,7 +118,10 @@ export const lateForLock = 75;
 
 function noLock(program: string, code: number | null): CfsyncError {
   const what = code === null ? 'did not answer' : `ended with code ${code}`;
-  return new CfsyncError(exit.failed, `${program}, which takes the lock, ${what}; nothing was changed`);
+  return new CfsyncError(
+    exit.failed,
+    `${program}, which takes the lock, ${what}; nothing was changed`,
+  );
 }
 
 /**
