@@ -13,7 +13,7 @@ import {
   type Run,
 } from './journal.ts';
 import { withRunLock } from './lock.ts';
-import { complain, type Output } from './output.ts';
+import type { Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
 import { bringToEnd } from './signals.ts';
@@ -69,7 +69,7 @@ export async function expire(
   // First, so that the next run does not apply it again whatever happens here.
   const hold = { at: new Date().toISOString(), why, boot };
   output.notices('', await writeHold(stateDir, hold));
-  output.warn(`${why}: it goes back; ${holds}`);
+  output.warning(`${why}: it goes back; ${holds}`);
   const code = await takeBackLocked({ settings, output }, reversals);
   await endPending(stateDir);
   return code;
@@ -95,7 +95,7 @@ export async function finishRollback(
     const { content: entry, notices } = await readOpen(settings.stateDir, name);
     output.notices(name, notices);
     if (entry === undefined) continue;
-    output.warn(`warning: ${name}: ${cutOffText(entry, boot)}; it goes back`);
+    output.warning(`${name}: ${cutOffText(entry, boot)}; it goes back`, { backend: name });
     open.push({ name, entry });
   }
   const reversals = await jobsOf(settings, open);
@@ -158,7 +158,7 @@ export async function takeRunBack(
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);
     output.notices(reversal.name, notices);
-    complain(output, { message, detail });
+    output.error(message, { backend: reversal.name, detail });
     codes.push(code === exit.rolledBack ? code : exit.broken);
   }
   return worst(codes);

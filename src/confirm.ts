@@ -48,7 +48,7 @@ export async function confirmLater(
 ): Promise<void> {
   const pending = { run: run.number, until: uptime() + seconds, boot: run.boot };
   output.notices('', await writePending(settings.stateDir, pending));
-  output.warn(
+  output.tell(
     `it goes back in ${seconds} s unless cfsync confirm is run; try from a new session that you can still get in`,
   );
 }

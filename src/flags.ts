@@ -146,6 +146,12 @@ export const flags = {
   },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
+  'log-format': {
+    type: 'text',
+    value: 'FORMAT',
+    choices: ['text', 'json'],
+    help: 'what is said on standard error: text, or one JSON object a line (default: text)',
+  },
   'no-color': { type: 'switch', help: 'no colours' },
   help: { type: 'switch', short: 'h', help: 'help, also for one command: cfsync apply --help' },
   version: { type: 'switch', short: 'V', help: 'print the version' },
@@ -161,7 +167,16 @@ export interface CommandSpec {
   readonly example: string;
 }
 
-const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
+const common = [
+  'config',
+  'state-dir',
+  'quiet',
+  'verbose',
+  'log-format',
+  'no-color',
+  'help',
+  'version',
+] as const;
 const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
 const cluster = ['ingress-flavour', 'kubeconfig'] as const;
 const desired = [

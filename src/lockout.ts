@@ -169,17 +169,20 @@ export async function preflight(
     for (const { text } of notices) said.add(text);
     if (own.length === 0) continue;
     const what = `this could cut the session it runs in: ${listed(own)} would no longer be let in`;
+    const detail = own
+      .slice(0, most)
+      .map(({ peer, port, proof }) => `${peer} to TCP port ${port}: ${proof}`);
+    const about = { backend: name, detail };
     if (settings.values['allow-lockout'] === true)
-      output.warn(`warning: ${name}: ${what}; --allow-lockout says to go on`);
+      output.warning(`${name}: ${what}; --allow-lockout says to go on`, about);
     else {
       refused.push(plan);
       codes.push(exit.refused);
-      output.warn(
+      output.error(
         `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
+        about,
       );
     }
-    for (const { peer, port, proof } of own.slice(0, most))
-      output.warn(`  ${peer} to TCP port ${port}: ${proof}`);
   }
   // A backend that is not applied now is not promised for the next boot.
   return plans.filter(

@@ -2,7 +2,7 @@
 import { parseArguments } from './arguments.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import type { CommandName } from './flags.ts';
-import { hang, makeOutput, type Output } from './output.ts';
+import { makeOutput, type Output } from './output.ts';
 import { readSettings, type Settings } from './settings.ts';
 import { escape } from './text.ts';
 
@@ -34,21 +34,21 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {
+  let output = makeOutput({});
   try {
     const { command, words, values } = parseArguments(argv);
-    const output = makeOutput(values);
+    output = makeOutput(values);
     const settings = await readSettings(values);
     const module = await load[command as CommandName]();
     return await module.run({ settings, words, output });
   } catch (error) {
-    if (!(error instanceof CfsyncError)) {
-      const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-      const lines = text.split('\n').map(escape);
-      process.stderr.write(`cfsync: internal error, please report it: ${lines.join('\n')}\n`);
-      return exit.failed;
+    if (error instanceof CfsyncError) {
+      output.error(error.message, { detail: error.detail });
+      return error.code;
     }
-    process.stderr.write(`${hang(`cfsync: ${error.message}`, process.stderr, 2)}\n`);
-    for (const line of error.detail) process.stderr.write(`  ${line}\n`);
-    return error.code;
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    const [first = '', ...detail] = text.split('\n').map(escape);
+    output.error(`internal error, please report it: ${first}`, { detail });
+    return exit.failed;
   }
 }

@@ -112,8 +112,9 @@ function losesMuch(plan: Plan, strays: readonly Stray[], output: Output): boolea
   const held = parseRanges(strays.flatMap((stray) => stray.prefixes));
   const lost = largeLoss(held, merge(plan.wanted.ranges, retired));
   if (lost !== undefined)
-    output.warn(
+    output.error(
       `${plan.job.name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`,
+      { backend: plan.job.name },
     );
   return lost !== undefined;
 }

@@ -20,7 +20,7 @@ import { forRanges, type Job } from '../job.ts';
 import { entriesOf, openNames, readOpen, type Run } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
-import { changeText, complain, isAttended, space, type Output } from '../output.ts';
+import { changeText, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
@@ -109,7 +109,7 @@ export async function planOne(
   policy: Policy,
   codes: ExitCode[],
 ): Promise<Plan | undefined> {
-  const plan = await attempt(output, codes, async () => {
+  const plan = await attempt(output, job.name, codes, async () => {
     const made = await makePlan(job, policy, settings.stateDir);
     // Said even if the check fails: they may say why.
     output.notices(job.name, made.notices);
@@ -132,7 +132,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const plans = together && made.refused ? [] : made.cleared;
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
-    output.warn('nothing else was changed, because of --all-or-nothing');
+    output.error('nothing else was changed, because of --all-or-nothing');
     return worst(codes);
   }
   if (answer !== undefined) output.notices('', await answer.commit());
@@ -143,7 +143,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const results: ExitCode[] = [];
   for (const plan of plans) {
     if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
-    await attempt(output, results, async () => {
+    await attempt(output, plan.job.name, results, async () => {
       results.push(await applyOne(plan, context, run));
     });
   }
@@ -156,7 +156,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const undo = failed || !passed || signal !== undefined;
   if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
   if (signal !== undefined && !changed) {
-    output.warn(`ended by ${signal}; nothing was changed`);
+    output.error(`ended by ${signal}; nothing was changed`);
     results.push(exit.failed);
   }
   if (seconds !== undefined) {
@@ -170,7 +170,7 @@ async function probePasses({ settings, output }: Context): Promise<boolean> {
   if (settings.probe === undefined) return true;
   const why = await probe(settings.probe);
   if (why === undefined) return true;
-  output.warn(`the probe failed: ${why}; what was applied goes back`);
+  output.error(`the probe failed: ${why}; what was applied goes back`);
   return false;
 }
 
@@ -197,11 +197,15 @@ async function settleCutOff(
       : job === undefined
         ? 'cfsync rollback takes it back'
         : 'the backend goes back to what was before';
-    output.warn(`warning: ${name}: ${cutOffText(entry, run.boot)}; ${then}`);
+    output.warning(`${name}: ${cutOffText(entry, run.boot)}; ${then}`, { backend: name });
     if (onward || job === undefined) continue;
     const back = await goBack(job, entry, stateDir);
-    complain(output, back);
-    if (back.code !== exit.rolledBack) codes.push(back.code);
+    const about = { backend: name, detail: back.detail };
+    if (back.code === exit.rolledBack) output.tell(back.message, about);
+    else {
+      output.error(back.message, about);
+      codes.push(back.code);
+    }
   }
   return codes;
 }
@@ -209,7 +213,7 @@ async function settleCutOff(
 /** Nothing is changed while a rollback holds; only after a boot, which may have lost rules, they are brought back. */
 async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
-  output.warn(
+  output.tell(
     `held since ${hold.at} (${hold.why}); nothing is changed; cfsync apply at a terminal ends the hold`,
   );
   const finished = await finishRollback(context, run.boot);
@@ -217,7 +221,7 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
-    await attempt(output, codes, async () => {
+    await attempt(output, name, codes, async () => {
       const job = (await recordedJob(settings, name))!;
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makePlan(job, policy, settings.stateDir);
@@ -320,11 +324,13 @@ export async function applyOne(
   const result = await apply(plan, settings.stateDir, run);
   output.notices(name, result.notices);
   if (result.code !== exit.ok) {
-    complain(output, result);
+    output.error(result.message, { backend: name, detail: result.detail });
     return result.code;
   }
   if (plan.steps.length === 0) {
-    output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`);
+    output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`, {
+      backend: name,
+    });
     return result.code;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
@@ -336,17 +342,19 @@ export async function applyOne(
 /** Says what the guard held back; answers the exit codes that follow from it. */
 export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
   const { verdict, job } = plan;
+  const about = { backend: job.name };
   if (verdict.kind === 'go') {
     const kept = space(verdict.kept);
-    if (kept !== '') output.note(`${job.name}: kept until a removal is confirmed: ${kept}`);
+    if (kept !== '') output.note(`${job.name}: kept until a removal is confirmed: ${kept}`, about);
     return [];
   }
   const what =
     verdict.kind === 'no loss'
       ? 'the additions are taken and the old ranges stay'
       : 'nothing was changed';
-  output.warn(
+  output.error(
     `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`,
+    about,
   );
   return [exit.refused];
 }
@@ -354,6 +362,7 @@ export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
 /** Runs the part of one backend; an error is said and does not stop the others. */
 export async function attempt<T>(
   output: Output,
+  name: string,
   codes: ExitCode[],
   work: () => Promise<T>,
 ): Promise<T | undefined> {
@@ -361,7 +370,7 @@ export async function attempt<T>(
     return await work();
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    complain(output, error);
+    output.error(error.message, { backend: name, detail: error.detail });
     codes.push(error.code);
     return undefined;
   }

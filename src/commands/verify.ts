@@ -18,7 +18,7 @@ export async function run(context: Context): Promise<ExitCode> {
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
   for (const name of names)
-    await attempt(output, codes, async () => {
+    await attempt(output, name, codes, async () => {
       codes.push(await verifyOne(name, context));
     });
   return worst(codes);
@@ -48,11 +48,12 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
   const { content: open, notices } = await readOpen(settings.stateDir, name);
   output.notices(name, notices);
   if (open !== undefined)
-    output.warn(
-      `warning: ${name}: ${cutOffText(open, await bootId())}; cfsync apply or cfsync rollback settles it`,
+    output.warning(
+      `${name}: ${cutOffText(open, await bootId())}; cfsync apply or cfsync rollback settles it`,
+      { backend: name },
     );
   if (plan.steps.length === 0) {
-    output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);
+    output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`, { backend: name });
     return exit.ok;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['is', 'should-be']));
