@@ -1,6 +1,6 @@
 /** What every command that changes backends goes through: alone, undone on a signal, and never over a pending confirm. */
 import { check, locked, makeRollback, rollBack, type Plan, type Result } from './engine.ts';
-import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
+import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import { bootId } from './host.ts';
 import type { Job } from './job.ts';
 import {
@@ -77,12 +77,12 @@ export async function expire(
 
 /** Goes back as a command of its own: what is back is done. */
 async function takeBackLocked(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
-  const code = await locked(
+  const backs = await locked(
     reversals.map(({ job }) => job),
     context.settings.lockTimeout,
     () => takeRunBack(context, reversals),
   );
-  return code === exit.rolledBack ? exit.ok : code;
+  return backs.some(({ code }) => code === exit.broken) ? exit.broken : exit.ok;
 }
 
 /** Goes on with a rollback that was cut off, because that is what is held. */
@@ -111,6 +111,13 @@ export function cutOffText(entry: Entry, boot: string): string {
 /** What follows from a hold, for people. */
 export const holds =
   'timer runs change nothing from now on, until cfsync apply is run at a terminal';
+
+/** How it went for one backend. */
+export interface Back {
+  readonly name: string;
+  readonly code: typeof exit.rolledBack | typeof exit.broken;
+  readonly message: string;
+}
 
 export interface Reversal extends Kept {
   readonly job: Job;
@@ -148,18 +155,22 @@ export async function takeBack(
   }
 }
 
-/** Takes back what a run changed, the last backend first, and says so; their locks are held by the caller. */
+/**
+ * Takes back what a run changed, the last backend first, and says so; their locks are held by the caller.
+ * Each answers `rolledBack` or `broken`.
+ */
 export async function takeRunBack(
   { settings, output }: Context,
   reversals: readonly Reversal[],
-): Promise<ExitCode> {
+): Promise<readonly Back[]> {
   bringToEnd();
-  const codes: ExitCode[] = [];
+  const backs: Back[] = [];
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);
     output.notices(reversal.name, notices);
     output.error(message, { backend: reversal.name, detail });
-    codes.push(code === exit.rolledBack ? code : exit.broken);
+    const end = code === exit.rolledBack ? code : exit.broken;
+    backs.push({ name: reversal.name, code: end, message });
   }
-  return worst(codes);
+  return backs;
 }

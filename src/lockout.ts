@@ -141,7 +141,7 @@ function listed(own: readonly Session[]): string {
  */
 export async function preflight(
   plans: readonly Plan[],
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   codes: ExitCode[],
 ): Promise<readonly Plan[]> {
   const filters = plans.filter(
@@ -178,10 +178,9 @@ export async function preflight(
     else {
       refused.push(plan);
       codes.push(exit.refused);
-      output.error(
-        `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
-        about,
-      );
+      const message = `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`;
+      output.error(message, about);
+      record.backend(name, { code: exit.refused, message });
     }
   }
   // A backend that is not applied now is not promised for the next boot.

@@ -54,7 +54,7 @@ function asObject(
 }
 
 /** A message of a backend, without its name in front. */
-function withoutName(text: string, backend: string): string {
+export function withoutName(text: string, backend: string): string {
   return text.startsWith(`${backend}: `) ? text.slice(backend.length + 2) : text;
 }
 

@@ -3,6 +3,7 @@ import { parseArguments } from './arguments.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import type { CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
+import { makeRecorder, type Recorder } from './run-report.ts';
 import { readSettings, type Settings } from './settings.ts';
 import { escape } from './text.ts';
 
@@ -10,6 +11,8 @@ export interface Context {
   readonly settings: Settings;
   readonly words: readonly string[];
   readonly output: Output;
+  /** What there is to tell of this run when it has ended. */
+  readonly record: Recorder;
 }
 
 interface Command {
@@ -34,21 +37,31 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {
+  const record = makeRecorder(new Date());
   let output = makeOutput({});
   try {
     const { command, words, values } = parseArguments(argv);
     output = makeOutput(values);
     const settings = await readSettings(values);
-    const module = await load[command as CommandName]();
-    return await module.run({ settings, words, output });
+    const context = { settings, words, output, record };
+    const name = command as CommandName;
+    const code = await load[name]()
+      .then((module) => module.run(context))
+      .catch((error: unknown) => complain(output, error));
+    return code;
   } catch (error) {
-    if (error instanceof CfsyncError) {
-      output.error(error.message, { detail: error.detail });
-      return error.code;
-    }
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    const [first = '', ...detail] = text.split('\n').map(escape);
-    output.error(`internal error, please report it: ${first}`, { detail });
-    return exit.failed;
+    return complain(output, error);
   }
+}
+
+/** Says what went wrong, and answers the exit code that follows from it. */
+function complain(output: Output, error: unknown): ExitCode {
+  if (error instanceof CfsyncError) {
+    output.error(error.message, { detail: error.detail });
+    return error.code;
+  }
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const [first = '', ...detail] = text.split('\n').map(escape);
+  output.error(`internal error, please report it: ${first}`, { detail });
+  return exit.failed;
 }

@@ -8,6 +8,8 @@ import { count, escape, number } from './text.ts';
 export interface Output {
   /** The answer. */
   print(text: string): void;
+  /** What was said to have gone wrong, so far. */
+  readonly errors: readonly string[];
   /** What went wrong. */
   error(text: string, about?: About): void;
   /** What may go wrong, or is not as it should be. */
@@ -29,9 +31,14 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
   const print = (text: string): void => {
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
+  const errors: string[] = [];
   const output: Output = {
     print,
-    error: (text, about) => log('error', text, about),
+    errors,
+    error: (text, about) => {
+      errors.push(text);
+      log('error', text, about);
+    },
     warning: (text, about) => log('warning', text, about),
     tell: (text, about) => log('notice', text, about),
     note: (text, about) => {

@@ -28,7 +28,9 @@ import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
+import { merge } from '../prefix.ts';
 import { probe } from '../probe.ts';
+import { unchanged } from '../run-report.ts';
 import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
@@ -74,7 +76,7 @@ async function planAll(
   named: readonly Job[],
   then: (planned: Planned) => Promise<ExitCode>,
 ): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const file = settings.values.plan as string | undefined;
   const acceptLargeChange = settings.values['accept-large-change'] === true;
   const answer = file === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
@@ -85,6 +87,13 @@ async function planAll(
       : await policyFor(answer, settings.stateDir, { acceptLargeChange });
   const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
   const jobs = answer === undefined ? named : forRanges([...named, ...boot], answer.ranges);
+  record.source(
+    answer ?? {
+      origin: { kind: 'plan', detail: file! },
+      ranges: merge(...named.map(({ desired }) => desired.ranges)),
+    },
+  );
+  record.expect(jobs.map(({ name }) => name));
   return locked(jobs, settings.lockTimeout, async () => {
     const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
@@ -104,19 +113,20 @@ async function planAll(
 
 /** Plans and checks one backend, and says what is to be said of it. */
 export async function planOne(
-  { settings, output }: Context,
+  context: Context,
   job: Job,
   policy: Policy,
   codes: ExitCode[],
 ): Promise<Plan | undefined> {
-  const plan = await attempt(output, job.name, codes, async () => {
+  const { settings, output } = context;
+  const plan = await attempt(context, job.name, codes, async () => {
     const made = await makePlan(job, policy, settings.stateDir);
     // Said even if the check fails: they may say why.
     output.notices(job.name, made.notices);
     await check(made);
     return made;
   });
-  if (plan !== undefined) codes.push(...explainVerdict(plan, output));
+  if (plan !== undefined) codes.push(...explainVerdict(plan, context));
   return plan;
 }
 
@@ -125,7 +135,7 @@ export async function planOne(
  * with --all-or-nothing when another backend fails.
  */
 export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
@@ -143,7 +153,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const results: ExitCode[] = [];
   for (const plan of plans) {
     if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
-    await attempt(output, plan.job.name, results, async () => {
+    await attempt(context, plan.job.name, results, async () => {
       results.push(await applyOne(plan, context, run));
     });
   }
@@ -154,7 +164,11 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const signal = wasAsked();
   bringToEnd();
   const undo = failed || !passed || signal !== undefined;
-  if (undo) results.push(await takeRunBack(context, await jobsOf(settings, entries)));
+  const backs = undo ? await takeRunBack(context, await jobsOf(settings, entries)) : [];
+  for (const { name, ...back } of backs) {
+    results.push(back.code);
+    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
+  }
   if (signal !== undefined && !changed) {
     output.error(`ended by ${signal}; nothing was changed`);
     results.push(exit.failed);
@@ -179,7 +193,7 @@ async function probePasses({ settings, output }: Context): Promise<boolean> {
  * of this run back to what was before; those that are not of this run are named.
  */
 async function settleCutOff(
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   jobs: readonly Job[],
   plans: readonly Plan[],
   run: Run,
@@ -200,12 +214,12 @@ async function settleCutOff(
     output.warning(`${name}: ${cutOffText(entry, run.boot)}; ${then}`, { backend: name });
     if (onward || job === undefined) continue;
     const back = await goBack(job, entry, stateDir);
-    const about = { backend: name, detail: back.detail };
-    if (back.code === exit.rolledBack) output.tell(back.message, about);
-    else {
-      output.error(back.message, about);
-      codes.push(back.code);
-    }
+    const { message, detail } = back;
+    const code = back.code === exit.rolledBack ? exit.ok : back.code;
+    record.backend(name, { code, message, changed: true });
+    if (code === exit.ok) output.tell(message, { backend: name, detail });
+    else output.error(message, { backend: name, detail });
+    codes.push(code);
   }
   return codes;
 }
@@ -221,7 +235,7 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
-    await attempt(output, name, codes, async () => {
+    await attempt(context, name, codes, async () => {
       const job = (await recordedJob(settings, name))!;
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makePlan(job, policy, settings.stateDir);
@@ -317,11 +331,19 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
 /** Applies one plan and says how it ended. */
 export async function applyOne(
   plan: Plan,
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   run: Run,
 ): Promise<ExitCode> {
   const { name } = plan.job;
   const result = await apply(plan, settings.stateDir, run);
+  const { code, message } = result;
+  const changed = plan.steps.length > 0 && (code === exit.ok || code === exit.broken);
+  if (plan.verdict.kind !== 'no change')
+    record.backend(name, {
+      code,
+      message,
+      ...(changed && { changed, gained: plan.added, lost: plan.removed }),
+    });
   output.notices(name, result.notices);
   if (result.code !== exit.ok) {
     output.error(result.message, { backend: name, detail: result.detail });
@@ -340,7 +362,7 @@ export async function applyOne(
 }
 
 /** Says what the guard held back; answers the exit codes that follow from it. */
-export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
+export function explainVerdict(plan: Plan, { output, record }: Context): ExitCode[] {
   const { verdict, job } = plan;
   const about = { backend: job.name };
   if (verdict.kind === 'go') {
@@ -352,16 +374,15 @@ export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
     verdict.kind === 'no loss'
       ? 'the additions are taken and the old ranges stay'
       : 'nothing was changed';
-  output.error(
-    `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`,
-    about,
-  );
+  const message = `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`;
+  output.error(message, about);
+  record.backend(job.name, { code: exit.refused, message });
   return [exit.refused];
 }
 
 /** Runs the part of one backend; an error is said and does not stop the others. */
 export async function attempt<T>(
-  output: Output,
+  { output, record }: Context,
   name: string,
   codes: ExitCode[],
   work: () => Promise<T>,
@@ -371,6 +392,7 @@ export async function attempt<T>(
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
     output.error(error.message, { backend: name, detail: error.detail });
+    record.backend(name, { code: error.code, message: error.message });
     codes.push(error.code);
     return undefined;
   }
