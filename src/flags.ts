@@ -91,6 +91,12 @@ export const flags = {
     help: 'go back unless cfsync confirm is run in time',
   },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
+  metrics: {
+    type: 'text',
+    value: 'FILE',
+    path: true,
+    help: "write metrics for node_exporter's textfile collector",
+  },
   'lock-timeout': {
     type: 'number',
     value: 'SECONDS',
@@ -165,6 +171,8 @@ export interface CommandSpec {
   readonly words?: string;
   readonly flags: readonly FlagName[];
   readonly example: string;
+  /** Its end runs the hooks of the configuration. */
+  readonly hooks?: true;
 }
 
 const common = [
@@ -196,7 +204,7 @@ export const planned = [...desired, ...from, 'persist'] as const satisfies reado
 export const commands = {
   fetch: {
     help: 'download and check the ranges, show what changed, store them',
-    flags: [...from, 'lock-timeout', ...common],
+    flags: [...from, 'lock-timeout', 'metrics', ...common],
     example: 'cfsync fetch',
   },
   diff: {
@@ -236,8 +244,10 @@ export const commands = {
       'persist',
       'force-conflicts',
       'lock-timeout',
+      'metrics',
       ...common,
     ],
+    hooks: true,
     example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
   },
   adopt: {
@@ -253,11 +263,12 @@ export const commands = {
       'lock-timeout',
       ...common,
     ],
+    hooks: true,
     example: 'cfsync adopt --backend iptables --dry-run',
   },
   verify: {
     help: 'say whether the system still is what was applied',
-    flags: ['backend', 'lock-timeout', ...common],
+    flags: ['backend', 'lock-timeout', 'metrics', ...common],
     example: 'cfsync verify --backend nftables',
   },
   confirm: {
