@@ -31,7 +31,7 @@ import {
   type Style,
 } from '../src/csf/lines.ts';
 import { digest } from '../src/files.ts';
-import { parseSave, type SavedRule, type SavedTable } from '../src/iptables/save.ts';
+import { parseSave, wordsOf, type SavedRule, type SavedTable } from '../src/iptables/save.ts';
 import { bool, checkKeys } from '../src/options.ts';
 import { canonical, merge, none, parseRanges, type Family } from '../src/prefix.ts';
 import {
@@ -392,9 +392,16 @@ function inputRules(tables: readonly SavedTable[] | undefined): readonly SavedRu
 
 /** A rule of the kind that TCP_IN becomes: a port, and any source. */
 function letsIn({ text }: SavedRule, port: number): boolean {
-  const [, list] =
-    /^(?!.*-s ).*-p (?:tcp|udp) .*--dports? (\S+) -j (?:LOG)?ACCEPT$/.exec(text) ?? [];
-  return opened({ list: list ?? '' }, 'list', [port]).length > 0;
+  const words = wordsOf(text);
+  const [option = '', list = '', jump, target = ''] = words.slice(-4);
+  return (
+    /^--dports?$/.test(option) &&
+    jump === '-j' &&
+    /^(LOG)?ACCEPT$/.test(target) &&
+    !words.includes('-s') &&
+    ['tcp', 'udp'].includes(words[words.indexOf('-p') + 1] ?? '') &&
+    opened({ list }, 'list', [port]).length > 0
+  );
 }
 
 function remarks(desired: Desired, ranges: Ranges, around: CsfAround): Notice[] {
@@ -524,7 +531,7 @@ async function otherLines(host: Host, allow: string | null): Promise<string[]> {
   const seen = new Set<string>([own.allow]);
   const texts = [allow ?? ''];
   for (const text of texts) {
-    lines.push(...effectiveLines(text));
+    for (const line of effectiveLines(text)) lines.push(line);
     for (const path of includes(text)) {
       if (seen.has(path)) continue;
       seen.add(path);

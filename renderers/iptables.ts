@@ -958,8 +958,10 @@ function strayMoves(
   const now = here(observed.owned.strays);
   const [stay, go] = split(now, then);
   const others = then.length === 0 ? [] : (loaded(family, name, observed.around)?.rules ?? []);
-  const [, back] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
-  return { go, stay, back };
+  const [, gone] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
+  const chains = loaded(family, name, observed.around)?.chains.map((c) => c.name) ?? [];
+  // Nothing where its chain is gone as well.
+  return { go, stay, back: gone.filter((s) => chains.includes(s.chain)) };
 }
 
 /** Those that are also in the other list, as often as there, and those that are not. */

@@ -562,7 +562,9 @@ function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefine
     around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
   );
   const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
-  return { chain: name.chain, before: standing ? standing.before : (rules[limit]?.handle ?? null) };
+  if (standing !== undefined) return { chain: name.chain, before: standing.before };
+  const next = limit < 0 ? undefined : rules.slice(limit).find((r) => !isOurJump(r));
+  return { chain: name.chain, before: next?.handle ?? null };
 }
 
 function jumpsOf(table: NftTable, around: NftAround): Jump[] {
@@ -657,7 +659,12 @@ async function acceptedSets(host: Host, listing: Listing): Promise<AcceptedSet[]
     const set = { family: family as Family, table, name };
     const plain =
       (type === 'ipv4_addr' || type === 'ipv6_addr') && JSON.stringify(flags) === '["interval"]';
-    return plain && !isSetName(name) && accepts.some((rule) => uses(rule, set)) ? [set] : [];
+    return plain &&
+      !isSetName(name) &&
+      [table, name].every(isWritable) &&
+      accepts.some((rule) => uses(rule, set))
+      ? [set]
+      : [];
   });
   return Promise.all(
     sets.map(async (set) => {
@@ -908,7 +915,10 @@ function hookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): s
         now,
         table.chains.filter((c) => c.base !== undefined),
       ),
-      ...table.jumps.flatMap((jump) => jumpLines(table, jump, observed.around)),
+      // One to a chain: a second one is another hand's doing, and not put back.
+      ...table.jumps
+        .filter((jump, i) => table.jumps.findIndex((j) => j.chain === jump.chain) === i)
+        .flatMap((jump) => jumpLines(table, jump, observed.around)),
     ];
   });
 }
@@ -938,17 +948,17 @@ function strayLines(
 ): { readonly go: readonly string[]; readonly back: readonly string[] } {
   const now = owned.strays ?? [];
   const then = wanted.strays ?? [];
+  const go = without(now, then.map(strayKey)).map(deleteLine);
+  if (then.length === 0) return { go, back: [] };
   // What is there already is not put back, whether it was looked for or not.
-  const others = [
+  const there = [
+    ...now.map(strayKey),
     ...around.rules.map((rule) => strayKey({ ...rule, rule: textOfRule(rule) ?? '' })),
     ...around.accepted.flatMap(({ family, table, name: set, elem }) =>
       elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
     ),
   ];
-  return {
-    go: without(now, then.map(strayKey)).map(deleteLine),
-    back: without(then, [...now.map(strayKey), ...others]).flatMap((s) => putBack(s, around)),
-  };
+  return { go, back: without(then, there).flatMap((stray) => putBack(stray, around)) };
 }
 
 type StrayName =
@@ -993,12 +1003,12 @@ function putBack(stray: NftStray, around: NftAround): string[] {
       : [];
   }
   if (!around.chains.some((chain) => same(chain, stray))) return [];
-  const place = `rule ${table} ${stray.chain}`;
-  if (stray.below.length === 0) return [`add ${place} ${stray.rule}`];
-  const there = around.rules.filter((rule) => same(rule, stray)).map((rule) => rule.handle);
+  const chain = `${table} ${stray.chain}`;
+  if (stray.below.length === 0) return [`add rule ${chain} ${stray.rule}`];
+  const there = rulesOf(around.rules, stray).map((rule) => rule.handle);
   const next = stray.below.find((handle) => there.includes(handle));
-  // As with a jump: the top is the place where no drop comes first.
-  return [`insert ${place} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
+  // As with a jump: where its place is gone, the top is the one where no drop comes first.
+  return [`insert rule ${chain} ${next === undefined ? '' : `handle ${next} `}${stray.rule}`];
 }
 
 function unhookLines(wanted: NftOwned, observed: Observed<NftOwned, NftAround>): string[] {

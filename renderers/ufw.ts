@@ -479,8 +479,12 @@ function used(around: UfwAround): readonly Family[] {
 function listings(around: UfwAround): readonly (readonly [Family, Listing])[] {
   return families.flatMap((family) => {
     const text = around.kernel?.[family];
-    return text === undefined ? [] : [[family, parseListing(text)] as const];
+    return text === undefined ? [] : [[family, listed(family, text)] as const];
   });
+}
+
+function listed(family: Family, text: string): Listing {
+  return parseListing(text, `${programs[family]} -S`);
 }
 
 /** Whether there is a chain to load into. `ufw status` says inactive where it is missing. */
@@ -489,7 +493,7 @@ function isRunning(family: Family, around: UfwAround): boolean {
   return (
     text !== undefined &&
     isUsed(family, around) &&
-    parseListing(text).chains.has(inputChain(family))
+    listed(family, text).chains.has(inputChain(family))
   );
 }
 
@@ -509,7 +513,7 @@ function observed(family: Family, around: UfwAround): FamilyState {
   const file = parseRules(around.texts[family], paths[family]);
   const own = ownBlocks(file);
   if (!isRunning(family, around)) return { ...own, loaded: true };
-  const { rules } = parseListing(around.kernel![family]!);
+  const { rules } = listed(family, around.kernel![family]!);
   const chain = inputChain(family);
   const live = rules.filter((rule) => rule.chain === chain);
   return { ...own, loaded: isLoaded(own.blocks, fileLines(file), live, chain) };

@@ -1,5 +1,5 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
@@ -75,12 +75,18 @@ function start(command: Command, env: NodeJS.ProcessEnv): Promise<Outcome> {
   const [program, ...args] = command.argv;
   const timeout = command.timeout ?? defaultTimeout;
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, {
-      env,
-      stdio: ['pipe', 'pipe', 'pipe'],
-      // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
-      detached: true,
-    });
+    let child: ChildProcessWithoutNullStreams;
+    try {
+      child = spawn(program, args, {
+        env,
+        stdio: ['pipe', 'pipe', 'pipe'],
+        // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
+        detached: true,
+      });
+    } catch (cause) {
+      // Words that no program can be given: too many of them, or one with a NUL in it.
+      throw spawnError(program, cause as Error);
+    }
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     let size = 0;

@@ -61,8 +61,12 @@ interface Route {
 async function routes(host: Host): Promise<readonly Route[]> {
   const fields = async (file: string): Promise<string[][]> =>
     ((await host.read(file)) ?? '').split('\n').map((line) => line.trim().split(/\s+/));
-  const v4 = (await fields('/proc/net/route')).slice(1).filter((f) => f.length > 7);
-  const v6 = (await fields('/proc/net/ipv6_route')).filter((f) => f.length > 9);
+  const isHex = (digits: number, ...words: (string | undefined)[]): boolean =>
+    words.every((word) => word?.length === digits && /^[\da-f]+$/i.test(word));
+  const v4 = (await fields('/proc/net/route')).filter((f) => isHex(8, f[1], f[7]));
+  const v6 = (await fields('/proc/net/ipv6_route')).filter(
+    (f) => isHex(32, f[0]) && isHex(2, f[1]) && f.length > 9,
+  );
   return [
     ...v4.map((f) => route(hexAddress(f[1]!), ones(f[7]!), f[0]!)),
     ...v6.map((f) => route(colons(f[0]!), Number.parseInt(f[1]!, 16), f[9]!)),

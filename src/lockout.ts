@@ -15,7 +15,7 @@ import {
   subtract,
 } from './prefix.ts';
 import { readUsable, type Applied } from './records.ts';
-import type { Notice, Ranges } from './renderer.ts';
+import type { Notice, Ranges, Stray } from './renderer.ts';
 import { observeSessions, type Session, type Sessions } from './sessions.ts';
 import { count, number } from './text.ts';
 
@@ -26,6 +26,8 @@ export interface Access {
   readonly tcpPorts: readonly number[];
   /** Cloudflare's and the admin's own. */
   readonly ranges: Ranges;
+  /** What is let in on every TCP port, by rules that are taken over. */
+  readonly everywhere?: Ranges;
 }
 
 interface Judgement {
@@ -61,12 +63,14 @@ export function judge(
 ): Judgement {
   const own: Session[] = [];
   const notices: Notice[] = [];
-  const ports = [...new Set([...before.tcpPorts, ...after.tcpPorts])].sort((a, b) => a - b);
+  const others = before.everywhere === undefined ? [] : sessions.own.map(({ port }) => port);
+  const all = [...before.tcpPorts, ...after.tcpPorts, ...others];
+  const ports = [...new Set(all)].sort((a, b) => a - b);
   for (const port of ports) {
     const mine = sessions.own.filter((session) => session.port === port);
-    const others = single(sessions.peers.get(port) ?? []);
+    const peers = single(sessions.peers.get(port) ?? []);
     const self = single(mine.map(({ peer }) => peer));
-    const cut = cutOff(port, merge(others, self), before, after, spared);
+    const cut = cutOff(port, merge(peers, self), before, after, spared);
     own.push(...mine.filter(({ peer }) => contains(cut, peer)));
     const rest = subtract(cut, self);
     if (!isEmpty(rest)) notices.push({ level: 'warning', text: named(port, rest) });
@@ -89,8 +93,8 @@ function cutOff(
   spared: Ranges,
 ): Ranges {
   if (isEmpty(peers)) return none;
-  const letIn = ({ tcpPorts, ranges }: Access): Ranges =>
-    tcpPorts.includes(port) ? intersect(peers, ranges) : none;
+  const letIn = ({ tcpPorts, ranges, everywhere = none }: Access): Ranges =>
+    intersect(peers, tcpPorts.includes(port) ? merge(ranges, everywhere) : everywhere);
   const [then, now] = [letIn(before), letIn(after)];
   const keptOut = (access: Access, inside: Ranges): Ranges =>
     locks(access, port) ? subtract(peers, merge(inside, spared)) : none;
@@ -155,7 +159,8 @@ export async function preflight(
     }),
   );
   const ports = changes.flatMap(({ before, after }) => [...before.tcpPorts, ...after.tcpPorts]);
-  const sessions = await observeSessions(host, ports);
+  const everywhere = changes.some(({ before }) => before.everywhere !== undefined);
+  const sessions = await observeSessions(host, ports, everywhere);
   const refused: Plan[] = [];
   const said = new Set<string>();
   for (const { plan, before, after } of changes) {
@@ -199,16 +204,20 @@ function accessAfter({ desired, wanted }: Plan): Access {
 
 /** What is held now; which ports and whether it locks them, only the record of the last apply tells. */
 function accessBefore(plan: Plan, applied: Applied | undefined): Access {
+  const { ranges, strays = [] } = plan.observed.owned;
+  const named = (list: readonly Stray[]): Ranges =>
+    parseRanges(list.flatMap((stray) => stray.prefixes));
+  const wide = strays.filter((stray) => stray.beyond !== undefined);
   return {
     lockdown: applied?.desired.mode === 'lockdown' && isInForce(plan, applied),
     tcpPorts: (applied ?? plan).desired.tcpPorts,
-    ranges: plan.observed.owned.ranges,
+    ranges: merge(ranges, named(strays)),
+    ...(wide.length > 0 && { everywhere: named(wide) }),
   };
 }
 
 /** Somebody who was locked out may have flushed the rules to get in again: a record alone proves no lockdown. */
-function isInForce({ job, observed }: Plan, { desired, options }: Applied): boolean {
-  if (JSON.stringify(options) !== JSON.stringify(job.raw)) return false;
+function isInForce({ job, observed }: Plan, { desired }: Applied): boolean {
   try {
     const { owned } = job.renderer.want(desired, job.options, observed.around);
     return job.renderer.plan(owned, observed).length === 0;

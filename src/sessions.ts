@@ -43,10 +43,12 @@ interface Leg extends Pick<Connection, 'port' | 'peer' | 'peerPort'> {
  * sudo, cron and `env -i` take SSH_CONNECTION away from a child, never from the parents; and of those, sshd or a
  * panel's terminal holds the connection itself. mosh holds none, so there the environment counts alone.
  * @param ports Only sessions and peers on these are told.
+ * @param everywhere Own sessions on other ports are told as well.
  */
 export async function observeSessions(
   host: ProcessHost,
   ports: readonly number[],
+  everywhere = false,
 ): Promise<Sessions> {
   const all = await connections(host);
   const here = new Set(all.map(({ address }) => address));
@@ -66,7 +68,7 @@ export async function observeSessions(
     if (list === undefined) peers.set(port, [peer]);
     else list.push(peer);
   }
-  return { own: unique(own.filter(({ port }) => ports.includes(port))), peers };
+  return { own: unique(own.filter(({ port }) => everywhere || ports.includes(port))), peers };
 }
 
 /** This process and those it descends from, as far up as /proc shows them. */

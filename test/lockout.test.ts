@@ -10,6 +10,8 @@ const office = parseRanges(['198.51.100.0/28']);
 const nothing: Access = { lockdown: false, tcpPorts: [80, 443], ranges: none };
 const allow: Access = { ...nothing, ranges: bundled };
 const lockdown: Access = { ...allow, lockdown: true };
+/** Rules of a script for ranges that are stale by now. */
+const wide: Access = { ...nothing, ranges: office, everywhere: office };
 const own = (peer: string, port = 443): Sessions => ({
   own: [{ port, peer, proof: 'a test' }],
   peers: new Map([[port, [peer]]]),
@@ -41,6 +43,15 @@ describe('the own session', () => {
       { ...lockdown, tcpPorts: [80, 443, 8443] },
       own(stranger, 8443),
       true,
+    ],
+    ['rules on all ports -> allow, in them', wide, allow, own(stranger, 22), true],
+    ['rules on all ports -> allow, not in them', wide, allow, own('203.0.113.9', 22), false],
+    [
+      'rules on all ports -> ranges with them',
+      wide,
+      { ...allow, ranges: office },
+      own(stranger),
+      false,
     ],
     ['lockdown -> allow', lockdown, allow, own(stranger), false],
     ['lockdown -> nothing, of Cloudflare', lockdown, nothing, own('173.245.48.10'), true],

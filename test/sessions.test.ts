@@ -29,6 +29,9 @@ describe('observeSessions', () => {
     });
     const { own } = await observeSessions(recorded(scene('redirected')), [22]);
     expect(own).toMatchObject([{ port: 22, peer: '2001:db8::10' }]);
+    const all = await observeSessions(recorded(scene('redirected')), [], true);
+    expect(all.own.map(({ port }) => port)).toContain(22);
+    expect(all.peers).toEqual(new Map());
   });
 
   it.each([

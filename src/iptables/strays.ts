@@ -61,7 +61,9 @@ export function findStrays(
     for (const rule of table.rules) {
       if (rule.chain !== chain) continue;
       const text = `${programs[family]} -A ${chain} ${rule.text}`;
-      const asks = rule.text.endsWith('-j ACCEPT') ? read(rule.text) : undefined;
+      // A comment with a line end cannot be given back to iptables-restore.
+      const isRule = rule.text.endsWith('-j ACCEPT') && !rule.text.includes('\n');
+      const asks = isRule ? read(rule.text) : undefined;
       const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
       if (asks !== undefined && namesOnly(known, prefixes)) {
         const all = ways.map((way) => opens(desired, way, asks));

@@ -3,13 +3,15 @@ import { namesOnly } from '../published.ts';
 import type { Desired, Ranges, Stray } from '../renderer.ts';
 import { beyondOf, opens, type Asks, type Opens, type PortRange } from '../strays.ts';
 import {
+  at,
   chainName,
   elements,
-  same,
+  isOurJump,
+  isWritable,
+  rulesOf,
   type Chain,
   type ChainName,
   type Family,
-  at,
   type Rule,
 } from './listing.ts';
 
@@ -20,7 +22,7 @@ interface RuleStray extends Stray {
   /** In nft's syntax. */
   readonly rule: string;
   readonly handle: number;
-  /** The handles of the next rules that are no strays, none at the end of the chain. */
+  /** The handles of the next rules of the admin's that stay, none at the end of the chain. */
   readonly below: readonly number[];
 }
 
@@ -83,14 +85,17 @@ export function findStrays(
   const askers = new Map<string, Asker[]>();
   const ways = waysIn(bases, rules);
   for (const rule of rules) {
-    const here = rule.chain === chainName ? [] : (ways.get(nameOf(rule)) ?? []);
+    const isTheirs = rule.chain !== chainName && isWritable(rule.table) && isWritable(rule.chain);
+    const here = isTheirs ? (ways.get(nameOf(rule)) ?? []) : [];
     const asks = here.length === 0 ? undefined : read(rule);
     if (asks?.accepts !== true) continue;
     const all = here.map((way) => opens(desired, way, asks));
     const text = `add rule ${nameOf(rule)} ${asks.text}`;
     if (asks.set !== undefined) {
       const set = setName(rule, asks.set);
-      askers.set(set, [...(askers.get(set) ?? []), { rule, text, all }]);
+      const list = askers.get(set);
+      if (list === undefined) askers.set(set, [{ rule, text, all }]);
+      else list.push({ rule, text, all });
     } else if (!namesOnly(known, asks.sources)) {
       if (asks.sources.some((one) => namesOnly(known, [one]))) mixed.push(text);
     } else if (all.includes('others')) others.push(text);
@@ -152,16 +157,15 @@ function placed(
   rules: readonly Rule[],
 ): RuleStray[] {
   const strays: RuleStray[] = [];
-  const below = new Map<string, readonly number[]>();
+  const stay = new Map<string, readonly number[]>();
   for (const rule of rules.toReversed()) {
     const { family, table, chain, handle } = rule;
-    const next = below.get(nameOf(rule)) ?? [];
+    const below = stay.get(nameOf(rule)) ?? [];
     const stray = found.get(rule);
-    if (stray !== undefined)
-      strays.unshift({ ...stray, family, table, chain, handle, below: next });
-    else below.set(nameOf(rule), [handle, ...next].slice(0, landmarks));
+    if (stray !== undefined) strays.push({ ...stray, family, table, chain, handle, below });
+    else if (!isOurJump(rule)) stay.set(nameOf(rule), [handle, ...below].slice(0, landmarks));
   }
-  return strays;
+  return strays.toReversed();
 }
 
 /** Where in each base chain the first of these counts: itself, or the jump to its chain. */
@@ -172,14 +176,12 @@ function placesOf(
 ): Found['places'] {
   const chains = new Set([...counting].map(nameOf));
   return bases.flatMap((chain) => {
-    const at = rules
-      .filter((rule) => same(rule, chain))
-      .findIndex(
-        (rule) =>
-          counting.has(rule) ||
-          targetsOf(rule).some((to) => chains.has(nameOf({ ...rule, chain: to }))),
-      );
-    return at < 0 ? [] : [{ chain, at }];
+    const index = rulesOf(rules, chain).findIndex(
+      (rule) =>
+        counting.has(rule) ||
+        targetsOf(rule).some((to) => chains.has(nameOf({ ...rule, chain: to }))),
+    );
+    return index < 0 ? [] : [{ chain, at: index }];
   });
 }
 
@@ -197,25 +199,28 @@ function waysIn(
   rules: readonly Rule[],
 ): ReadonlyMap<string, readonly Asks[]> {
   const isBase = new Set(bases.map(nameOf));
-  const ways = new Map<string, (Asks | undefined)[]>();
-  for (const base of isBase) ways.set(base, [{ ports: [] }]);
+  const asked = new Map<string, (Asks | undefined)[]>();
+  // The elements of a named verdict map are not in the listing.
   const hidden = new Set<string>();
   for (const rule of rules) {
-    // The elements of a named verdict map are not in the listing.
-    if (rule.expr.some((e) => typeof (e.vmap as { data?: unknown } | undefined)?.data === 'string'))
-      hidden.add(`${rule.family} ${rule.table}`);
+    if (rule.expr.some((e) => typeof at(e, 'vmap', 'data') === 'string'))
+      hidden.add(nameOf({ ...rule, chain: '' }));
     for (const target of targetsOf(rule)) {
       const name = nameOf({ ...rule, chain: target });
       const asks = isBase.has(nameOf(rule)) ? read(rule) : undefined;
-      ways.set(name, [...(ways.get(name) ?? []), asks]);
+      const list = asked.get(name);
+      if (list === undefined) asked.set(name, [asks]);
+      else list.push(asks);
     }
   }
-  const clear = [...ways].filter(
-    ([name, all]) =>
-      isBase.has(name) ||
-      (!all.includes(undefined) && ![...hidden].some((table) => name.startsWith(`${table} `))),
-  );
-  return new Map(clear as [string, Asks[]][]);
+  const ways = new Map<string, readonly Asks[]>();
+  for (const [name, list] of asked) {
+    const all = list.filter((asks) => asks !== undefined);
+    const [family, table] = name.split(' ');
+    if (all.length === list.length && !hidden.has(`${family} ${table} `)) ways.set(name, all);
+  }
+  for (const base of isBase) ways.set(base, [{ ports: [] }]);
+  return ways;
 }
 
 /** The chains that a rule leads to, in its verdict or in a map of verdicts. */
@@ -253,18 +258,22 @@ function read(rule: Rule): NftAsks | undefined {
       accepts = true;
       words.push('accept');
     } else if ('match' in e) {
-      const [op, left, right] = ['op', 'left', 'right'].map((name) => at(e.match, name));
+      const right = at(e, 'match', 'right');
+      const field = fieldOf(at(e, 'match', 'left'));
       const value = textOf(right);
-      const field = fieldOf(left);
-      if ((op !== '==' && op !== 'in') || value === undefined || field === undefined)
-        return undefined;
+      const isPlain = ['==', 'in'].includes(String(at(e, 'match', 'op')));
+      if (!isPlain || field === undefined || value === undefined) return undefined;
       words.push(field, value);
       const [first, last] = field.split(' ');
-      if (last === 'saddr') {
-        if (value.startsWith('@')) set = value.slice(1);
-        else sources.push(...(elements(right) ?? []));
+      if (last === 'saddr' && value.startsWith('@')) set = value.slice(1);
+      else if (last === 'saddr') {
+        const prefixes = elements(right);
+        if (prefixes === undefined) return undefined;
+        sources.push(...prefixes);
       } else if (last === 'dport') {
-        ports.push(portRanges(right));
+        const ranges = portRanges(right);
+        if (ranges === undefined) return undefined;
+        ports.push(ranges);
         if (first !== 'th') protocol = first as Asks['protocol'];
       } else if (last === 'state') {
         if (!/\bnew\b/.test(value)) return undefined;
@@ -274,26 +283,26 @@ function read(rule: Rule): NftAsks | undefined {
   }
   const { comment } = rule;
   if (comment !== undefined) {
-    // A quotation mark would end the text, and nft has no way to write one.
-    if (/["\n]/.test(comment)) return undefined;
+    if (!isComment(comment)) return undefined;
     words.push(`comment "${comment}"`);
   }
   const text = words.join(' ');
   return { text, sources, ...(set && { set }), ...(protocol && { protocol }), ports, accepts };
 }
 
+/** nft has no way to write a quotation mark. */
+function isComment(text: unknown): boolean {
+  return typeof text === 'string' && /^[ !#-~]*$/.test(text);
+}
+
 /** What a match looks at, where it is known here. */
 function fieldOf(left: unknown): string | undefined {
-  const { payload, meta, ct } = (left ?? {}) as {
-    readonly payload?: { readonly protocol?: string; readonly field?: string };
-    readonly meta?: { readonly key: string };
-    readonly ct?: { readonly key: string };
-  };
-  return fields.find((field) =>
-    [`${payload?.protocol} ${payload?.field}`, `meta ${meta?.key}`, `ct ${ct?.key}`].includes(
-      field,
-    ),
-  );
+  const names = [
+    [at(left, 'payload', 'protocol'), at(left, 'payload', 'field')],
+    ['meta', at(left, 'meta', 'key')],
+    ['ct', at(left, 'ct', 'key')],
+  ].map((words) => words.join(' '));
+  return fields.find((field) => names.includes(field));
 }
 
 const fields = [
@@ -308,30 +317,46 @@ const fields = [
   'ct state',
 ];
 
-/** A value in nft's syntax. */
+/** A value in nft's syntax; undefined for one that is not known here. */
 function textOf(value: unknown): string | undefined {
-  if (typeof value === 'string' || typeof value === 'number') return String(value);
-  if (Array.isArray(value)) return value.every(isWord) ? value.join(',') : undefined;
-  if (typeof value !== 'object' || value === null) return undefined;
-  if ('prefix' in value) {
-    const { addr, len } = value.prefix as { readonly addr: string; readonly len: number };
-    return `${addr}/${len}`;
-  }
-  if ('range' in value) return (value.range as readonly unknown[]).join('-');
-  if (!('set' in value) || !Array.isArray(value.set)) return undefined;
-  const parts = value.set.map(textOf);
-  return parts.includes(undefined) ? undefined : `{ ${parts.join(', ')} }`;
+  const set = at(value, 'set');
+  const list = Array.isArray(value) ? value : set;
+  if (!Array.isArray(list)) return partText(value);
+  const parts = list.map(partText);
+  if (parts.length === 0 || parts.includes(undefined)) return undefined;
+  return list === set ? `{ ${parts.join(', ')} }` : parts.join(',');
 }
 
-function isWord(value: unknown): boolean {
-  return typeof value === 'string' || typeof value === 'number';
+/** As `elements` reads it. */
+function partText(value: unknown): string | undefined {
+  const range = at(value, 'range');
+  const [words, between] = Array.isArray(range)
+    ? [range, '-']
+    : at(value, 'prefix') === undefined
+      ? [[value], '']
+      : [[at(value, 'prefix', 'addr'), at(value, 'prefix', 'len')], '/'];
+  const parts = words.map(wordText);
+  return parts.includes(undefined) ? undefined : parts.join(between);
 }
 
-function portRanges(right: unknown): PortRange[] {
-  if (typeof right === 'number') return [[right, right]];
-  const { range, set } = right as { readonly range?: PortRange; readonly set?: readonly unknown[] };
-  if (range !== undefined) return [range];
-  return (set ?? []).flatMap(portRanges);
+/** Nothing that would end a statement. */
+function wordText(value: unknown): string | undefined {
+  if (Number.isInteger(value)) return String(value);
+  if (typeof value !== 'string') return undefined;
+  const fits = value.startsWith('@') ? isWritable(value.slice(1)) : /^[\w.:]+$/.test(value);
+  return fits ? value : undefined;
+}
+
+function portRanges(right: unknown): PortRange[] | undefined {
+  const set = at(right, 'set');
+  const ranges = (Array.isArray(set) ? set : [right]).map((part: unknown) => {
+    const [low, high, ...more] = [at(part, 'range') ?? [part, part]].flat() as readonly unknown[];
+    return typeof low === 'number' && typeof high === 'number' && more.length === 0
+      ? ([low, high] as const)
+      : undefined;
+  });
+  const known = ranges.filter((range) => range !== undefined);
+  return known.length === ranges.length ? known : undefined;
 }
 
 interface Part {
@@ -343,16 +368,17 @@ interface Part {
 
 /** An element, in nft's syntax and as prefixes. */
 export function readElement(elem: unknown): Part {
-  const parts = (
-    typeof elem === 'object' && elem !== null && 'elem' in elem ? elem.elem : { val: elem }
-  ) as { readonly val: unknown; readonly comment?: string };
-  const { val, comment } = parts;
-  const plain =
-    Object.keys(parts).every((key) => ['val', 'comment', 'counter'].includes(key)) &&
-    !/["\n]/.test(comment ?? '');
+  const wrapped = at(elem, 'elem');
+  const val = wrapped === undefined ? elem : at(wrapped, 'val');
+  const comment = at(wrapped, 'comment');
+  const element = partText(val);
+  const known = Object.keys(wrapped ?? {}).every((key) =>
+    ['val', 'comment', 'counter'].includes(key),
+  );
+  const plain = known && element !== undefined && (comment === undefined || isComment(comment));
   return {
-    element: textOf(val) ?? '',
+    element: element ?? '',
     prefixes: plain ? (elements(val) ?? []) : [],
-    ...(comment === undefined ? {} : { comment }),
+    ...(typeof comment === 'string' ? { comment } : {}),
   };
 }

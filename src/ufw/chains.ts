@@ -1,6 +1,7 @@
 /** Reads the rules that `iptables -S` prints and that /etc/ufw/user.rules holds, and judges what they do to a port. */
 import { canonical, intersect, isEmpty, none, subtract, type Family } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
+import { linesOf, unreadable } from '../iptables/save.ts';
 
 /** One `-A` line, as far as it matters here. */
 export interface ChainRule {
@@ -37,16 +38,18 @@ export interface Listing {
   readonly rules: readonly ChainRule[];
 }
 
-export function parseListing(text: string): Listing {
+/** @throws BackendError when it is cut off, or anything else than what `iptables -S` prints. */
+export function parseListing(text: string, program: string): Listing {
   const policies = new Map<string, string>();
   const chains = new Set<string>();
   const rules: ChainRule[] = [];
-  for (const line of text.split('\n')) {
+  for (const line of linesOf(text, program)) {
     const [kind, chain = '', policy = ''] = line.split(' ');
-    if (kind === '-P') policies.set(chain, policy);
-    if (kind === '-N') chains.add(chain);
     const rule = parseRule(line);
     if (rule !== undefined) rules.push(rule);
+    else if (kind === '-P' && policy !== '') policies.set(chain, policy);
+    else if (kind === '-N' && chain !== '') chains.add(chain);
+    else throw unreadable(program, line);
   }
   return { policies, chains, rules };
 }
@@ -56,13 +59,13 @@ const plainMatches = new Set(['tcp', 'udp', 'multiport', 'comment']);
 
 /** Reads an `-A` line; undefined for any other line. */
 export function parseRule(text: string): ChainRule | undefined {
-  const words = text.match(/"(?:\\.|[^"\\])*"|'[^']*'|\S+/g) ?? [];
+  const words = text.match(/"[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|\S+/gs) ?? [];
   if (words[0] !== '-A' || words[1] === undefined) return undefined;
   const found: Record<string, string> = {};
   const conditions: string[] = [];
   for (let i = 2; i < words.length; i++) {
     const word = words[i]!;
-    const name = names[word];
+    const name = names.get(word);
     if (name !== undefined) {
       const value = words[++i] ?? '';
       if (name !== '') found[name] = value;
@@ -83,19 +86,19 @@ export function parseRule(text: string): ChainRule | undefined {
 }
 
 /** Options with one value; those without a name do not matter here. */
-const names: Readonly<Record<string, string>> = {
-  '-j': 'target',
-  '-p': 'protocol',
-  '-s': 'source',
-  '-i': 'input',
-  '--dport': 'ports',
-  '--dports': 'ports',
-  '-d': '',
-  '--sport': '',
-  '--sports': '',
-  '--comment': '',
-  '--reject-with': '',
-};
+const names: ReadonlyMap<string, string> = new Map([
+  ['-j', 'target'],
+  ['-p', 'protocol'],
+  ['-s', 'source'],
+  ['-i', 'input'],
+  ['--dport', 'ports'],
+  ['--dports', 'ports'],
+  ['-d', ''],
+  ['--sport', ''],
+  ['--sports', ''],
+  ['--comment', ''],
+  ['--reject-with', ''],
+]);
 
 /** A rule in the one form that ours have: accept from a prefix to ports, on no other condition. */
 export function isOfOurForm(rule: ChainRule): boolean {

@@ -65,7 +65,7 @@ export function parseRules(text: string, path: string): RulesFile {
   if (head.includes('### tuple ###'))
     throw notAsWritten(path, 'it has a rule above the line ### RULES ###');
   const segments: Segment[] = [];
-  const lines = text.slice(head.length).match(/.*\n|.+$/g) ?? [];
+  const lines = text.slice(head.length).split(/(?<=\n)/);
   for (let i = 0; i < lines.length; i++) {
     const lead = lines[i] === '\n' && lines[i + 1]?.startsWith('### tuple ###') ? '\n' : '';
     if (lead !== '') i++;
@@ -126,8 +126,15 @@ function parseTuple(line: string): Tuple | undefined {
 
 /** Ours are the rules with our comment that say who may reach which ports, whatever the admin made of the action. */
 export function isOurs(tuple: Tuple): boolean {
+  const source = asPrefix(tuple.from);
   return (
-    tuple.comment === mark && tuple.protocol !== 'any' && !isAnywhere(tuple.from) && isPlain(tuple)
+    tuple.comment === mark &&
+    tuple.protocol !== 'any' &&
+    // Of the family of the file, and a prefix at all: an editor may have been there.
+    source !== undefined &&
+    tuple.to === anywhere[source.family] &&
+    !isAnywhere(tuple.from) &&
+    isPlain(tuple)
   );
 }
 
@@ -250,7 +257,7 @@ function editInPlace(
   let pending = [...missing];
   const out = [head];
   const add = (due: readonly string[]): void => {
-    out.push(...due.map((body) => `\n${body}`));
+    for (const body of due) out.push(`\n${body}`);
     pending = pending.slice(due.length);
   };
   const end = stay.size === 0 ? standing[0] : standing.at(-1);

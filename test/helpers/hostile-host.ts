@@ -4,7 +4,7 @@ import * as fc from 'fast-check';
 import { expect } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import type { Desired, Host, Owned, Renderer, Step } from '../../src/renderer.ts';
-import { desired } from './desired.ts';
+import { bundled, desired } from './desired.ts';
 import { recorded, type Recorded } from './host.ts';
 import { askedOrRefused, damaged, damagedJson, readOrRefused } from './hostile.ts';
 
@@ -84,7 +84,7 @@ export interface Reach {
 }
 
 /**
- * Observes, wants and plans in both modes, removes, and goes back to what was observed. Each may be refused, and
+ * Observes, wants and plans in both modes, adopts, removes, and goes back to what was observed. Each may be refused, and
  * nothing else may happen; what a plan hands to programs is text that they can be handed, and passes `check`.
  */
 export async function runThrough<Options, State extends Owned, Around>(
@@ -103,8 +103,8 @@ export async function runThrough<Options, State extends Owned, Around>(
   if (observed === undefined) return;
   reach.observed++;
   const refusals = [exit.usage, exit.failed, exit.refused, exit.busy];
-  const plan = (wanted: State): void => {
-    const steps = readOrRefused(() => renderer.plan(wanted, observed), ...refusals);
+  const plan = (wanted: State, now = observed): void => {
+    const steps = readOrRefused(() => renderer.plan(wanted, now), ...refusals);
     if (steps === undefined) return;
     for (const step of steps) {
       checkStep(step);
@@ -121,6 +121,14 @@ export async function runThrough<Options, State extends Owned, Around>(
     if (wanted === undefined) continue;
     plan(wanted.owned);
     renderer.print(wanted.owned);
+  }
+  const adopted = readOrRefused(() => renderer.adopt?.(observed, desired(), bundled), ...refusals);
+  if (adopted !== undefined) {
+    expectPlain(adopted.owned);
+    plan(renderer.nothing, adopted);
+    // The way back, on a host where none of it is left, and on one where all of it is.
+    plan(adopted.owned, { owned: { ...adopted.owned, strays: [] }, around: adopted.around });
+    plan(adopted.owned);
   }
   plan(renderer.nothing);
   plan(observed.owned);

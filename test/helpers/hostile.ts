@@ -274,26 +274,27 @@ function work(run: () => unknown): number {
   return (user + system) / 1000;
 }
 
-const short = 6_000;
 const factor = 10;
 
 /**
- * Reads a long input, and where that takes its time, a tenth of it: ten times as much may take up to forty times as
- * long. The best of several tries counts.
+ * Reads longer and longer inputs. One that takes its time may take up to forty times as long as a tenth of it; the
+ * best of several tries counts.
  */
-export function expectLinear(read: (size: number) => unknown, what: string, size = short): void {
-  const long = size * factor;
-  let ratio = Infinity;
-  for (let tries = 0; tries < 5; tries++) {
-    const slow = work(() => read(long));
-    if (slow < 150) return;
-    const quick = Math.min(
-      work(() => read(size)),
-      work(() => read(size)),
-      work(() => read(size)),
-    );
-    ratio = Math.min(ratio, slow / Math.max(quick, 0.5));
-    if (ratio < 40) return;
+export function expectLinear(read: (size: number) => unknown, what: string, size = 6000): void {
+  let before = 0;
+  for (const now of [size / 100, size / 10, size, size * factor]) {
+    if (!isInStep(read, before, now))
+      expect.fail(`${factor} times as much takes more than 40 times as long: ${what}`);
+    before = now;
   }
-  expect.fail(`${factor} times as long takes ${Math.round(ratio)} times as much time: ${what}`);
+}
+
+function isInStep(read: (size: number) => unknown, before: number, now: number): boolean {
+  for (let tries = 0; tries < 5; tries++) {
+    const slow = work(() => read(now));
+    if (slow < 150) return true;
+    const quick = Math.min(...[1, 2, 3].map(() => work(() => read(before))));
+    if (slow < 40 * Math.max(quick, 0.5)) return true;
+  }
+  return false;
 }

@@ -59,6 +59,11 @@ const hosts: readonly Recorded[] = [
   hostWith(printed('unclear.save')),
   hostWith(printed('incompatible.save')),
   hostWith(printed('raw.save')),
+  hostWith(printed('leftovers.save'), '', {
+    'ipset save cloudflare': printed('cloudflare.ipset'),
+    'ipset save mixed': printed('mixed.ipset'),
+    'ipset save exceptions': printed('exceptions.ipset'),
+  }),
 ];
 
 const pieces = [

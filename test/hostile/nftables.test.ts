@@ -5,6 +5,7 @@ import { BackendError, exit } from '../../src/errors.ts';
 import { parseListing } from '../../src/nft/listing.ts';
 import type { Step } from '../../src/renderer.ts';
 import {
+  leftoverSets,
   listings,
   ourSets,
   ownerText,
@@ -30,6 +31,7 @@ const hosts: readonly Recorded[] = (
     ['unclear', {}],
     ['ufw', {}],
     ['drop-through-jump', {}],
+    ['leftovers', leftoverSets],
   ] as const
 ).map(([name, more]) => ({ answers: { [ask]: listings[name], ...more } }));
 
@@ -47,6 +49,10 @@ const values = [
 const name = '[A-Za-z_.][A-Za-z0-9_./-]*';
 const table = `(?:ip6?|inet|arp|bridge|netdev|[a-z0-9_]+) ${name}`;
 const statement = `(?:tcp|udp) dport (?:\\d+|\\{ \\d+(?:, \\d+)* \\})|ip6? saddr @${name}|iifname "[\\w.@+*-]+"|fib daddr type local|counter|accept|drop|return|jump ${name}|comment "[ !#-~]*"`;
+/** And what an admin's rule may say that is put back. */
+const address = '[0-9a-f:.]+(?:/\\d+|-[0-9a-f:.]+)?';
+const ports = '\\d+(?:-\\d+)?';
+const theirs = `${statement}|(?:tcp|udp|th) dport (?:${ports}|\\{ ${ports}(?:, ${ports})* \\})|ip6? saddr (?:${address}|\\{ ${address}(?:, ${address})* \\})|(?:meta l4proto|ip protocol|ip6 nexthdr) (?:tcp|udp)|ct state (?:[a-z]+(?:,[a-z]+)*|\\{ [a-z]+(?:, [a-z]+)* \\})`;
 const line = new RegExp(
   `^(?:${[
     `(?:add|delete) table ${table}`,
@@ -60,6 +66,9 @@ const line = new RegExp(
     `add rule ${table} ${name}(?: (?:${statement}))+`,
     `insert rule ${table} ${name}(?: handle \\d+)? jump cfsync comment "cfsync"`,
     `delete rule ${table} ${name} handle \\d+`,
+    `(?:add|insert) rule ${table} ${name}(?: handle \\d+)?(?: (?:${theirs}))+`,
+    `delete element ${table} ${name} \\{ ${address} \\}`,
+    `add element ${table} ${name} \\{ ${address}(?: comment "[ !#-~]*")? \\}`,
   ].join('|')})$`,
 );
 

@@ -1,5 +1,5 @@
 /** The captured output that the unit tests rest on, captured again and compared. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { Lab } from './lab.ts';
@@ -13,6 +13,11 @@ function items(text: string): unknown[] {
   return (JSON.parse(text) as { nftables: object[] }).nftables.filter((i) => !('metainfo' in i));
 }
 
+function setName(item: unknown): [family: string, table: string, name: string][] {
+  const { set } = item as { readonly set?: Record<'family' | 'table' | 'name', string> };
+  return set === undefined ? [] : [[set.family, set.table, set.name]];
+}
+
 describeLive('captured output of nft', { programs: ['nft'] }, () => {
   const names = readdirSync(folder).filter((name) => name.endsWith('.nft'));
 
@@ -21,7 +26,14 @@ describeLive('captured output of nft', { programs: ['nft'] }, () => {
     try {
       await lab.origin.nft(read(name));
       const listing = await lab.origin.must(['nft', '-j', '-t', 'list', 'ruleset']);
-      expect(items(listing)).toEqual(items(read(name.replace('.nft', '.json'))));
+      const base = name.replace('.nft', '');
+      expect(items(listing)).toEqual(items(read(`${base}.json`)));
+      for (const set of items(listing).flatMap(setName)) {
+        const file = `${base}-${set.at(-1)}.json`;
+        if (!existsSync(join(folder, file))) continue;
+        const listed = await lab.origin.must(['nft', '-j', 'list', 'set', ...set]);
+        expect(items(listed), file).toEqual(items(read(file)));
+      }
     } finally {
       await lab.close();
     }

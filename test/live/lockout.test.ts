@@ -226,6 +226,9 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     const apply = (...args: string[]) => named(connection, ...lockdown, ...args);
     expect(await apply('--allow-lockout')).toMatchObject({ code: exit.ok });
     expect(await apply()).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+    // Nothing changes, whatever is known of what was there before.
+    await lab.origin.must(['rm', '-r', '/run/lab/state/applied']);
+    expect(await apply()).toEqual({ code: exit.ok, stdout: '', stderr: '' });
     // Another port is locked, and the session's is as it was.
     expect(await apply('--ports', '443')).toMatchObject({ code: exit.ok, stderr: '' });
     await lab.origin.nft('delete table inet cfsync');
@@ -346,6 +349,11 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     const ports = '{ backends: { nftables: { ports: [8080] } } }';
     await write('/run/lab/ports.yaml', ports);
     const args = [...backends, '--config', '/run/lab/ports.yaml', '--persist'];
+    const before = await ruleset();
+    const none = await named(connection, ...args, '--all-or-nothing');
+    expect(none.code, none.stderr).toBe(exit.refused);
+    expect(none.stdout).toBe('');
+    expect(await ruleset()).toBe(before);
     const { code, stdout, stderr } = await named(connection, ...args);
     expect(code, stderr).toBe(exit.refused);
     expect(stderr).toContain('iptables: refused: ');
@@ -355,6 +363,13 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     expect(await named(connection, ...args, '--allow-lockout')).toMatchObject({ code: exit.ok });
     const unit = await lab.origin.must(['cat', '/etc/systemd/system/cfsync-boot.service']);
     expect(unit).not.toContain('allow-lockout');
+  });
+
+  it('says once what holds for several backends', async () => {
+    const args = [...lockdown, '-b', 'iptables', '--dry-run'];
+    const { code, stderr } = await lab.cfsync(['apply', '--source', 'bundled', ...args]);
+    expect(code, stderr).toBe(exit.ok);
+    expect(stderr.match(/certificates of names/g)).toHaveLength(1);
   });
 
   describe('what /proc shows is what the fixtures say it does', () => {

@@ -31,7 +31,7 @@ const roles = {
     );
     socket.on('error', () => {});
     lines.on('line', () => {
-      const silence = setTimeout(() => say('silence'), 1500);
+      const silence = setTimeout(() => say('silence'), 2500);
       socket.once('data', () => {
         clearTimeout(silence);
         say('echo');

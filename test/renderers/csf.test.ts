@@ -682,7 +682,8 @@ tcp|in|s=131.0.72.0/22
 131.0.72.0/22 # Included by hand
 104.16.0.9
 `;
-  const ignore = '127.0.0.1\n173.245.48.0/20\r\n104.16.0.0/12 # old\n8.8.8.0/24\n';
+  const ignore =
+    '127.0.0.1\ntcp|in|d=443|s=173.245.48.0/20\n173.245.48.0/20\r\n104.16.0.0/12 # old\n8.8.8.0/24\n';
   const busy = started(allow, ignore);
 
   it('what scripts left', async () => {
@@ -790,6 +791,34 @@ tcp|in|s=131.0.72.0/22
     expect(sorted(back).rules).toEqual(
       sorted({ ...busy, rules: [...busy.rules, ...started('131.0.72.0/22\n').rules] }).rules,
     );
+  });
+
+  it('takes their lines out before csf -r, where that loads the rules', async () => {
+    const { steps } = await adopted(busy, true);
+    const at = steps.findIndex(({ summary }) => summary === 'csf: csf -r');
+    const { files } = steps.slice(0, at).reduce(after, busy);
+    expect(files['/etc/csf/csf.allow']).not.toMatch(/Cloudflare|104\.16\.0\.0/);
+    expect(steps.slice(at + 1)).toEqual([]);
+  });
+
+  it('takes no more rules away than their lines loaded', async () => {
+    const extra = started('104.16.0.0/12\n173.245.48.0/20\n').rules;
+    const { steps } = await adopted({ ...busy, rules: [...busy.rules, ...extra] });
+    const without = (await adopted(busy)).steps.reduce(after, busy).rules;
+    const { rules } = steps.reduce(after, { ...busy, rules: [...busy.rules, ...extra] });
+    expect(rules.toSorted()).toEqual([...without, ...extra].toSorted());
+  });
+
+  it('leaves the end of the file such that nothing is lost with the block', async () => {
+    const on = started('192.0.2.77\n173.245.48.0/20');
+    const first = csf.plan(csf.want(goal, { reload: false }).owned, await observeOn(on));
+    const ours = first.reduce(after, on);
+    const { before, steps } = await adopted(ours);
+    const done = steps.reduce(after, ours);
+    const bare = csf.plan(csf.nothing, await observeOn(done)).reduce(after, done);
+    expect(bare.files['/etc/csf/csf.allow']).toBe('192.0.2.77\n');
+    const back = csf.plan(before, await observeOn(done)).reduce(after, done);
+    expect(sorted(back)).toEqual(sorted(ours));
   });
 
   it('leaves plain addresses alone that CSF keeps in sets', async () => {

@@ -771,6 +771,18 @@ describe('adopt', () => {
     expect(back.match(/^-A INPUT .*/gm)?.[0]).toBe('-A INPUT -s 173.245.48.0/20 -j ACCEPT');
   });
 
+  it('puts nothing back into a chain that is gone', async () => {
+    const script = {
+      input: ['-j SCRIPT'],
+      script: ['-s 173.245.48.0/20 -j ACCEPT'],
+      policy: 'DROP',
+    };
+    const first = await adoptOn({ v4: saved(script) });
+    expect(first.observed.owned.strays).toHaveLength(1);
+    const { now } = await adoptOn({ v4: '*filter\n:INPUT DROP [0:0]\nCOMMIT\n' });
+    expect(stdinOf(iptables.plan(first.observed.owned, now))).not.toContain('SCRIPT');
+  });
+
   it('moves a jump among rules that stay', async () => {
     const stray = '-s 173.245.48.0/20 -j ACCEPT';
     const right = saved({

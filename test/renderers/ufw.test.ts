@@ -484,6 +484,24 @@ describe('adopt', () => {
     expect(texts(again)[rules]).toBe(mixed);
   });
 
+  it('finds the place of ours again, which theirs stood before, like ours', async () => {
+    const plain = sections('ours')[rules]!;
+    const theirs = plain
+      .match(/\n### tuple ### .* comment=636673796e63\n.*\n/g)!
+      .map((part) => part.replace(' comment=636673796e63', ''));
+    const text = plain.replace('### RULES ###\n', `### RULES ###\n${theirs.join('')}`);
+    const { steps, before } = await adopted(
+      'ours',
+      { tcpPorts: [443, 80, 8443] },
+      { [rules]: text },
+    );
+    expect(before.strays).toHaveLength(2);
+    const back = ufw.plan(before, await observe('ours', texts(steps)));
+    expect(texts(back)[rules]).toBe(text);
+    const nothing = ufw.plan(before, await observe('ours', { [rules]: text }));
+    expect(nothing.filter((s) => s.kind === 'file')).toEqual([]);
+  });
+
   it('keeps what the admin did meanwhile, also to a rule of theirs', async () => {
     const { steps, before } = await adopted('leftovers');
     const tuple = (words: string, rule: string): string =>
@@ -541,6 +559,12 @@ describe('adopt', () => {
       ),
     };
     const lockdown = { mode: 'lockdown', ranges: bundled } as const;
+    // Without ports: a rule that is not of the form of ours, in the file and in the kernel.
+    files[rules] = files[rules].replace(
+      '\n### END RULES',
+      '\n### tuple ### allow any any 0.0.0.0/0 any 104.16.0.0/12 in\n-A ufw-user-input -s 104.16.0.0/12 -j ACCEPT\n\n### END RULES',
+    );
+    files['iptables -w 10 -S'] += '-A ufw-user-input -s 104.16.0.0/12 -j ACCEPT\n';
     const { steps } = await adopted('leftovers', lockdown, files);
     expect(steps).toHaveLength(4);
     expect(
