@@ -1,5 +1,14 @@
 /** The built program, end to end, as an ordinary user would run it: feeds on loopback, no firewall. */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -365,6 +374,24 @@ describe('bad input', () => {
     const ended = await cfsync(['render', '-b', 'nftables', '--source', 'list']);
     expect(ended).toMatchObject({ code: exit.refused, stdout: '' });
     expect(ended.stderr).toContain('line 2');
+  });
+});
+
+describe.runIf(process.getuid?.() === 0)('as root', () => {
+  it.each([
+    ['others can write', (path: string) => chmodSync(path, 0o777), 'can be written by others'],
+    ['somebody else owns', (path: string) => chownSync(path, 65534, 65534), 'does not belong to'],
+  ])('no state directory that %s is used', async (_, spoil, message) => {
+    await cfsync(['fetch', ...urls()]);
+    const before = readdirSync(state);
+    spoil(state);
+    for (const args of [['fetch', ...urls()], ['verify'], ['rollback'], ['confirm']]) {
+      const ended = await cfsync(args);
+      expect(ended).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(ended.stderr).toContain(`state directory ${state} is not to be trusted`);
+      expect(ended.stderr).toContain(message);
+    }
+    expect(readdirSync(state)).toEqual(before);
   });
 });
 
