@@ -95,7 +95,9 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
       expect(await counters()).toBe(before.counters);
       expect(await shell(`stat ${rules} ${rules6}`)).toBe(before.stat);
       expect(
-        await shell('find /run/lab/state /etc -newer /run/lab/mark -type f ! -name check.json ! -name lock'),
+        await shell(
+          'find /run/lab/state /etc -newer /run/lab/mark -type f ! -name check.json ! -name lock',
+        ),
       ).toBe('');
     });
 
