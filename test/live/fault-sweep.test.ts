@@ -113,14 +113,10 @@ function faultsOf(name: string, operations: readonly Operation[]): readonly stri
     }
     if (what.startsWith(state) && lot % names.length !== names.indexOf(name)) return [];
     const errnos = changes ? ['ENOSPC', 'EIO', 'EACCES', 'EROFS'] : ['EIO', 'EACCES'];
-    const faults = [`fail:${pick(errnos)}`];
-    if (changes && op !== 'chmod' && op !== 'chown' && op !== 'mkdir') {
-      const more = [
-        `fail-on:${pick(['ENOSPC', 'EROFS'])}`,
-        `signal:${pick(['SIGINT', 'SIGTERM'])}`,
-      ];
-      faults.push(...(all ? more : [pick(more)]));
-    }
+    const ways = [`fail:${pick(errnos)}`];
+    if (changes && op !== 'chmod' && op !== 'chown' && op !== 'mkdir')
+      ways.push(`fail-on:${pick(['ENOSPC', 'EROFS'])}`, `signal:${pick(['SIGINT', 'SIGTERM'])}`);
+    const faults = all ? ways : [pick(ways)];
     return faults.map((fault) => `${fault} file ${n}`);
   });
 }
