@@ -4,7 +4,7 @@ import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { ended } from './host.ts';
 import type { Job } from './job.ts';
 import { entriesOf, forgetEntry, openEntry, type Run } from './journal.ts';
-import { complain, type Output } from './output.ts';
+import type { Output } from './output.ts';
 import { readUsable } from './records.ts';
 import { takeOverlaps } from './rivals.ts';
 import { makeJob, recordedJob, type Settings } from './settings.ts';
@@ -36,12 +36,12 @@ export async function lookAgain({ settings, output }: Context, run: Run): Promis
           const repaired = await repair(job, settings.stateDir, run, late);
           if (repaired === undefined) return;
           output.notices(name, repaired.notices);
-          complain(output, repaired);
+          output.error(repaired.message, { detail: repaired.detail });
           codes.push(repaired.code);
         });
       } catch (error) {
         if (!(error instanceof CfsyncError)) throw error;
-        complain(output, error);
+        output.error(error.message, { detail: error.detail });
         codes.push(error.code);
       }
   return worst(codes);

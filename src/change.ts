@@ -14,7 +14,7 @@ import {
   type Run,
 } from './journal.ts';
 import { withRunLock } from './lock.ts';
-import { complain, type Output } from './output.ts';
+import type { Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
 import { bringToEnd } from './signals.ts';
@@ -70,7 +70,7 @@ export async function expire(
   }
   const why = `no confirm came for the ${last.entry.command} of ${last.entry.at}`;
   // First, so that the next run does not apply it again whatever happens here.
-  output.warn(`${why}: it goes back`);
+  output.warning(`${why}: it goes back`);
   await holdFromNow({ settings, output }, why, boot);
   const code = await takeBackLocked({ settings, output }, reversals);
   await endPending(stateDir);
@@ -79,12 +79,12 @@ export async function expire(
 
 /** Goes back as a command of its own: what is back is done. */
 async function takeBackLocked(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
-  const code = await locked(
+  const backs = await locked(
     reversals.map(({ job }) => job),
     context.settings.lockTimeout,
     () => takeRunBack(context, reversals),
   );
-  return code === exit.rolledBack ? exit.ok : code;
+  return backs.some(({ code }) => code === exit.broken) ? exit.broken : exit.ok;
 }
 
 /** Goes on with a rollback that was cut off, because that is what is held. */
@@ -97,7 +97,7 @@ export async function finishRollback(
     const { content: entry, notices } = await readOpen(settings.stateDir, name);
     output.notices(name, notices);
     if (entry === undefined) continue;
-    output.warn(`warning: ${name}: ${cutOffText(entry, boot)}; it goes back`);
+    output.warning(`${name}: ${cutOffText(entry, boot)}; it goes back`, { backend: name });
     open.push({ name, entry });
   }
   const reversals = await jobsOf(settings, open);
@@ -119,11 +119,18 @@ export async function holdFromNow(
   try {
     const hold = { at: new Date().toISOString(), why, boot };
     output.notices('', await writeHold(settings.stateDir, hold));
-    output.warn('timer runs change nothing from now on, until cfsync apply is run at a terminal');
+    output.tell('timer runs change nothing from now on, until cfsync apply is run at a terminal');
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    output.warn(`warning: ${error.message}; so the next timer run applies again`);
+    output.warning(`${error.message}; so the next timer run applies again`);
   }
+}
+
+/** How it went for one backend. */
+export interface Back {
+  readonly name: string;
+  readonly code: typeof exit.rolledBack | typeof exit.broken;
+  readonly message: string;
 }
 
 export interface Reversal extends Kept {
@@ -162,18 +169,22 @@ export async function takeBack(
   }
 }
 
-/** Takes back what a run changed, the last backend first, and says so; their locks are held by the caller. */
+/**
+ * Takes back what a run changed, the last backend first, and says so; their locks are held by the caller.
+ * Each answers `rolledBack` or `broken`.
+ */
 export async function takeRunBack(
   { settings, output }: Context,
   reversals: readonly Reversal[],
-): Promise<ExitCode> {
+): Promise<readonly Back[]> {
   bringToEnd();
-  const codes: ExitCode[] = [];
+  const backs: Back[] = [];
   for (const reversal of reversals) {
     const { code, message, detail, notices } = await takeBack(reversal, settings.stateDir);
     output.notices(reversal.name, notices);
-    complain(output, { message, detail });
-    codes.push(code === exit.rolledBack ? code : exit.broken);
+    output.error(message, { backend: reversal.name, detail });
+    const end = code === exit.rolledBack ? code : exit.broken;
+    backs.push({ name: reversal.name, code: end, message });
   }
-  return worst(codes);
+  return backs;
 }

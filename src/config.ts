@@ -23,7 +23,7 @@ export interface Config {
   place(...keys: readonly string[]): string;
 }
 
-/** Settings of the file's top level that are flags as well. */
+/** Settings of the file's top level that are read under their own names. */
 const settingKeys = [
   'ports',
   'udp-ports',
@@ -35,6 +35,10 @@ const settingKeys = [
   'state-dir',
   'lock-timeout',
   'max-age',
+  'metrics',
+  'on-change',
+  'on-failure',
+  'webhook',
 ] as const;
 
 /**

@@ -52,9 +52,9 @@ export async function confirmLater(
     output.notices('', await writePending(settings.stateDir, pending));
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    output.warn(`warning: ${error.message}; so the time counts from the start of the apply`);
+    output.warning(`${error.message}; so the time counts from the start of the apply`);
   }
-  output.warn(
+  output.tell(
     `it goes back in ${seconds} s unless cfsync confirm is run; try from a new session that you can still get in`,
   );
 }

@@ -2,10 +2,11 @@
 
 import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
+import { request } from 'undici';
 import { CfsyncError, errno, exit } from './errors.ts';
-import { isAllowed, isLoopback } from './feed-url.ts';
+import { isAllowed } from './feed-url.ts';
 import { parseFeed, parseList } from './gate.ts';
+import { makeClients } from './http.ts';
 import type { Ranges } from './renderer.ts';
 import { escape } from './text.ts';
 
@@ -60,7 +61,7 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
   const { timeout = 20_000, maxBytes = 2 ** 20, attempts = 3, backoff = 500 } = options;
   // undici's own timeouts measure idle time: a server that drips a byte a second would never end.
   const signal = AbortSignal.timeout(timeout);
-  const clients = newClients(maxBytes);
+  const clients = makeClients(maxBytes);
 
   const explain = (error: unknown): Failure => {
     if (error instanceof Failure) return error;
@@ -83,7 +84,7 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
       let at = parseUrl(url);
       for (let hop = 0; ; hop++) {
         const { statusCode, headers, body } = await request(at, {
-          dispatcher: isLoopback(at) ? clients.direct : clients.proxied(),
+          dispatcher: clients.to(at),
           signal,
           headers: { 'user-agent': 'cfsync' },
         });
@@ -137,7 +138,6 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
     const [a, b] = await Promise.all([settle(text()), settle(json())]);
     return { text: a, json: b };
   } finally {
-    // Idle connections would keep the process alive for seconds.
     await clients.destroy();
   }
 }
@@ -163,33 +163,6 @@ async function settle(answer: Promise<Ranges>): Promise<Feed> {
     if (error instanceof CfsyncError) return { error };
     throw error;
   }
-}
-
-/** Certificates are always verified: NODE_TLS_REJECT_UNAUTHORIZED=0 loses against an explicit `true`. */
-function newClients(maxResponseSize: number) {
-  const connect = { rejectUnauthorized: true };
-  // Loopback never goes through a proxy: on the proxy's side it would be another host, in plain text.
-  const direct = new Agent({ connect, maxResponseSize });
-  let proxied: Dispatcher | undefined;
-  return {
-    direct,
-    /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in either case. */
-    proxied(): Dispatcher {
-      try {
-        // With a proxy, undici ignores `connect` and takes the other two.
-        const tls = { connect, requestTls: connect, proxyTls: connect };
-        return (proxied ??= new EnvHttpProxyAgent({ ...tls, maxResponseSize }));
-      } catch (cause) {
-        // Its value is not shown: it may hold a password.
-        throw new Failure('the proxy in the environment (HTTPS_PROXY, HTTP_PROXY) is not a URL', {
-          cause,
-        });
-      }
-    },
-    async destroy(): Promise<void> {
-      await Promise.all([direct.destroy(), proxied?.destroy()]);
-    },
-  };
 }
 
 function parseUrl(text: string, base?: URL): URL {

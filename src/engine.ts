@@ -2,7 +2,14 @@
 import { dirname } from 'node:path';
 import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import { digest, mustBeFile, removeFile, removeTemporary, writeFileAtomic } from './files.ts';
+import {
+  Unsynced,
+  digest,
+  mustBeFile,
+  removeFile,
+  removeTemporary,
+  writeFileAtomic,
+} from './files.ts';
 import { guard, type Verdict } from './guard.ts';
 import { extraOf, type Job } from './job.ts';
 import { firstLines } from './text.ts';
@@ -217,8 +224,9 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
   } catch (error) {
     const detail = error instanceof CfsyncError ? error.detail : [];
     const why = error instanceof Error ? error.message : String(error);
-    if (!begun && error instanceof CfsyncError) {
-      await forgetEntry(stateDir, name, entry.number);
+    if (!begun && error instanceof CfsyncError && !(error instanceof Unsynced)) {
+      const forgotten = forgetEntry(stateDir, name, entry.number);
+      said.push(...(await recorded(() => forgotten.then(() => []))));
       const message = `${why}; nothing was changed`;
       return { code: exit.failed, message, detail, notices: said };
     }
@@ -353,21 +361,30 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
       notices,
     };
   }
-  try {
-    await tidy(entry);
-    notices.push(...(await writeApplied(stateDir, name, entry.was ?? undefined)));
-    await forgetEntry(stateDir, name, entry.number);
-  } catch (error) {
-    // The backend is right; the next run sees the entry, and that nothing is left to do.
-    if (!(error instanceof CfsyncError)) throw error;
-    notices.push({ level: 'warning', text: error.message });
-  }
+  notices.push(
+    ...(await recorded(async () => {
+      await tidy(entry);
+      const said = await writeApplied(stateDir, name, entry.was ?? undefined);
+      await forgetEntry(stateDir, name, entry.number);
+      return said;
+    })),
+  );
   return {
     code: exit.rolledBack,
     message: `${name} is back to what it was before`,
     detail: [],
     notices,
   };
+}
+
+/** The backend is right whatever becomes of the records: the next run sees the entry, and that nothing is left to do. */
+async function recorded(write: () => Promise<readonly Notice[]>): Promise<readonly Notice[]> {
+  try {
+    return await write();
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    return [{ level: 'warning', text: error.message }];
+  }
 }
 
 /** A write that was cut off leaves a temporary file beside the one that it was to replace. */

@@ -8,3 +8,8 @@ export function isAllowed(url: URL): boolean {
 export function isLoopback(url: URL): boolean {
   return /^(127(\.\d+){3}|\[::1\]|localhost)$/.test(url.hostname);
 }
+
+/** For messages: the path of a webhook is often a password. */
+export function withoutSecret(url: string): string {
+  return `${new URL(url).origin}/...`;
+}

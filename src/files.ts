@@ -32,6 +32,9 @@ export function digest(content: string | Buffer): string {
   return createHash('sha256').update(content).digest('hex');
 }
 
+/** The change was made, and what is on the disk may not have it yet: a power cut can take it back. */
+export class Unsynced extends CfsyncError {}
+
 export interface Expectation {
   /**
    * What must be there just before the change: the digest of the bytes, or `null` for no file.
@@ -73,8 +76,7 @@ export async function writeFileAtomic(
     }
     return old;
   });
-  const done = old ? 'was replaced' : 'was created';
-  await attempt(`${path} ${done}, but may not survive a power cut`, () => sync(dirname(path)));
+  await makeLast(path, old ? 'was replaced' : 'was created');
 }
 
 function temporaryName(): string {
@@ -95,13 +97,13 @@ export async function removeTemporary(folders: readonly string[]): Promise<void>
  * @throws CfsyncError when it cannot be deleted, has changed, or is not a regular file.
  */
 export async function removeFile(path: string, options: Expectation = {}): Promise<void> {
-  await attempt(`cannot delete ${path}`, async () => {
+  const old = await attempt(`cannot delete ${path}`, async () => {
     const old = await regularFile(path);
     await compare(path, options.expect);
-    if (!old) return;
-    await rm(path);
-    await sync(dirname(path));
+    if (old) await rm(path);
+    return old;
   });
+  if (old) await makeLast(path, 'was deleted');
 }
 
 /** Makes a directory and those above it; one that exists keeps its mode. */
@@ -257,6 +259,16 @@ async function stats(path: string): Promise<Stats | undefined> {
   } catch (error) {
     if (errno(error) === 'ENOENT') return undefined;
     throw error;
+  }
+}
+
+/** @throws Unsynced */
+async function makeLast(path: string, done: string): Promise<void> {
+  try {
+    await sync(dirname(path));
+  } catch (cause) {
+    const message = `${path} ${done}, but may not survive a power cut: ${why(cause)}`;
+    throw new Unsynced(exit.failed, escape(message), { cause });
   }
 }
 

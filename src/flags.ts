@@ -91,6 +91,12 @@ export const flags = {
     help: 'go back unless cfsync confirm is run in time',
   },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
+  metrics: {
+    type: 'text',
+    value: 'FILE',
+    path: true,
+    help: "write metrics for node_exporter's textfile collector",
+  },
   'lock-timeout': {
     type: 'number',
     value: 'SECONDS',
@@ -146,6 +152,12 @@ export const flags = {
   },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
+  'log-format': {
+    type: 'text',
+    value: 'FORMAT',
+    choices: ['text', 'json'],
+    help: 'what is said on standard error: text, or one JSON object a line (default: text)',
+  },
   'no-color': { type: 'switch', help: 'no colours' },
   help: { type: 'switch', short: 'h', help: 'help, also for one command: cfsync apply --help' },
   version: { type: 'switch', short: 'V', help: 'print the version' },
@@ -159,9 +171,20 @@ export interface CommandSpec {
   readonly words?: string;
   readonly flags: readonly FlagName[];
   readonly example: string;
+  /** Its end runs the hooks of the configuration. */
+  readonly hooks?: true;
 }
 
-const common = ['config', 'state-dir', 'quiet', 'verbose', 'no-color', 'help', 'version'] as const;
+const common = [
+  'config',
+  'state-dir',
+  'quiet',
+  'verbose',
+  'log-format',
+  'no-color',
+  'help',
+  'version',
+] as const;
 const from = ['source', 'ipv4-url', 'ipv6-url', 'api-url'] as const;
 const cluster = ['ingress-flavour', 'kubeconfig'] as const;
 const desired = [
@@ -181,7 +204,7 @@ export const planned = [...desired, ...from, 'persist'] as const satisfies reado
 export const commands = {
   fetch: {
     help: 'download and check the ranges, show what changed, store them',
-    flags: [...from, 'lock-timeout', ...common],
+    flags: [...from, 'lock-timeout', 'metrics', ...common],
     example: 'cfsync fetch',
   },
   diff: {
@@ -221,8 +244,10 @@ export const commands = {
       'persist',
       'force-conflicts',
       'lock-timeout',
+      'metrics',
       ...common,
     ],
+    hooks: true,
     example: 'cfsync apply --backend nftables --mode lockdown --dry-run',
   },
   adopt: {
@@ -238,11 +263,12 @@ export const commands = {
       'lock-timeout',
       ...common,
     ],
+    hooks: true,
     example: 'cfsync adopt --backend iptables --dry-run',
   },
   verify: {
     help: 'say whether the system still is what was applied',
-    flags: ['backend', 'lock-timeout', ...common],
+    flags: ['backend', 'lock-timeout', 'metrics', ...common],
     example: 'cfsync verify --backend nftables',
   },
   confirm: {

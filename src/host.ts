@@ -43,24 +43,43 @@ function shorten(word: string): string {
   return word.length > 80 ? `${word.slice(0, 60).split('\n')[0]}...` : word;
 }
 
-/** Runs a program to its end. Throws when it is missing, runs out of time or prints without end. */
-export function run(command: Command): Promise<Outcome> {
+/**
+ * Runs a program to its end. Throws when it is missing, runs out of time or prints without end.
+ * @param env All of its environment.
+ */
+export function run(command: Command, env = ours()): Promise<Outcome> {
   const { stage, ...rest } = command;
-  if (stage === undefined) return start(command);
+  if (stage === undefined) return start(command, env);
   return withStage(stage, (folder) => {
     const [program, ...args] = command.argv.map((word) => word.replaceAll('{stage}', folder));
-    return start({ ...rest, argv: [program!, ...args] });
+    return start({ ...rest, argv: [program!, ...args] }, env);
   });
 }
 
-function start(command: Command): Promise<Outcome> {
+/** Runs a program that is to succeed: answers in one line why it did not, or undefined. */
+export async function failure(
+  command: Command,
+  env?: NodeJS.ProcessEnv,
+): Promise<string | undefined> {
+  try {
+    const { code, stdout, stderr } = await run(command, env);
+    if (code === 0) return undefined;
+    const [line = ''] = firstLines(stderr || stdout);
+    return `${show(command)} ended with code ${code}${line === '' ? '' : ` (${line})`}`;
+  } catch (error) {
+    if (error instanceof CfsyncError) return error.message;
+    throw error;
+  }
+}
+
+function start(command: Command, env: NodeJS.ProcessEnv): Promise<Outcome> {
   const [program, ...args] = command.argv;
   const timeout = command.timeout ?? defaultTimeout;
   return new Promise((resolve, reject) => {
     let child: ChildProcessWithoutNullStreams;
     try {
       child = spawn(program, args, {
-        env: ours(),
+        env,
         stdio: ['pipe', 'pipe', 'pipe'],
         // In a session of its own: what a terminal sends to end cfsync must not end a step half-way.
         detached: true,
@@ -76,6 +95,9 @@ function start(command: Command): Promise<Outcome> {
     const stop = (reason: string): void => {
       ended ??= reason;
       endGroup(child);
+      // One that left the group may hold them open for as long as it runs.
+      child.stdout.destroy();
+      child.stderr.destroy();
     };
     const timer = setTimeout(() => stop(`did not end within ${timeout / 1000} s`), timeout);
     const collect = (into: Buffer[]) => (chunk: Buffer) => {
@@ -218,7 +240,8 @@ export async function bootId(): Promise<string> {
   return ((await read('/proc/sys/kernel/random/boot_id')) ?? 'unknown').trim();
 }
 
-function environment(): NodeJS.ProcessEnv {
+/** The environment of programs that may outlive this run. */
+export function environment(): NodeJS.ProcessEnv {
   return { PATH: path, LC_ALL: 'C', HOME: process.env.HOME ?? '/' };
 }
 

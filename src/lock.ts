@@ -92,32 +92,52 @@ export async function withRunLock<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   listen();
-  const file = await openRunLock(stateDir);
+  return withFlock(
+    stateDir,
+    'lock',
+    seconds,
+    (said) =>
+      `another cfsync is at work on ${escape(stateDir)}${holderText(said)}; nothing was changed; try again later, or wait longer with --lock-timeout`,
+    async (file) => {
+      const killed = (await file.read()).trim();
+      if (killed !== '') await endLeftBehind(killed);
+      const name = `cfsync ${command}, process ${process.pid}, since ${new Date().toISOString()}`;
+      await file.fill(`${name}\n`);
+      nameRun(name);
+      const result = await work();
+      // Where that fails, the next run looks for programs of this one in vain.
+      await file.fill('').catch(() => {});
+      return result;
+    },
+  );
+}
+
+/**
+ * Runs `work` while this process holds flock(2) on a file in the state directory, which is made if need be.
+ * @param busy What to say when it is not to be had in time, from what is in the file.
+ */
+export async function withFlock<T>(
+  stateDir: string,
+  name: string,
+  seconds: number,
+  busy: (said: string) => string,
+  work: (file: LockFile) => Promise<T>,
+): Promise<T> {
+  const file = await openFlock(stateDir, name);
   try {
     if (!(await lockOpen(file.fd, seconds)))
-      throw new CfsyncError(
-        exit.busy,
-        `another cfsync is at work on ${escape(stateDir)}${holderText(await file.read())}; nothing was changed; try again later, or wait longer with --lock-timeout`,
-      );
-    const killed = (await file.read()).trim();
-    if (killed !== '') await endLeftBehind(killed);
-    const name = `cfsync ${command}, process ${process.pid}, since ${new Date().toISOString()}`;
-    await file.fill(`${name}\n`);
-    nameRun(name);
-    const result = await work();
-    // Where that fails, the next run looks for programs of this one in vain.
-    await file.fill('').catch(() => {});
-    return result;
+      throw new CfsyncError(exit.busy, busy(await file.read()));
+    return await work(file);
   } finally {
     await file.close();
   }
 }
 
-async function openRunLock(stateDir: string): Promise<LockFile> {
+async function openFlock(stateDir: string, name: string): Promise<LockFile> {
   try {
     await ensureDir(stateDir, 0o700);
     await mustBeTrusted(stateDir, 'state directory');
-    return await openLock(join(stateDir, 'lock'));
+    return await openLock(join(stateDir, name));
   } catch (error) {
     throw advised(error);
   }

@@ -145,7 +145,7 @@ function listed(own: readonly Session[]): string {
  */
 export async function preflight(
   plans: readonly Plan[],
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   codes: ExitCode[],
 ): Promise<readonly Plan[]> {
   const filters = plans.filter(
@@ -174,17 +174,19 @@ export async function preflight(
     for (const { text } of notices) said.add(text);
     if (own.length === 0) continue;
     const what = `this could cut the session it runs in: ${listed(own)} would no longer be let in`;
+    const detail = own
+      .slice(0, most)
+      .map(({ peer, port, proof }) => `${peer} to TCP port ${port}: ${proof}`);
+    const about = { backend: name, detail };
     if (settings.values['allow-lockout'] === true)
-      output.warn(`warning: ${name}: ${what}; --allow-lockout says to go on`);
+      output.warning(`${name}: ${what}; --allow-lockout says to go on`, about);
     else {
       refused.push(plan);
       codes.push(exit.refused);
-      output.warn(
-        `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`,
-      );
+      const message = `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`;
+      output.error(message, about);
+      record.backend(name, { code: exit.refused, message });
     }
-    for (const { peer, port, proof } of own.slice(0, most))
-      output.warn(`  ${peer} to TCP port ${port}: ${proof}`);
   }
   // A backend that is not applied now is not promised for the next boot.
   return plans.filter(

@@ -1,8 +1,9 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import type { CommandName } from './flags.ts';
-import { hang, makeOutput, type Output } from './output.ts';
+import { commandSpec, type CommandName } from './flags.ts';
+import { makeOutput, type Output } from './output.ts';
+import { makeRecorder, type Recorder } from './run-report.ts';
 import { readSettings, type Settings } from './settings.ts';
 import { escape } from './text.ts';
 
@@ -10,6 +11,8 @@ export interface Context {
   readonly settings: Settings;
   readonly words: readonly string[];
   readonly output: Output;
+  /** What there is to tell of this run when it has ended. */
+  readonly record: Recorder;
 }
 
 interface Command {
@@ -34,21 +37,53 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {
+  const record = makeRecorder(new Date());
+  let output = makeOutput({});
   try {
     const { command, words, values } = parseArguments(argv);
-    const output = makeOutput(values);
+    output = makeOutput(values);
     const settings = await readSettings(values);
-    const module = await load[command as CommandName]();
-    return await module.run({ settings, words, output });
+    const context = { settings, words, output, record };
+    const name = command as CommandName;
+    const code = await load[name]()
+      .then((module) => module.run(context))
+      .catch((error: unknown) => complain(output, error));
+    // By now every lock is free, so that a hook may run cfsync itself.
+    if (values['dry-run'] !== true) await conclude(name, code, context);
+    return code;
   } catch (error) {
-    if (!(error instanceof CfsyncError)) {
-      const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-      const lines = text.split('\n').map(escape);
-      process.stderr.write(`cfsync: internal error, please report it: ${lines.join('\n')}\n`);
-      return exit.failed;
-    }
-    process.stderr.write(`${hang(`cfsync: ${error.message}`, process.stderr, 2)}\n`);
-    for (const line of error.detail) process.stderr.write(`  ${line}\n`);
+    return complain(output, error);
+  }
+}
+
+/** Metrics and hooks of a run; what fails there is said, and changes nothing else. */
+async function conclude(
+  command: CommandName,
+  code: ExitCode,
+  { settings, output, record }: Context,
+): Promise<void> {
+  const { metrics, hooks } = settings;
+  const spec = commandSpec(command)!;
+  const report = record.end(command, code, output.errors);
+  const failed = (error: unknown): ExitCode => complain(output, error);
+  if (metrics !== undefined && spec.flags.includes('metrics'))
+    await import('./metrics.ts')
+      .then(({ writeMetrics }) => writeMetrics(metrics, report, settings))
+      .catch(failed);
+  if (spec.hooks === true)
+    await import('./hooks.ts')
+      .then(({ runHooks }) => runHooks(hooks, report, output))
+      .catch(failed);
+}
+
+/** Says what went wrong, and answers the exit code that follows from it. */
+function complain(output: Output, error: unknown): ExitCode {
+  if (error instanceof CfsyncError) {
+    output.error(error.message, { detail: error.detail });
     return error.code;
   }
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const [first = '', ...detail] = text.split('\n').map(escape);
+  output.error(`internal error, please report it: ${first}`, { detail });
+  return exit.failed;
 }

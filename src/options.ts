@@ -1,5 +1,6 @@
 /** Checks on configuration values, shared by the renderers and the configuration file. */
 import { CfsyncError, exit } from './errors.ts';
+import type { Command } from './renderer.ts';
 import { escape, suggest } from './text.ts';
 
 /** Refuses keys that nobody reads, naming the nearest one that somebody does. */
@@ -34,6 +35,22 @@ export function stringList(value: unknown, where: string): readonly string[] {
 export function text(value: unknown, where: string): string {
   if (typeof value === 'string' && value !== '') return value;
   throw new CfsyncError(exit.usage, `${where}: must be a text`);
+}
+
+/**
+ * A program and its arguments, which no shell reads. The program is a name or an absolute path, because the
+ * working directory may be anywhere.
+ */
+export function argv(value: unknown, where: string): Command['argv'] {
+  if (Array.isArray(value) && value.every((word) => typeof word === 'string')) {
+    const [program = ''] = value;
+    if (program !== '' && (program.startsWith('/') || !program.includes('/')))
+      return value as [string, ...string[]];
+  }
+  throw new CfsyncError(
+    exit.usage,
+    `${where}: must be a list of a program (a name, or an absolute path) and its arguments`,
+  );
 }
 
 /** A switch; false unless given. */

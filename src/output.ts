@@ -1,42 +1,55 @@
 /** Writes to standard output (the answer) and standard error (the talk). */
 import { styleText } from 'node:util';
-import type { Notice, Ranges } from './renderer.ts';
+import { log, logAsJson, type About } from './log.ts';
 import { addresses } from './prefix.ts';
-import { count, escape, number, wrap } from './text.ts';
+import type { Notice, Ranges } from './renderer.ts';
+import { count, escape, number } from './text.ts';
 
 export interface Output {
   /** The answer. */
   print(text: string): void;
-  /** What went wrong, or what the admin must know. */
-  warn(text: string): void;
+  /** What was said to have gone wrong, so far. */
+  readonly errors: readonly string[];
+  /** What went wrong. */
+  error(text: string, about?: About): void;
+  /** What may go wrong, or is not as it should be. */
+  warning(text: string, about?: About): void;
+  /** What the admin must know, although it is as it should be. */
+  tell(text: string, about?: About): void;
   /** Standing remarks and "no changes": on a terminal or with --verbose. */
-  note(text: string): void;
-  notices(name: string, list: readonly Notice[]): void;
+  note(text: string, about?: About): void;
+  notices(backend: string, list: readonly Notice[]): void;
   /** Colours a unified diff where colours are wanted. */
   diff(text: string): void;
 }
 
 export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
+  if (values['log-format'] === 'json') logAsJson();
   const quiet = values.quiet === true;
   const talks = !quiet && (values.verbose === true || process.stderr.isTTY);
   const colours = values['no-color'] !== true && wantsColour();
   const print = (text: string): void => {
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
-  const say = (text: string): void => {
-    process.stderr.write(`${hang(escape(`cfsync: ${text}`), process.stderr, 2)}\n`);
-  };
+  const errors: string[] = [];
   const output: Output = {
     print,
-    warn: say,
-    note: (text) => {
-      if (talks) say(text);
+    errors,
+    error: (text, about) => {
+      errors.push(text);
+      log('error', text, about);
     },
-    notices: (name, list) => {
+    warning: (text, about) => log('warning', text, about),
+    tell: (text, about) => log('notice', text, about),
+    note: (text, about) => {
+      if (talks) log('info', text, about);
+    },
+    notices: (backend, list) => {
       for (const { level, text } of list) {
-        const line = name === '' ? text : `${name}: ${text}`;
-        if (level === 'note') output.note(line);
-        else say(`warning: ${line}`);
+        const line = backend === '' ? text : `${backend}: ${text}`;
+        const about = backend === '' ? {} : { backend };
+        if (level === 'note') output.note(line, about);
+        else output.warning(line, about);
       }
     },
     diff: (text) => {
@@ -47,22 +60,6 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
     },
   };
   return output;
-}
-
-/** Says what went wrong, and its details below. */
-export function complain(
-  output: Output,
-  { message, detail }: { readonly message: string; readonly detail: readonly string[] },
-): void {
-  output.warn(message);
-  for (const line of detail) output.warn(`  ${line}`);
-}
-
-/** On a terminal, text broken at blanks with all lines but the first moved in; elsewhere one line. */
-export function hang(text: string, stream: NodeJS.WriteStream, indent: number): string {
-  // A terminal of unknown width has 0 columns.
-  const width = stream.isTTY && stream.columns > 0 ? stream.columns - indent : Infinity;
-  return wrap(text, width).join(`\n${' '.repeat(indent)}`);
 }
 
 /** Whether a person is there: one of the three standard streams is a terminal. */

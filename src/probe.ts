@@ -1,8 +1,9 @@
 /** Asks, after an apply, whether the site still works: a program that must succeed, or a URL that must answer. */
 import { CfsyncError, exit } from './errors.ts';
-import { run, show } from './host.ts';
+import { failure } from './host.ts';
+import { argv } from './options.ts';
 import type { Command } from './renderer.ts';
-import { escape, firstLines } from './text.ts';
+import { escape } from './text.ts';
 
 /** A program and its arguments, or a URL with http or https. */
 export type Probe = Command['argv'] | URL;
@@ -16,8 +17,7 @@ export function parseProbe(value: unknown): Probe {
     const url = new URL(value);
     if (url.protocol === 'https:' || url.protocol === 'http:') return url;
   }
-  if (Array.isArray(value) && value.every((word) => typeof word === 'string') && value.length > 0)
-    return value as [string, ...string[]];
+  if (Array.isArray(value)) return argv(value, 'probe');
   throw new CfsyncError(
     exit.usage,
     'probe: must be a list of a program and its arguments, or a URL with http or https',
@@ -28,10 +28,7 @@ export function parseProbe(value: unknown): Probe {
 export async function probe(what: Probe): Promise<string | undefined> {
   try {
     if (what instanceof URL) return await ask(what);
-    const outcome = await run({ argv: what, timeout });
-    if (outcome.code === 0) return undefined;
-    const [line = ''] = firstLines(outcome.stderr || outcome.stdout);
-    return `${show({ argv: what })} ended with code ${outcome.code}${line === '' ? '' : ` (${line})`}`;
+    return await failure({ argv: what, timeout });
   } catch (error) {
     return error instanceof Error ? escape(error.message) : String(error);
   }

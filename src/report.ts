@@ -27,19 +27,23 @@ function without(list: Ranges, other: Ranges): Ranges {
 
 /** docs/diff.schema.json describes it. */
 export function reportJson({ files, before, after }: Report): string {
-  const space = (ranges: Ranges): object => ({
-    ...ranges,
-    // As text: IPv6 counts are beyond what a number of JSON holds exactly in most programs.
-    addresses: { v4: String(addresses(ranges.v4)), v6: String(addresses(ranges.v6)) },
-  });
   const report = {
     schema: 1,
     changed: files.length > 0,
     ranges: { added: without(after, before), removed: without(before, after) },
-    coverage: { gained: space(subtract(after, before)), lost: space(subtract(before, after)) },
+    coverage: {
+      gained: spaceJson(subtract(after, before)),
+      lost: spaceJson(subtract(before, after)),
+    },
     files: files.map((file) => ({ path: file.path, diff: unified(file, ['a', 'b']) })),
   };
   return JSON.stringify(report, undefined, 2);
+}
+
+/** Ranges with the count of their addresses. */
+export function spaceJson({ v4, v6 }: Ranges): object {
+  // As text: IPv6 counts are beyond what a number of JSON holds exactly in most programs.
+  return { v4, v6, addresses: { v4: String(addresses(v4)), v6: String(addresses(v6)) } };
 }
 
 /** GitHub Flavored Markdown: a verdict in one line, the ranges in a table, the diffs in folds. */

@@ -1,4 +1,5 @@
 /** Notes programs that may write over what was changed, because they read it before they waited for its lock. */
+import { CfsyncError } from './errors.ts';
 import { processes } from './host.ts';
 import type { Job } from './job.ts';
 
@@ -15,8 +16,13 @@ export async function noteRivals(jobs: readonly Job[]): Promise<void> {
   for (const { name, renderer } of jobs) {
     const pids = overlaps.get(name);
     if (pids === undefined) continue;
-    for (const pid of await processes('comm', (comm) => renderer.rivals!.includes(comm.trim())))
-      pids.add(pid);
+    try {
+      for (const pid of await processes('comm', (comm) => renderer.rivals!.includes(comm.trim())))
+        pids.add(pid);
+    } catch (error) {
+      // Who cannot be seen is not waited for: the change itself is made and verified.
+      if (!(error instanceof CfsyncError)) throw error;
+    }
   }
 }
 

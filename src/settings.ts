@@ -6,11 +6,12 @@ import type { Values } from './arguments.ts';
 import { located, locatedLater, readConfig, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
-import { isAllowed } from './feed-url.ts';
+import { isAllowed, withoutSecret } from './feed-url.ts';
 import { flags, type Flag } from './flags.ts';
+import type { Hooks } from './hooks.ts';
 import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
-import { oneOf, stringList, text } from './options.ts';
+import { argv, oneOf, stringList, text } from './options.ts';
 import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
@@ -36,6 +37,9 @@ export interface Settings {
   readonly maxAge: number;
   /** Asked after an apply that changed something. */
   readonly probe: Probe | undefined;
+  readonly hooks: Hooks;
+  /** The file for node_exporter, absolute. */
+  readonly metrics: string | undefined;
 }
 
 export async function readSettings(values: Values): Promise<Settings> {
@@ -58,7 +62,23 @@ export async function readSettings(values: Values): Promise<Settings> {
     probe: located(config, ['probe'], () =>
       config.settings.probe === undefined ? undefined : parseProbe(config.settings.probe),
     ),
+    hooks: {
+      'on-change': setting({ values, config }, 'on-change', undefined, optional(argv)),
+      'on-failure': setting({ values, config }, 'on-failure', undefined, optional(argv)),
+      webhook: setting({ values, config }, 'webhook', undefined, optional(url)),
+    },
+    metrics: setting({ values, config }, 'metrics', undefined, optional(path)),
   };
+}
+
+function optional<T>(
+  check: (value: unknown, where: string) => T,
+): (value: unknown, where: string) => T | undefined {
+  return (value, where) => (value === undefined ? undefined : check(value, where));
+}
+
+function path(value: unknown, where: string): string {
+  return resolve(text(value, where));
 }
 
 function stateDirOfEnvironment(values: Values): Values {
@@ -146,7 +166,7 @@ export interface Effective {
 
 /** Every setting as it counts now, and where it comes from. */
 export async function effective(settings: Settings): Promise<readonly Effective[]> {
-  const { config, values, stateDir, lockTimeout, maxAge } = settings;
+  const { config, values, stateDir, lockTimeout, maxAge, hooks, metrics } = settings;
   const { source, urls } = sourceOptions(settings);
   const env = (name: string): string | undefined =>
     name === 'state-dir' && process.env.CFSYNC_STATE_DIR ? 'CFSYNC_STATE_DIR' : undefined;
@@ -167,6 +187,10 @@ export async function effective(settings: Settings): Promise<readonly Effective[
     'max-age': maxAge,
     extra: config.settings.extra ?? [],
     probe: config.settings.probe ?? null,
+    'on-change': hooks['on-change'] ?? null,
+    'on-failure': hooks['on-failure'] ?? null,
+    webhook: hooks.webhook === undefined ? null : withoutSecret(hooks.webhook),
+    metrics: metrics ?? null,
   };
   const rows = Object.entries(global).map(([name, value]) => ({ name, value, from: from(name) }));
   for (const backend of Object.keys(config.backends)) {

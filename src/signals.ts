@@ -2,6 +2,7 @@
 import { closeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import { CfsyncError, exit } from './errors.ts';
+import { log } from './log.ts';
 
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -22,11 +23,11 @@ export function listen(): void {
       if (asked !== undefined) return;
       asked = signal;
       if (follows === 'end') {
-        process.stderr.write(`cfsync: ended by ${signal}; nothing was changed\n`);
+        log('error', `ended by ${signal}; nothing was changed`);
         process.exit(exit.failed);
       }
       const what = follows === 'undo' ? 'what was begun is undone' : 'this is brought to its end';
-      process.stderr.write(`cfsync: ${signal}: ${what}\n`);
+      log('notice', `${signal}: ${what}`);
     });
 }
 

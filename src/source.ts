@@ -253,12 +253,8 @@ function neither(
   const fresh = believed !== undefined && now.getTime() - believed < maxAge * 24 * hour;
 
   const { ranges, origin } = snapshot ?? { ranges: bundled, origin: bundledOrigin };
-  // The list is as young as the last answer that it agreed with.
-  let asOf = origin.kind === 'bundled' ? origin.detail : (snapshot?.acceptedAt ?? '');
-  if (snapshot && check?.believed && check.believed.at >= snapshot.acceptedAt) {
-    asOf = check.believed.at;
-  }
-  const age = ageText(now.getTime() - Date.parse(asOf));
+  const since = snapshot ? asOf(snapshot, check) : bundledAsOf;
+  const age = ageText(now.getTime() - Date.parse(since));
   const which = snapshot ? 'the last snapshot' : 'the list that comes with this release';
   return {
     ranges,
@@ -276,6 +272,13 @@ function neither(
       settled: snapshot !== undefined && check?.settled === true,
     },
   };
+}
+
+/** When a snapshot was last known to be what Cloudflare publishes: ISO 8601, a day for the bundled list. */
+export function asOf({ origin, acceptedAt }: Snapshot, check: Check | undefined): string {
+  // The list is as young as the last answer that it agreed with.
+  if (check?.believed && check.believed.at >= acceptedAt) return check.believed.at;
+  return origin.kind === 'bundled' ? origin.detail : acceptedAt;
 }
 
 /** A source that was named: it takes effect at once, through the same gate. */

@@ -90,3 +90,10 @@ export function wrap(text: string, width: number): string[] {
   }
   return lines;
 }
+
+/** On a terminal, text broken at blanks with all lines but the first moved in; elsewhere one line. */
+export function hang(text: string, stream: NodeJS.WriteStream, indent: number): string {
+  // A terminal of unknown width has 0 columns.
+  const width = stream.isTTY && stream.columns > 0 ? stream.columns - indent : Infinity;
+  return wrap(text, width).join(`\n${' '.repeat(indent)}`);
+}

@@ -6,7 +6,7 @@ import { CfsyncError } from './errors.ts';
 import { bootId } from './host.ts';
 import { beginRun } from './journal.ts';
 import { withRunLock } from './lock.ts';
-import { complain, makeOutput } from './output.ts';
+import { makeOutput } from './output.ts';
 import { readPending, secondsLeft, type Pending } from './pending.ts';
 import { readSettings } from './settings.ts';
 
@@ -48,6 +48,6 @@ try {
 } catch (error) {
   // The next run of cfsync goes back in its place.
   if (!(error instanceof CfsyncError)) throw error;
-  complain(output, error);
+  output.error(error.message, { detail: error.detail });
   process.exitCode = error.code;
 }

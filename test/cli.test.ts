@@ -1,14 +1,21 @@
 /** The built program, end to end, as an ordinary user would run it: feeds on loopback, no firewall. */
-import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../src/errors.ts';
 import { writeRecord } from '../src/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
-
-const program = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
+import { listRenderer, runProgram, type Ended } from './helpers/program.ts';
 
 let folder: string;
 let state: string;
@@ -25,24 +32,8 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-interface Ended {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function cfsync(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
-  const { PATH = '' } = process.env;
-  return new Promise((resolve) => {
-    execFile(
-      process.execPath,
-      [program, ...args],
-      { env: { PATH, CFSYNC_STATE_DIR: state, ...env }, cwd: folder },
-      (error, stdout, stderr) =>
-        resolve({ code: typeof error?.code === 'number' ? error.code : 0, stdout, stderr }),
-    );
-  });
-}
+const cfsync = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> =>
+  runProgram(args, { cwd: folder, env: { CFSYNC_STATE_DIR: state, ...env } });
 
 const urls = () => [
   `--ipv4-url=${feeds.urls.ipv4}`,
@@ -215,41 +206,12 @@ describe('render and diff --dir', () => {
 });
 
 describe('a renderer of somebody else, named in the configuration', () => {
-  const source = `
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-const none = { v4: [], v6: [] };
-const digest = (text) => (text === null ? null : createHash('sha256').update(text).digest('hex'));
-export default {
-  api: 1,
-  name: 'haproxy',
-  kind: 'list',
-  options: ({ path }) => ({ path }),
-  nothing: { ranges: none, text: null },
-  want: ({ ranges, extra }) => ({
-    owned: { ranges, text: [...ranges.v4, ...ranges.v6, ...extra.v4].map((p) => p + '\\n').join('') },
-    notices: [],
-  }),
-  async observe(host, { path }) {
-    const text = (await host.read(path)) ?? null;
-    const lines = (text ?? '').split('\\n').filter((line) => line !== '');
-    const ranges = { v4: lines.filter((l) => l.includes('.')), v6: lines.filter((l) => l.includes(':')) };
-    return { owned: { ranges, text }, around: { path } };
-  },
-  plan: (wanted, { owned, around }) =>
-    wanted.text === owned.text
-      ? []
-      : [{ kind: 'file', summary: 'write the list', path: around.path, content: wanted.text, mode: 0o644, expect: digest(owned.text) }],
-  print: ({ text }) => (text === null ? [] : [{ path: 'haproxy/cloudflare.lst', content: text }]),
-};
-`;
-
   let list: string;
   const run = (...args: string[]) => cfsync([...args, '--config', 'config.yaml']);
 
   beforeEach(() => {
     list = join(folder, 'cloudflare.lst');
-    writeFileSync(join(folder, 'haproxy.mjs'), source);
+    writeFileSync(join(folder, 'haproxy.mjs'), listRenderer);
     writeFileSync(
       join(folder, 'config.yaml'),
       `extra: [10.0.0.0/8]\nbackends:\n  lb:\n    renderer: ./haproxy.mjs\n    path: ${list}\n`,
@@ -412,6 +374,24 @@ describe('bad input', () => {
     const ended = await cfsync(['render', '-b', 'nftables', '--source', 'list']);
     expect(ended).toMatchObject({ code: exit.refused, stdout: '' });
     expect(ended.stderr).toContain('line 2');
+  });
+});
+
+describe.runIf(process.getuid?.() === 0)('as root', () => {
+  it.each([
+    ['others can write', (path: string) => chmodSync(path, 0o777), 'can be written by others'],
+    ['somebody else owns', (path: string) => chownSync(path, 65534, 65534), 'does not belong to'],
+  ])('no state directory that %s is used', async (_, spoil, message) => {
+    await cfsync(['fetch', ...urls()]);
+    const before = readdirSync(state);
+    spoil(state);
+    for (const args of [['fetch', ...urls()], ['verify'], ['rollback'], ['confirm']]) {
+      const ended = await cfsync(args);
+      expect(ended).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(ended.stderr).toContain(`state directory ${state} is not to be trusted`);
+      expect(ended.stderr).toContain(message);
+    }
+    expect(readdirSync(state)).toEqual(before);
   });
 });
 

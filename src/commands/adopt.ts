@@ -55,7 +55,7 @@ async function planAll(
   named: readonly Job[],
   then: (planned: Planned) => Promise<ExitCode>,
 ): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const { stateDir, lockTimeout, values } = settings;
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
@@ -64,6 +64,8 @@ async function planAll(
   });
   const adopting = await everPublished(answer, stateDir);
   const jobs = forRanges(named, answer.ranges).map((job) => ({ ...job, adopting }));
+  record.source(answer);
+  record.expect(jobs.map(({ name }) => name));
   return locked(jobs, lockTimeout, async () => {
     const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
@@ -75,12 +77,13 @@ async function planAll(
       if (plan === undefined) continue;
       const strays = plan.observed.owned.strays ?? [];
       printStrays(job.name, strays, answer.ranges, output);
-      if (!policy.acceptLargeChange && losesMuch(plan, strays, output)) {
+      if (!policy.acceptLargeChange && losesMuch(plan, strays, context)) {
         refused = true;
         codes.push(exit.refused);
       }
       // What an adopt that was cut off has begun is carried on.
       else if (strays.length > 0 || cutOff.includes(job.name)) plans.push(plan);
+      else record.backend(job.name, { code: exit.ok, message: 'nothing to take over' });
     }
     const cleared = await preflight(plans, context, codes);
     refused ||= cleared.length < plans.length;
@@ -108,12 +111,14 @@ function printStrays(name: string, strays: readonly Stray[], ranges: Ranges, out
 }
 
 /** A list that is old or incomplete must not take away what their rules let in. */
-function losesMuch(plan: Plan, strays: readonly Stray[], output: Output): boolean {
+function losesMuch(plan: Plan, strays: readonly Stray[], { output, record }: Context): boolean {
+  const { name } = plan.job;
   const held = parseRanges(strays.flatMap((stray) => stray.prefixes));
   const lost = largeLoss(held, merge(plan.wanted.ranges, retired));
-  if (lost !== undefined)
-    output.warn(
-      `${plan.job.name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`,
-    );
+  if (lost !== undefined) {
+    const message = `${name}: refused: ${lost} that these let in would be taken away; nothing was changed; look at what is stale with --dry-run, then run again with --accept-large-change`;
+    output.error(message, { backend: name });
+    record.backend(name, { code: exit.refused, message });
+  }
   return lost !== undefined;
 }

@@ -22,7 +22,7 @@ import { forRanges, type Job } from '../job.ts';
 import { openNames, readOpen, type Kept, type Run } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
-import { changeText, complain, isAttended, space, type Output } from '../output.ts';
+import { changeText, isAttended, space, type Output } from '../output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
@@ -30,7 +30,9 @@ import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
 import { mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
+import { merge } from '../prefix.ts';
 import { probe } from '../probe.ts';
+import { unchanged } from '../run-report.ts';
 import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
@@ -76,7 +78,7 @@ async function planAll(
   named: readonly Job[],
   then: (planned: Planned) => Promise<ExitCode>,
 ): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const file = settings.values.plan as string | undefined;
   const acceptLargeChange = settings.values['accept-large-change'] === true;
   const answer = file === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
@@ -87,6 +89,13 @@ async function planAll(
       : await policyFor(answer, settings.stateDir, { acceptLargeChange });
   const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
   const jobs = answer === undefined ? named : forRanges([...named, ...boot], answer.ranges);
+  record.source(
+    answer ?? {
+      origin: { kind: 'plan', detail: file! },
+      ranges: merge(...named.map(({ desired }) => desired.ranges)),
+    },
+  );
+  record.expect(jobs.map(({ name }) => name));
   return locked(jobs, settings.lockTimeout, async () => {
     const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
@@ -106,19 +115,20 @@ async function planAll(
 
 /** Plans and checks one backend, and says what is to be said of it. */
 export async function planOne(
-  { settings, output }: Context,
+  context: Context,
   job: Job,
   policy: Policy,
   codes: ExitCode[],
 ): Promise<Plan | undefined> {
-  const plan = await attempt(output, codes, async () => {
+  const { settings, output } = context;
+  const plan = await attempt(context, job.name, codes, async () => {
     const made = await makePlan(job, policy, settings.stateDir);
     // Said even if the check fails: they may say why.
     output.notices(job.name, made.notices);
     await check(made);
     return made;
   });
-  if (plan !== undefined) codes.push(...explainVerdict(plan, output));
+  if (plan !== undefined) codes.push(...explainVerdict(plan, context));
   return plan;
 }
 
@@ -127,14 +137,14 @@ export async function planOne(
  * with --all-or-nothing when another backend fails.
  */
 export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
   const plans = together && made.refused ? [] : made.cleared;
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
-    output.warn('nothing else was changed, because of --all-or-nothing');
+    output.error('nothing else was changed, because of --all-or-nothing');
     return worst(codes);
   }
   if (answer !== undefined) output.notices('', await answer.commit());
@@ -146,7 +156,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const done: Kept[] = [];
   for (const plan of plans) {
     if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
-    await attempt(output, results, async () => {
+    await attempt(context, plan.job.name, results, async () => {
       const { code, entry } = await applyOne(plan, context, run);
       results.push(code);
       if (entry !== undefined) done.unshift({ name: plan.job.name, entry });
@@ -158,9 +168,13 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const signal = wasAsked();
   bringToEnd();
   const undo = failed || !passed || signal !== undefined;
-  if (undo) results.push(await takeRunBack(context, await jobsOf(settings, done)));
+  const backs = undo ? await takeRunBack(context, await jobsOf(settings, done)) : [];
+  for (const { name, ...back } of backs) {
+    results.push(back.code);
+    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
+  }
   if (signal !== undefined && !changed) {
-    output.warn(`ended by ${signal}; nothing was changed`);
+    output.error(`ended by ${signal}; nothing was changed`);
     results.push(exit.failed);
   }
   if (seconds !== undefined) {
@@ -174,7 +188,7 @@ async function probePasses({ settings, output }: Context): Promise<boolean> {
   if (settings.probe === undefined) return true;
   const why = await probe(settings.probe);
   if (why === undefined) return true;
-  output.warn(`the probe failed: ${why}; what was applied goes back`);
+  output.error(`the probe failed: ${why}; what was applied goes back`);
   return false;
 }
 
@@ -183,7 +197,7 @@ async function probePasses({ settings, output }: Context): Promise<boolean> {
  * of this run back to what was before; those that are not of this run are named.
  */
 async function settleCutOff(
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   jobs: readonly Job[],
   plans: readonly Plan[],
   run: Run,
@@ -201,11 +215,15 @@ async function settleCutOff(
       : job === undefined
         ? 'cfsync rollback takes it back'
         : 'the backend goes back to what was before';
-    output.warn(`warning: ${name}: ${cutOffText(entry, run.boot)}; ${then}`);
+    output.warning(`${name}: ${cutOffText(entry, run.boot)}; ${then}`, { backend: name });
     if (onward || job === undefined) continue;
     const back = await goBack(job, entry, stateDir);
-    complain(output, back);
-    if (back.code !== exit.rolledBack) codes.push(back.code);
+    const { message, detail } = back;
+    const code = back.code === exit.rolledBack ? exit.ok : back.code;
+    record.backend(name, { code, message, changed: true });
+    if (code === exit.ok) output.tell(message, { backend: name, detail });
+    else output.error(message, { backend: name, detail });
+    codes.push(code);
   }
   return codes;
 }
@@ -213,14 +231,14 @@ async function settleCutOff(
 /** Nothing is changed while a rollback holds; only after a boot, which may have lost rules, they are brought back. */
 async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCode> {
   const { settings, output } = context;
-  output.warn(
+  output.tell(
     `held since ${hold.at} (${hold.why}); nothing is changed; cfsync apply at a terminal ends the hold`,
   );
   const finished = await finishRollback(context, run.boot);
   if (hold.boot === run.boot || finished !== exit.ok) return finished;
   const codes: ExitCode[] = [];
   for (const name of await appliedNames(settings.stateDir))
-    await attempt(output, codes, async () => {
+    await attempt(context, name, codes, async () => {
       const job = (await recordedJob(settings, name))!;
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makePlan(job, asRecorded, settings.stateDir);
@@ -316,18 +334,28 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
 /** Applies one plan and says how it ended. */
 export async function applyOne(
   plan: Plan,
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   run: Run,
 ): Promise<Result> {
   const { name } = plan.job;
   const result = await apply(plan, settings.stateDir, run);
+  const { code, message } = result;
+  const changed = plan.steps.length > 0 && (code === exit.ok || code === exit.broken);
+  if (plan.verdict.kind !== 'no change')
+    record.backend(name, {
+      code,
+      message,
+      ...(changed && { changed, gained: plan.added, lost: plan.removed }),
+    });
   output.notices(name, result.notices);
   if (result.code !== exit.ok) {
-    complain(output, result);
+    output.error(result.message, { backend: name, detail: result.detail });
     return result;
   }
   if (plan.steps.length === 0) {
-    output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`);
+    output.note(`${name}: no changes, holds ${space(plan.wanted.ranges) || 'nothing'}`, {
+      backend: name,
+    });
     return result;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
@@ -337,26 +365,28 @@ export async function applyOne(
 }
 
 /** Says what the guard held back; answers the exit codes that follow from it. */
-export function explainVerdict(plan: Plan, output: Output): ExitCode[] {
+export function explainVerdict(plan: Plan, { output, record }: Context): ExitCode[] {
   const { verdict, job } = plan;
+  const about = { backend: job.name };
   if (verdict.kind === 'go') {
     const kept = space(verdict.kept);
-    if (kept !== '') output.note(`${job.name}: kept until a removal is confirmed: ${kept}`);
+    if (kept !== '') output.note(`${job.name}: kept until a removal is confirmed: ${kept}`, about);
     return [];
   }
   const what =
     verdict.kind === 'no loss'
       ? 'the additions are taken and the old ranges stay'
       : 'nothing was changed';
-  output.warn(
-    `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`,
-  );
+  const message = `${job.name}: refused: ${verdict.why}; ${what}; look at the difference with cfsync diff, then run again with --accept-large-change`;
+  output.error(message, about);
+  record.backend(job.name, { code: exit.refused, message });
   return [exit.refused];
 }
 
 /** Runs the part of one backend; an error is said and does not stop the others. */
 export async function attempt<T>(
-  output: Output,
+  { output, record }: Context,
+  name: string,
   codes: ExitCode[],
   work: () => Promise<T>,
 ): Promise<T | undefined> {
@@ -364,7 +394,8 @@ export async function attempt<T>(
     return await work();
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    complain(output, error);
+    output.error(error.message, { backend: name, detail: error.detail });
+    record.backend(name, { code: error.code, message: error.message });
     codes.push(error.code);
     return undefined;
   }

@@ -4,7 +4,8 @@ import { host } from '../host.ts';
 import { builtIn } from '../load.ts';
 import type { Context } from '../main.ts';
 import { makeJob } from '../settings.ts';
-import { hang, space } from '../output.ts';
+import { space } from '../output.ts';
+import { hang } from '../text.ts';
 
 interface Line {
   readonly name: string;

@@ -53,7 +53,8 @@ interface Outcome extends Report {
 }
 
 /** @param out Where to save the plan. */
-async function live({ settings, output }: Context, out: string | undefined): Promise<Outcome> {
+async function live(context: Context, out: string | undefined): Promise<Outcome> {
+  const { settings, output } = context;
   const jobs = await makeJobs(settings);
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
@@ -66,7 +67,7 @@ async function live({ settings, output }: Context, out: string | undefined): Pro
     output.notices(job.name, plan.notices);
     plans.push(plan);
   }
-  const refused = plans.flatMap((plan) => explainVerdict(plan, output));
+  const refused = plans.flatMap((plan) => explainVerdict(plan, context));
   if (out !== undefined) {
     output.notices('', await savePlan(resolve(out), plans));
     output.note(`plan ${planId(plans)} saved in ${out}; cfsync apply --plan ${out} applies it`);

@@ -11,9 +11,10 @@ export async function run(context: Context): Promise<ExitCode> {
   return withRunLock(stateDir, lockTimeout, 'fetch', () => fetchRanges(context));
 }
 
-async function fetchRanges({ settings, output }: Context): Promise<ExitCode> {
+async function fetchRanges({ settings, output, record }: Context): Promise<ExitCode> {
   const answer = await resolveSource(sourceOptions(settings));
   output.notices('', answer.notices);
+  record.source(answer);
   const { added, removed } = answer.changes;
   output.notices('', await answer.commit());
   const change = changeText(added, removed);

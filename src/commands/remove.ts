@@ -20,7 +20,7 @@ async function removeAll(context: Context, run: Run | undefined): Promise<ExitCo
   const names = await withBoot(settings, await appliedBackends(settings));
   const codes: ExitCode[] = [];
   for (const name of names)
-    await attempt(output, codes, async () => {
+    await attempt(context, name, codes, async () => {
       const job = (await recordedJob(settings, name)) ?? (await makeJob(settings, name));
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makeRemoval(job);

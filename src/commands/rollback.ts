@@ -8,7 +8,7 @@ import { bootId } from '../host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
 import type { Context } from '../main.ts';
-import { changeText, complain } from '../output.ts';
+import { changeText } from '../output.ts';
 import { endPending, readPending } from '../pending.ts';
 import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
@@ -51,7 +51,9 @@ async function withLast(
   const open = await openNames(stateDir);
   for (const { name, entry } of reversals) {
     const end = open.includes(name) ? ', which was cut off' : '';
-    output.warn(`${name}: goes back to before the ${entry.command} of ${entry.at}${end}`);
+    output.tell(`${name}: goes back to before the ${entry.command} of ${entry.at}${end}`, {
+      backend: name,
+    });
   }
   return locked(
     reversals.map(({ job }) => job),
@@ -74,7 +76,7 @@ async function goBackAll(
     const { plan, ...back } = await takeBack(reversal, stateDir);
     output.notices(reversal.name, back.notices);
     if (plan === undefined || back.code !== exit.rolledBack) {
-      complain(output, back);
+      output.error(back.message, { backend: reversal.name, detail: back.detail });
       codes.push(back.code);
       continue;
     }

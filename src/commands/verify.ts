@@ -3,6 +3,7 @@ import { cutOffText } from '../change.ts';
 import { unified } from '../diff.ts';
 import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import { withoutName } from '../log.ts';
 import type { Context } from '../main.ts';
 import { space } from '../output.ts';
 import { readOpen } from '../journal.ts';
@@ -18,13 +19,13 @@ export async function run(context: Context): Promise<ExitCode> {
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
   for (const name of names)
-    await attempt(output, codes, async () => {
+    await attempt(context, name, codes, async () => {
       codes.push(await verifyOne(name, context));
     });
   return worst(codes);
 }
 
-async function verifyOne(name: string, { settings, output }: Context): Promise<ExitCode> {
+async function verifyOne(name: string, { settings, output, record }: Context): Promise<ExitCode> {
   const job = await recordedJob(settings, name);
   if (job === undefined)
     throw new CfsyncError(
@@ -40,7 +41,9 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
   } catch (error) {
     // What was applied cannot be had any more: somebody else changed what it rests on.
     if (!(error instanceof Unplannable)) throw error;
-    output.print(`${name}: drift: ${error.message.replace(`${name}: `, '')}`);
+    const message = `${name}: drift: ${withoutName(error.message, name)}`;
+    record.backend(name, { code: exit.pending, message });
+    output.print(message);
     for (const line of error.detail) output.print(`  ${line}`);
     return exit.pending;
   }
@@ -48,14 +51,18 @@ async function verifyOne(name: string, { settings, output }: Context): Promise<E
   const { content: open, notices } = await readOpen(settings.stateDir, name);
   output.notices(name, notices);
   if (open !== undefined)
-    output.warn(
-      `warning: ${name}: ${cutOffText(open, await bootId())}; cfsync apply or cfsync rollback settles it`,
+    output.warning(
+      `${name}: ${cutOffText(open, await bootId())}; cfsync apply or cfsync rollback settles it`,
+      { backend: name },
     );
   if (plan.steps.length === 0) {
-    output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`);
+    output.note(`${name}: as applied, holds ${space(plan.wanted.ranges)}`, { backend: name });
+    record.backend(name, { code: exit.ok, message: 'as applied' });
     return exit.ok;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['is', 'should-be']));
-  output.print(`${name}: drift: the system differs from what was applied; cfsync apply repairs it`);
+  const message = `${name}: drift: the system differs from what was applied; cfsync apply repairs it`;
+  record.backend(name, { code: exit.pending, message });
+  output.print(message);
   return exit.pending;
 }

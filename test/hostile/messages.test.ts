@@ -27,11 +27,12 @@ describe('what other programs said', () => {
   test('is made visible in every remark', () => {
     const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
     const output = makeOutput({ verbose: true });
-    output.warn(nasty);
+    output.warning(nasty, { detail: [nasty] });
     output.note(nasty);
     output.notices('nft\u001b[2J', [{ level: 'warning', text: nasty }]);
     expect(write).toHaveBeenCalledTimes(3);
-    for (const [text] of write.mock.calls) expectFit(String(text).trimEnd());
+    for (const [text] of write.mock.calls)
+      for (const line of String(text).trimEnd().split('\n')) expectFit(line);
   });
 
   test('is made visible in a diff on a terminal, and left as it is elsewhere', () => {

@@ -213,7 +213,7 @@ END
       expect(await rules()).not.toBe(old);
       const { code, stderr } = await apply('new');
       expect(stderr).toMatch(
-        /^cfsync: no confirm came for the apply of \S+: it goes back; .*\ncfsync: nftables is back to what it was before\ncfsync: held since /,
+        /^cfsync: warning: no confirm came for the apply of \S+: it goes back\ncfsync: timer runs .*\ncfsync: nftables is back to what it was before\ncfsync: held since /,
       );
       expect(code).toBe(exit.ok);
       expect(await rules()).toBe(old);

@@ -143,7 +143,7 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
         );
         expect(stderr).toMatch(
           new RegExp(
-            `^cfsync: {3}${lab.stranger[family]} to TCP port 443: a socket of process \\d+ \\(`,
+            `^ {2}${lab.stranger[family]} to TCP port 443: a socket of process \\d+ \\(`,
             'm',
           ),
         );

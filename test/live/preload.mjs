@@ -13,8 +13,10 @@
  *   both kinds
  *     kill-before    SIGKILL to this process, in place of the operation
  *     kill-after     SIGKILL to this process when the operation, or the program, has ended
+ *     signal:NAME    this process gets that signal, as in signal:SIGINT, just before the operation
  *   files
  *     fail:ERRNO     it fails, as in fail:ENOSPC; a write has written half by then, and a close has closed
+ *     fail-on:ERRNO  and so does all that follows and changes files: ENOSPC what needs space, EROFS and others all
  *   programs
  *     kill-started   SIGKILL to this process as soon as the program has its input; the program lives on
  *     fail:ERRNO     ENOENT or EACCES: it cannot be started
@@ -53,6 +55,7 @@ function reach(kind, op, what, changes) {
   if (kind !== kindToActAt || n !== Number(number)) return false;
   say({ acted: act });
   if (verb === 'kill-before') die();
+  if (verb === 'signal') process.kill(process.pid, parameter);
   return true;
 }
 
@@ -81,6 +84,19 @@ function changes(op, args) {
     : flags !== 'r';
 }
 
+/** What a disk that is full still takes, and one that can only be read. */
+const spared = {
+  ENOSPC: ['chmod', 'chown', 'rename', 'rm', 'truncate', 'unlink'],
+  EROFS: ['sync'],
+};
+let failing = false;
+
+/** A folder that is there need not be made. */
+function isStruck(op, args) {
+  if (spared[parameter]?.includes(op) || (op === 'mkdir' && fs.existsSync(args[0]))) return false;
+  return failing && changes(op, args);
+}
+
 /** Node reads its modules by URL. */
 function isModule(path) {
   return path instanceof URL && /\.[cm]?js$/.test(path.pathname);
@@ -99,7 +115,8 @@ function counted(op, original, path) {
       ).join(' ');
     return inside.run(true, async () => {
       const here = reach('file', op, what, changes(op, args));
-      if (here && verb === 'fail') {
+      failing ||= here && verb === 'fail-on';
+      if ((here && verb === 'fail') || isStruck(op, args)) {
         const at = content[op]?.[path === undefined ? 0 : 1];
         if (op === 'close') await original.apply(this, args);
         if (at !== undefined) {

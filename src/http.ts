@@ -1,0 +1,40 @@
+/** HTTP clients that always verify certificates, and go through the proxies of the environment. */
+import { Agent, EnvHttpProxyAgent, type Dispatcher } from 'undici';
+import { isLoopback } from './feed-url.ts';
+
+export interface Clients {
+  /** @throws Error when the proxy in the environment is not a URL. */
+  to(url: URL): Dispatcher;
+  /** Idle connections would keep the process alive for seconds. */
+  destroy(): Promise<void>;
+}
+
+/**
+ * NODE_TLS_REJECT_UNAUTHORIZED=0 loses against an explicit `true`.
+ * @param maxResponseSize Of one body, in bytes.
+ */
+export function makeClients(maxResponseSize: number): Clients {
+  const connect = { rejectUnauthorized: true };
+  // Loopback never goes through a proxy: on the proxy's side it would be another host, in plain text.
+  const direct = new Agent({ connect, maxResponseSize });
+  let proxied: Dispatcher | undefined;
+  return {
+    to(url) {
+      if (isLoopback(url)) return direct;
+      try {
+        // HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in either case. With a proxy, undici ignores `connect` and
+        // takes the other two.
+        const tls = { connect, requestTls: connect, proxyTls: connect };
+        return (proxied ??= new EnvHttpProxyAgent({ ...tls, maxResponseSize }));
+      } catch (cause) {
+        // Its value is not shown: it may hold a password.
+        throw new Error('the proxy in the environment (HTTPS_PROXY, HTTP_PROXY) is not a URL', {
+          cause,
+        });
+      }
+    },
+    async destroy() {
+      await Promise.all([direct.destroy(), proxied?.destroy()]);
+    },
+  };
+}
