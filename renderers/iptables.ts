@@ -41,7 +41,7 @@ import {
   type Ranges,
   type RunStep,
 } from '../src/renderer.ts';
-import { upper } from '../src/strays.ts';
+import { leftAlone, upper } from '../src/strays.ts';
 import { count, escape, few, firstLines } from '../src/text.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
 
@@ -377,14 +377,12 @@ function remarks(desired: Desired, options: IptOptions, around: IptAround): Noti
 
 /** What the admin has to know of rules that are taken over, and of those that are not. */
 function adoptRemarks(found: readonly ReturnType<typeof findStrays>[], rest: IptAround): Notice[] {
-  const notices: Notice[] = [];
-  const warn = (text: string): void => void notices.push({ level: 'warning', text });
-  const others = found.flatMap((f) => f.others).map(escape);
-  if (others.length > 0)
-    warn(
-      `rules for Cloudflare's ranges that open other ports stay as they are (${few(others)}); to take them over, name those ports as well with --ports`,
-    );
+  const notices = leftAlone(
+    found.flatMap((f) => f.others),
+    found.flatMap((f) => f.mixed),
+  );
   if (found.every((f) => f.strays.length === 0)) return notices;
+  const warn = (text: string): void => void notices.push({ level: 'warning', text });
   warn(
     'a script that wrote these rules, or a file that is loaded at boot (/etc/iptables/rules.v4 and rules.v6), brings them back: take them out there as well',
   );

@@ -52,8 +52,8 @@ import {
   type Step,
 } from '../src/renderer.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
-import { upper } from '../src/strays.ts';
-import { escape, few, firstLines } from '../src/text.ts';
+import { leftAlone, upper } from '../src/strays.ts';
+import { escape, firstLines } from '../src/text.ts';
 
 type SetName = 'cfsync4' | 'cfsync6';
 
@@ -229,8 +229,7 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
     const found = findStrays(bases, around.rules, around.accepted, desired, known);
     // Nothing may be placed by a rule that goes.
     const rest = { ...around, rules: found.rest, adopted: found.places, remarks: remarks(found) };
-    const tables = owned.tables.map((table) => ({ ...table, jumps: jumpsOf(table, rest) }));
-    return { owned: { ...owned, tables, strays: found.strays }, around: rest };
+    return { owned: { ...owned, strays: found.strays }, around: rest };
   },
 
   print(owned) {
@@ -375,30 +374,11 @@ function refuseElsewhere(
 
 /** What the admin has to know of what is taken over, and of what is not. */
 function remarks({ strays, others, mixed }: ReturnType<typeof findStrays>): Notice[] {
-  const warn = (text: string): Notice => ({ level: 'warning', text });
-  return [
-    ...(others.length === 0
-      ? []
-      : [
-          warn(
-            `rules for Cloudflare's ranges that open other ports stay as they are (${few(others.map(escape))}); to take them over, name those ports as well with --ports`,
-          ),
-        ]),
-    ...(mixed.length === 0
-      ? []
-      : [
-          warn(
-            `what has ranges of Cloudflare's and serves something else as well stays as it is (${few(mixed.map(escape))}); take the ranges out by hand`,
-          ),
-        ]),
-    ...(strays.length === 0
-      ? []
-      : [
-          warn(
-            'a script that wrote these rules, or a file that is loaded at boot (/etc/nftables.conf), brings them back: take them out there as well',
-          ),
-        ]),
-  ];
+  const left = leftAlone(others, mixed);
+  if (strays.length === 0) return left;
+  const text =
+    'a script that wrote these rules, or a file that is loaded at boot (/etc/nftables.conf), brings them back: take them out there as well';
+  return [...left, { level: 'warning', text }];
 }
 
 function ownSets(ranges: Ranges): NftTable {
@@ -565,16 +545,6 @@ function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefine
   if (standing !== undefined) return { chain: name.chain, before: standing.before };
   const next = limit < 0 ? undefined : rules.slice(limit).find((r) => !isOurJump(r));
   return { chain: name.chain, before: next?.handle ?? null };
-}
-
-function jumpsOf(table: NftTable, around: NftAround): Jump[] {
-  const chains = new Set(table.jumps.map((jump) => jump.chain));
-  return [...chains].flatMap((chain) =>
-    jumpsIn({ family: table.family, table: table.name, chain }, around).map(({ before }) => ({
-      chain,
-      before,
-    })),
-  );
 }
 
 // ---- observe ----

@@ -1,5 +1,6 @@
 /** Judges what somebody else wrote to let Cloudflare in: by its ports, and by its place. */
-import type { Desired } from './renderer.ts';
+import type { Desired, Notice } from './renderer.ts';
+import { escape, few } from './text.ts';
 
 /** First and last. */
 export type PortRange = readonly [number, number];
@@ -44,4 +45,30 @@ export function beyondOf(all: readonly Opens[]): string | undefined {
 /** The upper one of two places in a chain; -1 stands for none. */
 export function upper(one: number, other: number): number {
   return one < 0 || other < 0 ? Math.max(one, other) : Math.min(one, other);
+}
+
+/**
+ * What is said of rules for Cloudflare's ranges that are not taken over.
+ * @param others They open other ports, alone or as well.
+ * @param mixed They serve something else as well.
+ */
+export function leftAlone(others: readonly string[], mixed: readonly string[]): Notice[] {
+  const warn = (text: string): Notice => ({ level: 'warning', text });
+  const names = (list: readonly string[]): string => few(list.map(escape));
+  return [
+    ...(others.length === 0
+      ? []
+      : [
+          warn(
+            `rules for Cloudflare's ranges that open other ports stay as they are (${names(others)}); to take them over, name those ports as well with --ports`,
+          ),
+        ]),
+    ...(mixed.length === 0
+      ? []
+      : [
+          warn(
+            `what has ranges of Cloudflare's and serves something else as well stays as it is (${names(mixed)}); take the ranges out by hand`,
+          ),
+        ]),
+  ];
 }

@@ -30,6 +30,8 @@ interface Found {
   readonly first: number;
   /** Rules for Cloudflare's ranges that open other ports, alone or as well: they are left alone. */
   readonly others: readonly string[];
+  /** Rules that ask a set which has such ranges and others as well: they are left alone. */
+  readonly mixed: readonly string[];
 }
 
 const programs = { v4: 'iptables', v6: 'ip6tables' } as const;
@@ -51,6 +53,7 @@ export function findStrays(
 ): Found {
   const strays: IptStray[] = [];
   const others: string[] = [];
+  const mixed: string[] = [];
   const rest = new Set(table.rules);
   for (const [chain, ways] of waysIn(table)) {
     const seen = new Map<string, number>();
@@ -65,7 +68,9 @@ export function findStrays(
       const isRule = rule.text.endsWith('-j ACCEPT') && !rule.text.includes('\n');
       const asks = isRule ? read(rule.text) : undefined;
       const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
-      if (asks !== undefined && namesOnly(known, prefixes)) {
+      if (!namesOnly(known, prefixes)) {
+        if (prefixes.some((prefix) => namesOnly(known, [prefix]))) mixed.push(text);
+      } else if (asks !== undefined) {
         const all = ways.map((way) => opens(desired, way, asks));
         if (!all.includes('others')) {
           const beyond = beyondOf(all);
@@ -89,7 +94,7 @@ export function findStrays(
   const first = input.findIndex(
     (rule) => !rest.has(rule) || chains.includes(targetOf(wordsOf(rule.text)) ?? ''),
   );
-  return { strays, rest: { ...table, rules: [...rest] }, first, others };
+  return { strays, rest: { ...table, rules: [...rest] }, first, others, mixed };
 }
 
 interface IptAsks extends Asks {

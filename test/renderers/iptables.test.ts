@@ -584,6 +584,9 @@ describe('adopt', () => {
       /open other ports stay as they are \(iptables -A INPUT .*--dports 80,443,8443 -j ACCEPT; .*; and 3 more\)/,
     );
     expect(notices).toContain('brings them back');
+    expect(notices).toContain(
+      'serves something else as well stays as it is (iptables -A INPUT -p tcp -m set --match-set mixed src -m tcp --dport 443 -j ACCEPT)',
+    );
     // A rule that drops asks the set `cloudflare` as well.
     expect(notices).not.toContain('ipset destroy');
     const alone = printed('leftovers.save').replaceAll(/.*(! --match-set| dst ).*\n/g, '');

@@ -712,6 +712,14 @@ describe('adopt', () => {
     );
   });
 
+  it('goes back to one jump where there were two', () => {
+    const before = state('DROP', ['ours', 'own', 'ours'], []);
+    const there = seen(before);
+    const after = loaded(before, nftables.plan(there.owned, there));
+    expect(said(after)).toEqual(['input ours', 'input own']);
+    expect(nftables.plan(there.owned, seen(after))).toEqual([]);
+  });
+
   it('puts nothing back that is there, whether it is looked for or not', async () => {
     const now = await leftovers();
     const { observed } = adoptOn(now);
