@@ -11,6 +11,7 @@ type Load = () => Promise<{ readonly default: Check<any> }>;
  */
 const checks: Readonly<Record<string, Load>> = {
   listening: () => import('./checks/listening.ts'),
+  'keep-alive': () => import('./checks/keep-alive.ts'),
 };
 
 /** Their names, in order. */
