@@ -355,8 +355,7 @@ class Chains {
           next.push(...asked.left);
           continue;
         }
-        const own =
-          match === false ? [] : match === true ? p.sources : common(p.sources, match);
+        const own = match === false ? [] : match === true ? p.sources : common(p.sources, match);
         const others = without(p.sources, own);
         if (others.length > 0) next.push({ ...p, sources: others });
         if (own.length === 0) continue;
