@@ -10,6 +10,7 @@ type Load = () => Promise<{ readonly default: Check<any> }>;
  * sees its effect.
  */
 const checks: Readonly<Record<string, Load>> = {
+  service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),
 };

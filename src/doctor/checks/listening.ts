@@ -6,7 +6,7 @@ import { BackendError } from '../../errors.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
 /** A TCP socket that waits for connections. */
-interface Listener {
+export interface Listener {
   readonly address: string;
   readonly port: number;
 }
@@ -50,7 +50,7 @@ const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
 /** A line of proc_net_tcp(5) whose state is 0A, TCP_LISTEN. */
 const line = /^ *\d+: ([\dA-F]+):([\dA-F]{4}) \S+ 0A /gm;
 
-async function listeners(host: Pick<Host, 'read'>): Promise<readonly Listener[]> {
+export async function listeners(host: Pick<Host, 'read'>): Promise<readonly Listener[]> {
   const texts = await Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map((f) => host.read(f)));
   return texts.flatMap((text) =>
     [...(text ?? '').matchAll(line)].map(([, address, port]) => ({
@@ -177,7 +177,7 @@ function notProxied(ports: readonly number[]): Finding {
   };
 }
 
-function isLoopback({ address }: Listener): boolean {
+export function isLoopback({ address }: Listener): boolean {
   return address.startsWith('127.') || address === '::1';
 }
 
