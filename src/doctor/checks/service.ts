@@ -80,7 +80,8 @@ export default defineCheck<Seen>({
     const enabled = stopped.filter(isEnabled);
     if (found.length === 0 && !served)
       for (const unit of enabled.length > 0 ? enabled : stopped) found.push(idle(unit));
-    if (found.length === 0 && seen.untested !== null) throw new CfsyncError(exit.failed, seen.untested);
+    if (found.length === 0 && seen.untested !== null)
+      throw new CfsyncError(exit.failed, seen.untested);
     return found;
   },
 });
