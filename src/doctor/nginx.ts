@@ -58,7 +58,7 @@ async function dump(host: DoctorHost, running: boolean): Promise<Outcome | undef
 }
 
 /** The blocks of servers of http, as `http#1,server#7`. */
-function serversOf(directives: readonly Directive[]): readonly string[] {
+export function serversOf(directives: readonly Directive[]): readonly string[] {
   const found = new Set<string>();
   for (const { blocks } of directives)
     if (blocks[0]?.startsWith('http#') === true && blocks[1]?.startsWith('server#') === true)
