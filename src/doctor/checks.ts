@@ -12,6 +12,7 @@ type Load = () => Promise<{ readonly default: Check<any> }>;
 const checks: Readonly<Record<string, Load>> = {
   service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
+  tls: () => import('./checks/tls.ts'),
   'error-log': () => import('./checks/error-log.ts'),
   'real-ip': () => import('./checks/real-ip.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),

@@ -113,6 +113,7 @@ describe('allow and deny of nginx', () => {
       'server { location /status { allow 127.0.0.1; allow ::1; allow 10.0.0.0/8; deny all; } }',
       [],
     ],
+    ['an office, on loopback', `server { listen 127.0.0.1:80; listen unix:/run/x; ${office} }`, []],
     ['nobody', 'server { location ~ /\\.ht { deny all; } }', []],
     [
       'all but one',

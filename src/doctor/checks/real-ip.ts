@@ -364,7 +364,7 @@ function evasive(directives: readonly Directive[], ranges: Ranges): readonly Fin
       const [, fixed, stars] = /^((?:\d+\.)*?\d+)((?:\.\*)*)$/.exec(word) ?? [];
       const bytes = fixed?.split('.') ?? [];
       const wild = (stars?.length ?? 0) / 2;
-      if (bytes.length + wild !== 4) return [];
+      // What is not four octets matches nothing in mod_evasive, and is no prefix here.
       return [`${[...bytes, ...Array<string>(wild).fill('0')].join('.')}/${bytes.length * 8}`];
     });
   const counted = subtract({ v4: ranges.v4, v6: [] }, prefixes(spared));
