@@ -13,6 +13,7 @@ const checks: Readonly<Record<string, Load>> = {
   service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
   tls: () => import('./checks/tls.ts'),
+  overload: () => import('./checks/overload.ts'),
   'error-log': () => import('./checks/error-log.ts'),
   'real-ip': () => import('./checks/real-ip.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),

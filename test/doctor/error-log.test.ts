@@ -158,7 +158,7 @@ describe('error log of Apache', () => {
       'note part -: Apache waited in vain for its upstream: visitors see 502 or 504',
       'note part -: Apache cannot connect to its upstream: visitors see 503',
       "note part -: Apache's upstream ended the connection without an answer: visitors see 502",
-      'note part 522,524: Apache had all its workers busy, and new connections waited',
+      'warning part 522,524: Apache had all its workers busy, and new connections waited',
       "note part -: mod_evasive refused Cloudflare's addresses: visitors see 403",
       "note part -: Apache refused Cloudflare's addresses by Require or Deny: visitors see 403",
     ]);

@@ -33,6 +33,8 @@ interface Kind {
   readonly causes: Finding['causes'];
   /** Never above a note, however many. */
   readonly harmless?: true;
+  /** The server says it once, however often it is so. */
+  readonly once?: true;
   readonly advice: string;
 }
 
@@ -129,6 +131,7 @@ const kinds: readonly Kind[] = [
   {
     server: 'apache',
     pattern: /AH(?:00161|00484|10159): |server reached MaxRequestWorkers/,
+    once: true,
     title: 'Apache had all its workers busy, and new connections waited',
     causes: [522, 524],
     advice:
@@ -200,7 +203,8 @@ function told(kind: Kind, found: readonly Found[], { patient }: Seen): Finding {
       ? ''
       : `, ${number(inside)} of them for an address of Cloudflare`;
   return {
-    level: kind.harmless !== true && found.length >= many ? 'warning' : 'note',
+    level:
+      kind.harmless !== true && (found.length >= many || kind.once === true) ? 'warning' : 'note',
     share: 'part',
     causes: slow ? [524] : kind.causes,
     title: kind.title,
