@@ -244,11 +244,11 @@ function counter(text: string | undefined, group: string, name: string): number 
 
 function queues({ proc, queues: ss }: Seen, { ports }: DoctorContext): readonly Finding[] {
   const findings: Finding[] = [];
-  // LISTEN: Recv-Q is what waits to be accepted, Send-Q how much may (ss(8)).
+  // LISTEN: Recv-Q is what waits to be accepted, Send-Q how much may (ss(8)); the kernel takes one more than that.
   for (const text of (ss ?? '').split('\n')) {
     const [, waiting, most, local] = /^LISTEN +(\d+) +(\d+) +(\S+)/.exec(text) ?? [];
     const port = Number(local?.split(':').at(-1));
-    if (!ports.includes(port) || Number(most) === 0 || Number(waiting) < Number(most)) continue;
+    if (!ports.includes(port) || Number(most) === 0 || Number(waiting) <= Number(most)) continue;
     findings.push({
       level: 'problem',
       share: 'all',
