@@ -14,6 +14,7 @@ const checks: Readonly<Record<string, Load>> = {
   listening: () => import('./checks/listening.ts'),
   tls: () => import('./checks/tls.ts'),
   overload: () => import('./checks/overload.ts'),
+  dns: () => import('./checks/dns.ts'),
   'error-log': () => import('./checks/error-log.ts'),
   'real-ip': () => import('./checks/real-ip.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),

@@ -110,6 +110,19 @@ describeLive('doctor and nginx', { programs: ['nginx', 'curl', 'openssl', 'ss', 
     expect(await state()).toBe(before);
   });
 
+  test('where no resolver answers, that is said, and in time', async () => {
+    await write('/etc/resolv.conf', `nameserver ${origin.v4}\n`);
+    const start = Date.now();
+    const { code, stdout } = await lab.cfsync(
+      'doctor --format json --only dns --host www.example.com'.split(' '),
+    );
+    expect(code).toBe(0);
+    expect((JSON.parse(stdout) as Report).unchecked).toEqual([
+      { check: 'dns', why: expect.stringMatching(/^no resolver answers \(E\w+\)/) },
+    ]);
+    expect(Date.now() - start).toBeLessThan(9000);
+  });
+
   describe('the first finding is', () => {
     test('a keep-alive that is too short', async () => {
       await begin(`keepalive_timeout 2s;\n${healthy}`);

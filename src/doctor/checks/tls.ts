@@ -4,6 +4,7 @@ import { networkInterfaces } from 'node:os';
 import { checkServerIdentity, connect, type PeerCertificate, type TLSSocket } from 'node:tls';
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
+import { targetOf } from '../target.ts';
 import { isLoopback, listeners } from './listening.ts';
 
 /** How one address answered. */
@@ -52,7 +53,7 @@ export default defineCheck<Seen>({
     const heard = ports.filter(
       (port) => secure.includes(port) && all.some((one) => one.port === port && !isLoopback(one)),
     );
-    const name = typeof values.host === 'string' ? values.host : undefined;
+    const name = targetOf(values).host;
     const ends = await Promise.all(
       heard.flatMap((port) => addresses().map((address) => handshake(address, port, name))),
     );
