@@ -10,6 +10,7 @@ type Load = () => Promise<{ readonly default: Check<any> }>;
  * sees its effect.
  */
 const checks: Readonly<Record<string, Load>> = {
+  'packet-filter': () => import('./checks/packet-filter.ts'),
   listening: () => import('./checks/listening.ts'),
 };
 

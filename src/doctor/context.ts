@@ -37,7 +37,9 @@ async function appliedHere(stateDir: string): Promise<DoctorContext['applied']> 
   const records = await Promise.all(
     names.map(async (name) => {
       const { content } = (await readable(() => readUsable(stateDir, name))) ?? {};
-      return content === undefined ? [] : [{ name, ports: content.desired.tcpPorts }];
+      return content === undefined
+        ? []
+        : [{ name, mode: content.desired.mode, ports: content.desired.tcpPorts }];
     }),
   );
   return records.flat();

@@ -398,7 +398,7 @@ function fieldOf(left: unknown): Field | undefined {
     case 'state':
       return { values: ({ tracked }) => [tracked ? 'new' : 'untracked'] };
     case 'status':
-      return { values: ({ translated }) => [translated ? 'dnat' : 'none'] };
+      return { values: ({ translated }) => [translated === undefined ? 'none' : 'dnat'] };
     case 'direction':
       return { values: () => ['original'] };
     case 'proto-dst':

@@ -14,7 +14,8 @@ export interface Packet {
   readonly originalPort: number;
   /** Where it goes: to this host, or by a translation to another one, through an interface. */
   readonly to: 'here' | { readonly address: string; readonly through: string | undefined };
-  readonly translated: boolean;
+  /** The rule that translated it. */
+  readonly translated: Rule | undefined;
   /** Interfaces with a default route, by which strangers and Cloudflare come in. */
   readonly interfaces: readonly string[];
   /** Addresses of this host, of the packet's family. */
@@ -149,7 +150,7 @@ export function walk(
     for (const base of bases) {
       // Only a connection that is tracked is translated, and that once.
       const asks = (p: Parcel): boolean =>
-        isThere(p) && !(base.nat && (!p.packet.tracked || p.packet.translated));
+        isThere(p) && !(base.nat && (!p.packet.tracked || p.packet.translated !== undefined));
       const chains = new Chains(ruleset, reach);
       const { ended, left } = chains.follow(base.chain, parcels.filter(asks), 0);
       const rest = parcels.filter((p) => !asks(p));
@@ -306,7 +307,7 @@ class Chains {
       case 'translate': {
         const { address, port = packet.port } = action;
         const to = address === undefined ? ('here' as const) : this.#reach(address);
-        const moved = { ...parcel, packet: { ...packet, to, port, translated: true } };
+        const moved = { ...parcel, packet: { ...packet, to, port, translated: rule } };
         return { ...nothing, ended: [{ verdict: 'accept', rule, parcel: moved }] };
       }
       case 'unknown': {
@@ -379,7 +380,7 @@ function unique(doubts: readonly Doubt[]): readonly Doubt[] {
 function state({ packet, doubts, passed }: Parcel): string {
   const { port, to, translated, tracked, marked } = packet;
   return JSON.stringify([
-    [port, to, translated, tracked, marked],
+    [port, to, translated?.id, tracked, marked],
     doubts.map(({ rule, why }) => [rule.id, why]),
     passed.map(({ id }) => id),
   ]);

@@ -3,6 +3,7 @@ import { hexAddress } from '../../proc.ts';
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { BackendError } from '../../errors.ts';
+import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
 /** A TCP socket that waits for connections. */
@@ -85,7 +86,7 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
     findings.push({
       ...weigh(missing),
       causes: [521],
-      title: `Nothing listens on ${named(missing)}`,
+      title: `Nothing listens on ${portsText(missing)}`,
       evidence: [
         'no socket of /proc/net/tcp and tcp6 listens there',
         ...elsewhere(seen, ports, missing),
@@ -93,14 +94,14 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
       ...(gone === ports.length
         ? { command: 'systemctl status nginx apache2 caddy haproxy --no-pager' }
         : {
-            advice: `This is right if Cloudflare never connects to ${named(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
+            advice: `This is right if Cloudflare never connects to ${portsText(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
           }),
     });
   if (loopback.length > 0)
     findings.push({
       ...weigh(loopback),
       causes: [521],
-      title: `Only loopback is listened on for ${named(loopback)}`,
+      title: `Only loopback is listened on for ${portsText(loopback)}`,
       evidence: loopback.flatMap((port) =>
         on(port).map((one) => `${textOf(one)}${owner(seen, port)}`),
       ),
@@ -147,7 +148,7 @@ function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
       level: 'warning',
       share: 'part',
       causes: [521],
-      title: `Only IPv6 is listened on for ${named(v4)}`,
+      title: `Only IPv6 is listened on for ${portsText(v4)}`,
       evidence: v4.flatMap((port) => lines(seen, port)),
       advice:
         'Cloudflare connects over IPv4 to every name with an A record; let the web server listen on 0.0.0.0 as well (nginx: listen 443 ssl; next to listen [::]:443 ssl;).',
@@ -157,7 +158,7 @@ function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
       level: 'note',
       share: 'part',
       causes: [521],
-      title: `Only IPv4 is listened on for ${named(v6)}, and the host has IPv6`,
+      title: `Only IPv4 is listened on for ${portsText(v6)}, and the host has IPv6`,
       evidence: v6.flatMap((port) => lines(seen, port)),
       advice:
         'Cloudflare connects over IPv6 only to names with an AAAA record; have none, or listen on [::] as well.',
@@ -170,7 +171,7 @@ function notProxied(ports: readonly number[]): Finding {
     level: 'warning',
     share: 'part',
     causes: [],
-    title: `Cloudflare does not proxy to ${named(ports)}`,
+    title: `Cloudflare does not proxy to ${portsText(ports)}`,
     evidence: [`it proxies to ${proxied.join(', ')}`],
     advice:
       'Move the web server to one of these ports (443 is usual), or use Spectrum or a tunnel.',
@@ -203,8 +204,4 @@ function owner({ ss }: Seen, port: number): string {
     if (local?.endsWith(`:${port}`) === true && name !== undefined) return ` (${name})`;
   }
   return '';
-}
-
-function named(ports: readonly number[]): string {
-  return ports.length === 1 ? `port ${ports[0]}` : `ports ${ports.join(', ')}`;
 }
