@@ -229,7 +229,8 @@ function first(seen: FilterSeen, family: Family, port: number, busy: boolean): P
     interfaces: seen.interfaces,
     addresses: seen.addresses[family],
     tracked: true,
-    marked: false,
+    mark: 0,
+    connectionMark: 0,
     busy,
   };
 }

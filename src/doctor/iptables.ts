@@ -128,9 +128,14 @@ function actionsOf(
       return [{ kind: 'reject' }];
     case 'RETURN':
       return [{ kind: 'return' }];
-    case 'MARK':
+    case 'MARK': {
+      // What --set-mark is saved as; a smaller mask keeps a part of the old mark.
+      const [, value] =
+        /^(0x[\da-f]+|\d+)(?:\/0xffffffff)?$/.exec(option('--set-xmark') ?? '') ?? [];
+      return [{ kind: 'mark', ...(value !== undefined && { value: Number(value) }) }];
+    }
     case 'CONNMARK':
-      return [{ kind: 'mark' }];
+      return words.includes('--restore-mark') ? [{ kind: 'mark' }] : [{ kind: 'connectionMark' }];
     case 'NOTRACK':
       return [{ kind: 'untrack' }];
     case 'CT':
@@ -314,9 +319,13 @@ function read(
     case '--rcheck':
       return words.includes('--hitcount') ? limit('above') : () => unknown(`recent ${option}`);
     case '--mark': {
-      const [wanted, mask] = value.split('/').map(Number);
-      return ({ marked }) =>
-        marked || Number.isNaN(wanted! + (mask ?? 0)) ? unknown(`--mark ${value}`) : wanted === 0;
+      const [wanted = NaN, mask = 0xffffffff] = value.split('/').map(Number);
+      const isOfConnection = words.includes('connmark');
+      return ({ mark, connectionMark }) => {
+        const own = isOfConnection ? connectionMark : mark;
+        if (own === undefined || Number.isNaN(wanted + mask)) return unknown(`--mark ${value}`);
+        return (own & mask) >>> 0 === wanted;
+      };
     }
     case '--src-range':
     case '--dst-range': {

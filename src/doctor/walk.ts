@@ -21,8 +21,9 @@ export interface Packet {
   /** Addresses of this host, of the packet's family. */
   readonly addresses: readonly string[];
   readonly tracked: boolean;
-  /** Whether a rule that was passed may have set a mark. */
-  readonly marked: boolean;
+  /** Its mark and that of its connection; undefined where a rule that was passed has set what is not known. */
+  readonly mark: number | undefined;
+  readonly connectionMark: number | undefined;
   /** Whether limits count as reached. */
   readonly busy: boolean;
 }
@@ -37,7 +38,9 @@ export type Match = boolean | Intervals | Unknown;
 export type Condition = (packet: Packet) => Match;
 
 export type Action =
-  | { readonly kind: 'accept' | 'drop' | 'reject' | 'return' | 'mark' | 'untrack' }
+  | { readonly kind: 'accept' | 'drop' | 'reject' | 'return' | 'untrack' }
+  /** Sets a mark of the packet or its connection, or a zone; without a value, to what is not known. */
+  | { readonly kind: 'mark' | 'connectionMark'; readonly value?: number }
   | { readonly kind: 'jump' | 'goto'; readonly chain: string }
   | {
       readonly kind: 'translate';
@@ -301,7 +304,15 @@ class Chains {
       case 'return':
         return { ...nothing, returned: [parcel] };
       case 'mark':
-        return { ...nothing, left: [{ ...parcel, packet: { ...packet, marked: true } }] };
+        return {
+          ...nothing,
+          left: [{ ...parcel, packet: { ...packet, mark: action.value } }],
+        };
+      case 'connectionMark':
+        return {
+          ...nothing,
+          left: [{ ...parcel, packet: { ...packet, connectionMark: action.value } }],
+        };
       case 'untrack':
         return { ...nothing, left: [{ ...parcel, packet: { ...packet, tracked: false } }] };
       case 'translate': {
@@ -378,9 +389,9 @@ function unique(doubts: readonly Doubt[]): readonly Doubt[] {
 
 /** All of a parcel but its sources. */
 function state({ packet, doubts, passed }: Parcel): string {
-  const { port, to, translated, tracked, marked } = packet;
+  const { port, to, translated, tracked, mark, connectionMark } = packet;
   return JSON.stringify([
-    [port, to, translated?.id, tracked, marked],
+    [port, to, translated?.id, tracked, mark ?? '?', connectionMark ?? '?'],
     doubts.map(({ rule, why }) => [rule.id, why]),
     passed.map(({ id }) => id),
   ]);

@@ -564,10 +564,13 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
   };
 
   it('nft', { timeout: 600_000 }, async () => {
-    await check(nftRuleset, runs, async ({ text }) => {
-      await lab.origin.nft(`flush ruleset\n${text}`);
-    });
-    await lab.origin.nft('flush ruleset');
+    try {
+      await check(nftRuleset, runs, async ({ text }) => {
+        await lab.origin.nft(`flush ruleset\n${text}`);
+      });
+    } finally {
+      await lab.origin.nft('flush ruleset');
+    }
   });
 
   it.each(['nft', 'legacy'] as const)('iptables-%s', { timeout: 600_000 }, async (variant) => {
@@ -580,9 +583,12 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
       await lab.origin.must([`iptables-${variant}-restore`], { stdin: v4! });
       await lab.origin.must([`ip6tables-${variant}-restore`], { stdin: v6! });
     };
-    await check(both, runs, ({ text }) => restore(text));
-    const empty = '*filter\nCOMMIT\n*nat\nCOMMIT\n*mangle\nCOMMIT\n';
-    const open = empty.replace('*filter\n', '*filter\n:INPUT ACCEPT [0:0]\n');
-    await restore(`${open}# ip6tables\n${open}`);
+    try {
+      await check(both, runs, ({ text }) => restore(text));
+    } finally {
+      const open =
+        '*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n*nat\nCOMMIT\n*mangle\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n';
+      await restore(`${open}# ip6tables\n${open}`);
+    }
   });
 });

@@ -1,16 +1,10 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
-import { hexAddress } from '../../proc.ts';
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { BackendError } from '../../errors.ts';
+import { isLoopback, listeners, type Listener } from '../listeners.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
-
-/** A TCP socket that waits for connections. */
-interface Listener {
-  readonly address: string;
-  readonly port: number;
-}
 
 interface Seen {
   readonly listeners: readonly Listener[];
@@ -47,19 +41,6 @@ export default defineCheck<Seen>({
 
 /** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
 const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
-
-/** A line of proc_net_tcp(5) whose state is 0A, TCP_LISTEN. */
-const line = /^ *\d+: ([\dA-F]+):([\dA-F]{4}) \S+ 0A /gm;
-
-async function listeners(host: Pick<Host, 'read'>): Promise<readonly Listener[]> {
-  const texts = await Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map((f) => host.read(f)));
-  return texts.flatMap((text) =>
-    [...(text ?? '').matchAll(line)].map(([, address, port]) => ({
-      address: hexAddress(address!),
-      port: Number.parseInt(port!, 16),
-    })),
-  );
-}
 
 /** Only it tells whether a socket on `::` takes IPv4 as well (then it prints `*`), and whose each one is. */
 async function socketStatistics(host: Pick<Host, 'query'>): Promise<string | null> {
@@ -176,10 +157,6 @@ function notProxied(ports: readonly number[]): Finding {
     advice:
       'Move the web server to one of these ports (443 is usual), or use Spectrum or a tunnel.',
   };
-}
-
-function isLoopback({ address }: Listener): boolean {
-  return address.startsWith('127.') || address === '::1';
 }
 
 function lines(seen: Seen, port: number): readonly string[] {
