@@ -339,7 +339,7 @@ class Chains {
           ? { ended, left, returned: [] }
           : { ended, left: [], returned: left };
       }
-      case 'map':
+      default:
         return this.#look(rule, action.entries, parcel, depth);
     }
   }

@@ -71,7 +71,7 @@ export default defineCheck<Seen>({
       for (const hit of own) left.delete(hit);
       const title = `${what} bans ${count(inside.length, 'address', 'addresses')} of Cloudflare's`;
       found.push({
-        ...common_(own, ranges),
+        ...weight(own, ranges),
         title,
         evidence: [
           ...shown(inside.map(({ address, where }) => `${address}: ${where}`)),
@@ -175,7 +175,7 @@ function hitsOf(seen: FilterSeen, context: Parameters<typeof surveyOf>[1]): read
   return [...hits.values()];
 }
 
-function common_(
+function weight(
   hits: readonly Hit[],
   ranges: Ranges,
 ): Pick<Finding, 'level' | 'share' | 'causes' | 'explains'> {
@@ -207,7 +207,7 @@ function other(hit: Hit, seen: FilterSeen, ranges: Ranges): Finding {
   const [set] = rule.sets;
   const where = set === undefined ? 'A rule' : `The set ${set.replace(/^ipset /, '')}`;
   return {
-    ...common_([hit], ranges),
+    ...weight([hit], ranges),
     title: `${where} bans ${count(addresses.length, 'address or network', 'addresses and networks')} of Cloudflare's`,
     evidence: [...shown(addresses), line(rule)],
     command: liftCommand(rule, addresses, seen),

@@ -1,12 +1,16 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
-import { BackendError } from '../../errors.ts';
+import { BackendError, CfsyncError } from '../../errors.ts';
+import { observeFilters, type FilterSeen } from '../filters.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { surveyOf } from '../survey.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
 interface Seen {
+  /** A port may be sent on to another one, or to a container; null where the rules cannot be read. */
+  readonly filters: FilterSeen | null;
   readonly listeners: readonly Listener[];
   /** What `ss -Hltnp` printed; null where there is no ss. */
   readonly ss: string | null;
@@ -23,6 +27,10 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     return {
+      filters: await observeFilters(host).catch((error: unknown) => {
+        if (error instanceof CfsyncError) return null;
+        throw error;
+      }),
       listeners: await listeners(host),
       ss: await socketStatistics(host),
       hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
@@ -31,13 +39,34 @@ export default defineCheck<Seen>({
 
   judge(seen, context) {
     const strange = context.ports.filter((port) => !proxied.includes(port));
+    const asked = {
+      ...context,
+      ports: context.ports.filter((port) => !isSentOn(seen, port, context)),
+    };
     return [
-      ...absent(seen, context),
-      ...oneFamily(seen, context),
+      ...absent(seen, asked),
+      ...oneFamily(seen, asked),
       ...(strange.length === 0 ? [] : [notProxied(strange)]),
     ];
   },
 });
+
+/** Whether the rules send a port on to where something listens, or to another host such as a container. */
+function isSentOn(
+  { filters, listeners: all }: Seen,
+  port: number,
+  context: DoctorContext,
+): boolean {
+  if (filters === null) return false;
+  const doors = surveyOf(filters, context).doors.filter((door) => door.port === port);
+  return doors
+    .flatMap(({ cloudflare }) => cloudflare)
+    .some(
+      ({ packet }) =>
+        packet.translated !== undefined &&
+        (packet.to !== 'here' || all.some((listener) => listener.port === packet.port)),
+    );
+}
 
 /** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
 const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
