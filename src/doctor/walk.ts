@@ -339,9 +339,10 @@ class Chains {
           ? { ended, left, returned: [] }
           : { ended, left: [], returned: left };
       }
-      default:
-        return this.#look(rule, action.entries, parcel, depth);
+      case 'map':
+        break;
     }
+    return this.#look(rule, action.entries, parcel, depth);
   }
 
   /** A verdict map: the first entry that has it decides; without one the rule goes by. */

@@ -216,7 +216,7 @@ logpath = /run/lab/web.log
       await shell('ip6tables -I INPUT -p ipv6-icmp -j ACCEPT');
       await applied('--backend', 'iptables');
       const { title, evidence } = await first('published-ports', []);
-      expect(title).toBe('Published port 443 bypass the packet filter: anybody gets in');
+      expect(title).toBe('Published ports bypass the packet filter: anybody gets in on port 443');
       expect(evidence[0]).toContain('iptables nat DOCKER: -A DOCKER ! -i docker0 -p tcp');
       expect(evidence.join('\n')).toContain('-P INPUT DROP');
       await lab.expectVerdict(443, { edge: 'open', stranger: 'open' });
