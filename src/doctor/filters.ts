@@ -132,7 +132,7 @@ async function output(host: DoctorHost, command: Command): Promise<string | unde
 /** From `ip -j address show` (iproute2 6.1). */
 function addressesOn(json: string, interfaces: readonly string[]): FilterSeen['addresses'] {
   const found: Record<Family, string[]> = { v4: [], v6: [] };
-  for (const link of JSON.parse(json) as readonly unknown[]) {
+  for (const link of parsed(json)) {
     if (!interfaces.includes(String(at(link, 'ifname')))) continue;
     const list = at(link, 'addr_info');
     for (const info of Array.isArray(list) ? (list as readonly unknown[]) : []) {
@@ -142,6 +142,19 @@ function addressesOn(json: string, interfaces: readonly string[]): FilterSeen['a
     }
   }
   return found;
+}
+
+function parsed(json: string): readonly unknown[] {
+  try {
+    const links: unknown = JSON.parse(json);
+    if (Array.isArray(links)) return links as readonly unknown[];
+  } catch {
+    // Said below.
+  }
+  throw new BackendError(
+    'broken',
+    'what ip -j address printed cannot be read; look at what it says',
+  );
 }
 
 /** What the packet filters do. */
