@@ -112,6 +112,20 @@ describeLive('apply --confirm', { programs }, () => {
     expect((await apply('new')).code).toBe(exit.ok);
   });
 
+  it('counts the time from the end of the apply', async () => {
+    await apply('old', '-b', 'iptables');
+    old = await rules();
+    const halt = await Halt.before(lab.origin, '/usr/sbin/iptables-restore');
+    const running = apply('new', '-b', 'iptables', '--confirm=3');
+    await halt.reached();
+    await sleep(3500);
+    await halt.goOn();
+    expect((await running).code).toBe(exit.ok);
+    expect(await rules()).not.toBe(old);
+    expect((await apply('new')).code).toBe(exit.busy);
+    await wentBack();
+  });
+
   it('goes back at once with rollback, and the watcher does nothing more', async () => {
     await apply('new', '--confirm=3');
     expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
