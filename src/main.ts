@@ -1,7 +1,7 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
 import { noConfig, readConfig } from './config.ts';
-import { CfsyncError, exit, type ExitCode } from './errors.ts';
+import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { commandSpec, type CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
 import { makeRecorder, type Recorder } from './run-report.ts';
@@ -54,8 +54,11 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
       .then((module) => module.run(context))
       .catch((error: unknown) => complain(output, error));
     // By now every lock is free, so that a hook may run cfsync itself.
-    if (values['dry-run'] !== true) await conclude(name, code, context);
-    return code;
+    if (values['dry-run'] === true) return code;
+    await conclude(name, code, context);
+    if (values.confirm === undefined || code === exit.busy) return code;
+    const { countDown } = await import('./confirm.ts');
+    return worst([code, await countDown(settings, output)]);
   } catch (error) {
     return complain(output, error);
   }

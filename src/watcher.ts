@@ -20,7 +20,8 @@ const settings = await readSettings(
   { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
   await readConfig(file === '' ? undefined : file),
 );
-const output = makeOutput({});
+// The terminal that it was left belongs to somebody else by now: no progress there.
+const output = makeOutput({ quiet: true });
 const boot = await bootId();
 
 /** The apply of ours that still waits; undefined when it was confirmed or went back. */
