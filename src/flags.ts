@@ -265,6 +265,7 @@ export const commands = {
       'all-or-nothing',
       'confirm',
       'lock-timeout',
+      'metrics',
       ...common,
     ],
     hooks: true,
@@ -282,12 +283,14 @@ export const commands = {
   },
   rollback: {
     help: 'return to the state before the last apply, and hold',
-    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', 'dry-run', 'lock-timeout', 'metrics', ...common],
+    hooks: true,
     example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', 'metrics', ...common],
+    hooks: true,
     example: 'cfsync remove --backend nftables',
   },
   show: {

@@ -63,7 +63,7 @@ async function withLast(
 }
 
 async function goBackAll(
-  { settings, output }: Context,
+  { settings, output, record }: Context,
   reversals: readonly Reversal[],
 ): Promise<ExitCode> {
   bringToEnd();
@@ -75,11 +75,19 @@ async function goBackAll(
   for (const reversal of reversals) {
     const { plan, ...back } = await takeBack(reversal, stateDir);
     output.notices(reversal.name, back.notices);
+    const { message } = back;
     if (plan === undefined || back.code !== exit.rolledBack) {
+      record.backend(reversal.name, {
+        code: back.code,
+        message,
+        changed: back.code === exit.broken,
+      });
       output.error(back.message, { backend: reversal.name, detail: back.detail });
       codes.push(back.code);
       continue;
     }
+    const moved = { changed: plan.steps.length > 0, gained: plan.added, lost: plan.removed };
+    record.backend(reversal.name, { code: exit.ok, message, ...moved });
     for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
     output.print(parts.filter((part) => part !== '').join('; '));
