@@ -3,8 +3,8 @@ import { loadRenderer } from '../../src/load.ts';
 
 export async function optionsOf(backend: string): Promise<readonly string[]> {
   const asked = new Set<string>();
-  const { options } = await loadRenderer(backend, undefined, undefined);
-  options(
+  const renderer = await loadRenderer(backend, undefined, undefined);
+  renderer.options(
     new Proxy(
       {},
       {
