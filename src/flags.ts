@@ -278,12 +278,12 @@ export const commands = {
   },
   rollback: {
     help: 'return to the state before the last apply, and hold',
-    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', 'dry-run', 'allow-lockout', 'lock-timeout', ...common],
     example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', ...cluster, 'dry-run', 'allow-lockout', 'lock-timeout', ...common],
     example: 'cfsync remove --backend nftables',
   },
   show: {
