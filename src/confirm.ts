@@ -40,7 +40,12 @@ export async function startWatch(settings: Settings, run: Run, seconds: number):
       await leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
   } catch (error) {
     await endPending(stateDir);
-    throw error;
+    if (!(error instanceof CfsyncError)) throw error;
+    throw new CfsyncError(
+      error.code,
+      `the watcher of --confirm cannot be started: ${error.message}; nothing was changed`,
+      { cause: error },
+    );
   }
 }
 

@@ -283,13 +283,21 @@ export const commands = {
   },
   rollback: {
     help: 'return to the state before the last apply, and hold',
-    flags: ['backend', 'dry-run', 'lock-timeout', 'metrics', ...common],
+    flags: ['backend', 'dry-run', 'allow-lockout', 'lock-timeout', 'metrics', ...common],
     hooks: true,
     example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', 'metrics', ...common],
+    flags: [
+      'backend',
+      ...cluster,
+      'dry-run',
+      'allow-lockout',
+      'lock-timeout',
+      'metrics',
+      ...common,
+    ],
     hooks: true,
     example: 'cfsync remove --backend nftables',
   },
