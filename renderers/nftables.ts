@@ -19,6 +19,7 @@ import {
   elements,
   isOurJump,
   isWritable,
+  managedByIptables,
   parseListing,
   rulesOf,
   same,
@@ -308,7 +309,7 @@ function refuseForeign(name: ChainName, around: NftAround): void {
   const instead = (text: string): never => {
     throw new CfsyncError(exit.failed, `nftables: ${text}`);
   };
-  if (managedByIptables(name, around))
+  if (managedByIptables(name, around.chains))
     instead(
       `table ${table} drops the ports and belongs to iptables; rules that nft adds there lose their ports at the next iptables-save; nothing was changed; use --backend ufw where UFW runs, else --backend iptables`,
     );
@@ -326,17 +327,6 @@ function refuseForeign(name: ChainName, around: NftAround): void {
     );
 }
 
-/** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
-function managedByIptables(name: ChainName, around: NftAround): boolean {
-  return (
-    name.family !== 'inet' &&
-    ['filter', 'nat', 'mangle', 'raw', 'security'].includes(name.table) &&
-    around.chains.some(
-      (c) => c.family === name.family && c.table === name.table && /^[A-Z]+$/.test(c.chain),
-    )
-  );
-}
-
 /** Chains whose rules may be taken over: those where rules of ours can stand in their place. */
 function isAdoptable(chain: Chain, around: NftAround): boolean {
   const table = `${chain.family} ${chain.table}`;
@@ -345,7 +335,7 @@ function isAdoptable(chain: Chain, around: NftAround): boolean {
     chain.base.hook === 'input' &&
     ['ip', 'ip6', 'inet'].includes(chain.family) &&
     !isOwn({ family: chain.family, name: chain.table }) &&
-    !managedByIptables(chain, around) &&
+    !managedByIptables(chain, around.chains) &&
     chain.table !== 'firewalld' &&
     !around.owner.includes(table) &&
     !around.dormant.includes(table)

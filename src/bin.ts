@@ -4,6 +4,18 @@ import { readFileSync } from 'node:fs';
 
 const argv = process.argv.slice(2);
 
+// Who reads it may have seen enough, as in `cfsync show | head`.
+for (const stream of [process.stdout, process.stderr])
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    // EIO: its terminal is gone.
+    if (error.code === 'EPIPE' || error.code === 'EIO') return;
+    process.once('exit', () => {
+      if (process.exitCode === 0) process.exitCode = 1;
+    });
+    if (stream === process.stdout)
+      process.stderr.write(`cfsync: standard output cannot be written: ${error.message}\n`);
+  });
+
 /** package.json lies one folder above src in the sources, two above dist/src. */
 function version(): string {
   for (const up of ['..', '../..']) {

@@ -7,7 +7,7 @@ import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
 
-const defaultConfig = '/etc/cfsync/config.yaml';
+export const defaultConfig = '/etc/cfsync/config.yaml';
 
 type Section = Readonly<Record<string, unknown>>;
 
@@ -22,6 +22,9 @@ export interface Config {
   /** `FILE:LINE` of a setting, by its keys from the top; the line of what holds it where it is not set. */
   place(...keys: readonly string[]): string;
 }
+
+/** What there is where there is no file. */
+export const noConfig: Config = { file: undefined, settings: {}, backends: {}, place: () => '' };
 
 /** Settings of the file's top level that are read under their own names. */
 const settingKeys = [
@@ -50,8 +53,7 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   try {
     text = await readFile(file, 'utf8');
   } catch (cause) {
-    if (path === undefined && errno(cause) === 'ENOENT')
-      return { file: undefined, settings: {}, backends: {}, place: () => '' };
+    if (path === undefined && errno(cause) === 'ENOENT') return noConfig;
     throw new CfsyncError(
       exit.failed,
       `cannot read the configuration ${escape(file)}: ${errno(cause)}; nothing was changed`,

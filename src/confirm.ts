@@ -7,6 +7,7 @@ import type { Run } from './journal.ts';
 import type { Output } from './output.ts';
 import { endPending, writePending } from './pending.ts';
 import type { Settings } from './settings.ts';
+import { runningFolder } from './systemd.ts';
 
 const watcher = fileURLToPath(new URL(`watcher${import.meta.url.slice(-3)}`, import.meta.url));
 
@@ -29,13 +30,18 @@ export async function startWatch(settings: Settings, run: Run, seconds: number):
       await leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
   } catch (error) {
     await endPending(stateDir);
-    throw error;
+    if (!(error instanceof CfsyncError)) throw error;
+    throw new CfsyncError(
+      error.code,
+      `the watcher of --confirm cannot be started: ${error.message}; nothing was changed`,
+      { cause: error },
+    );
   }
 }
 
 /** systemd-logind may end all processes of a session with it (KillUserProcesses=, logind.conf(5)), also detached ones. */
 async function underSystemd(argv: readonly string[]): Promise<boolean> {
-  if ((await host.list('/run/systemd/system')) === undefined) return false;
+  if ((await host.list(runningFolder)) === undefined) return false;
   const options = ['--quiet', '--collect', '--description=cfsync waits for its confirmation'];
   const { code } = await runProgram({ argv: ['systemd-run', ...options, '--', ...argv] });
   return code === 0;

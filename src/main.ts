@@ -1,5 +1,6 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
+import { noConfig, readConfig } from './config.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import { commandSpec, type CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
@@ -31,6 +32,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
+  init: () => import('./commands/init.ts'),
   config: () => import('./commands/config.ts'),
   completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
@@ -42,7 +44,10 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
   try {
     const { command, words, values } = parseArguments(argv);
     output = makeOutput(values);
-    const settings = await readSettings(values);
+    // `init` writes the file, and does not mind what is in another one.
+    const config =
+      command === 'init' ? noConfig : await readConfig(values.config as string | undefined);
+    const settings = await readSettings(values, config);
     const context = { settings, words, output, record };
     const name = command as CommandName;
     const code = await load[name]()

@@ -31,6 +31,31 @@ export function stringList(value: unknown, where: string): readonly string[] {
   throw new CfsyncError(exit.usage, `${where}: must be a list of strings`);
 }
 
+/** A prefix of the admin's own, and what it is. */
+interface Extra {
+  readonly prefix: string;
+  readonly comment?: string;
+}
+
+/** A list of prefixes, each a text or `{ prefix, comment }`; a single text counts as a list of one. */
+export function extras(value: unknown, where: string): readonly Extra[] {
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  return list.map((entry) => {
+    if (typeof entry === 'string') return { prefix: entry };
+    if (typeof entry !== 'object' || entry === null || Array.isArray(entry))
+      throw new CfsyncError(
+        exit.usage,
+        `${where}: must be a list of prefixes, each as in 198.51.100.0/24 or as {prefix: 198.51.100.0/24, comment: the office}`,
+      );
+    const fields = entry as Readonly<Record<string, unknown>>;
+    checkKeys(fields, ['prefix', 'comment'], where);
+    return {
+      prefix: text(fields.prefix, `${where}: prefix`),
+      ...(fields.comment !== undefined && { comment: text(fields.comment, `${where}: comment`) }),
+    };
+  });
+}
+
 /** A text that is not empty. */
 export function text(value: unknown, where: string): string {
   if (typeof value === 'string' && value !== '') return value;

@@ -36,7 +36,13 @@ export async function probe(what: Probe): Promise<string | undefined> {
 
 async function ask(url: URL): Promise<string | undefined> {
   const { request } = await import('undici');
-  const { statusCode, body } = await request(url, { signal: AbortSignal.timeout(timeout) });
-  await body.dump();
-  return statusCode < 400 ? undefined : `${escape(url.href)} answered ${statusCode}`;
+  const signal = AbortSignal.timeout(timeout);
+  try {
+    const { statusCode, body } = await request(url, { signal });
+    await body.dump({ limit: 128 * 1024, signal });
+    return statusCode < 400 ? undefined : `${escape(url.href)} answered ${statusCode}`;
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    return `${escape(url.href)} did not answer within ${timeout / 1000} s`;
+  }
 }

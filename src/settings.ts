@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
-import { located, locatedLater, readConfig, type Config } from './config.ts';
+import { located, locatedLater, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed, withoutSecret } from './feed-url.ts';
@@ -11,7 +11,7 @@ import { flags, type Flag } from './flags.ts';
 import type { Hooks } from './hooks.ts';
 import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
-import { argv, oneOf, stringList, text } from './options.ts';
+import { argv, extras, oneOf, text } from './options.ts';
 import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
@@ -42,8 +42,7 @@ export interface Settings {
   readonly metrics: string | undefined;
 }
 
-export async function readSettings(values: Values): Promise<Settings> {
-  const config = await readConfig(values.config as string | undefined);
+export async function readSettings(values: Values, config: Config): Promise<Settings> {
   const stateDir = resolve(
     setting(
       { values: { ...values, ...stateDirOfEnvironment(values) }, config },
@@ -232,15 +231,16 @@ export async function makeJob(settings: Settings, name: string): Promise<Job> {
   const raw = withFlags(Object.fromEntries(own), name, values);
   const set = <T>(key: string, fallback: unknown, check: (v: unknown, where: string) => T): T =>
     setting(settings, key, fallback, check, name);
+  const { extra, comments } = await ownPrefixes(config);
   const desired: Desired = {
     ranges: none,
-    extra: await extraPrefixes(config),
+    extra,
     tcpPorts: set('ports', '80,443', parsePorts),
     udpPorts: set('udp-ports', '', udpPorts),
     mode: set('mode', 'allow', (value, where) => oneOf(value, ['allow', 'lockdown'], where)),
   };
   const options = located(config, ['backends', name], () => renderer.options(raw));
-  return { name, renderer, options, raw, desired };
+  return { name, renderer, options, raw, desired, comments };
 }
 
 /** The options of a backend, with what flags and environment say on top. */
@@ -261,13 +261,22 @@ export function withFlags(
   return raw;
 }
 
-/** The gate loads a package, so only where there is something to check. */
-async function extraPrefixes(config: Config): Promise<Ranges> {
+/** The admin's own prefixes. The gate loads a package, so only where there is something to check. */
+async function ownPrefixes(
+  config: Config,
+): Promise<{ readonly extra: Ranges; readonly comments: NonNullable<Job['comments']> }> {
   const { extra } = config.settings;
-  if (extra === undefined) return none;
+  if (extra === undefined || extra === null) return { extra: none, comments: [] };
   return locatedLater(config, ['extra'], async () => {
     const { parseExtra } = await import('./gate.ts');
-    return parseExtra(stringList(extra, 'extra'));
+    const entries = extras(extra, 'extra');
+    return {
+      extra: parseExtra(entries.map(({ prefix }) => prefix)),
+      comments: entries.flatMap(({ prefix, comment }) => {
+        const { v4, v6 } = parseExtra([prefix]);
+        return comment === undefined ? [] : [{ prefix: [...v4, ...v6][0]!, comment }];
+      }),
+    };
   });
 }
 

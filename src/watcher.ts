@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lookAgain } from './again.ts';
 import { expire } from './change.ts';
+import { readConfig } from './config.ts';
 import { CfsyncError } from './errors.ts';
 import { bootId } from './host.ts';
 import { beginRun } from './journal.ts';
@@ -10,16 +11,15 @@ import { makeOutput } from './output.ts';
 import { readPending, secondsLeft, type Pending } from './pending.ts';
 import { readSettings } from './settings.ts';
 
-const [stateDir = '', run = '', config = ''] = process.argv.slice(2);
+const [stateDir = '', run = '', file = ''] = process.argv.slice(2);
 
 /** Longer than any apply: it must not give up while one holds the lock. */
 const patience = 3600;
 
-const settings = await readSettings({
-  'state-dir': stateDir,
-  'lock-timeout': patience,
-  ...(config === '' ? {} : { config }),
-});
+const settings = await readSettings(
+  { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
+  await readConfig(file === '' ? undefined : file),
+);
 const output = makeOutput({});
 const boot = await bootId();
 

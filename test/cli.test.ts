@@ -218,6 +218,32 @@ describe('a renderer of somebody else, named in the configuration', () => {
     );
   });
 
+  it('gets the own prefixes where it filters; what they are is said when they come', async () => {
+    const filter = listRenderer
+      .replace("kind: 'list'", "kind: 'filter'")
+      .replace(
+        'owned: { ranges,',
+        'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
+      );
+    writeFileSync(join(folder, 'haproxy.mjs'), filter);
+    const entries = 'extra:\n  - 10.0.0.0/16\n  - {prefix: 10.1.2.3, comment: the office}\n';
+    const rest = `backends: {lb: {renderer: ./haproxy.mjs, path: ${list}}}\n`;
+    writeFileSync(join(folder, 'config.yaml'), entries + rest);
+    const own = '; among them your own 10.1.2.3/32 (the office)\n';
+    const apply = (...args: string[]) => run('apply', '--source', 'bundled', ...args);
+    expect((await apply('--dry-run')).stdout).toContain(own);
+    expect((await apply()).stdout).toContain(own);
+    expect(await apply()).toMatchObject({ code: exit.ok, stdout: '' });
+    const { stdout } = await run('config', 'show');
+    expect(stdout).toContain('extra: ["10.0.0.0/16",{"prefix":"10.1.2.3","comment":"the office"}]');
+    // Only what comes is named, not what was there.
+    writeFileSync(
+      join(folder, 'config.yaml'),
+      `${entries}  - {prefix: fd00::/16, comment: lab}\n${rest}`,
+    );
+    expect((await apply()).stdout).not.toContain('office');
+  });
+
   it('is applied, verified and removed like the others', async () => {
     const applied = await run('apply', '--source', 'bundled');
     expect(applied).toMatchObject({ code: exit.ok, stderr: '' });
@@ -311,6 +337,10 @@ describe('config', () => {
       [`${right}lock-timeout: soon\n`, 'config.yaml:6: lock-timeout: must be a whole number'],
       [`${right}probe: x\n`, 'config.yaml:6: probe: must be'],
       [`${right}extra: [10.0.0.1/8]\n`, 'config.yaml:6: extra prefix 10.0.0.1/8'],
+      [`${right}extra: [1]\n`, 'config.yaml:6: extra: must be a list of prefixes, each as in'],
+      [`${right}extra:\n  - {prefix: 10.0.0.1}\n  - {prefx: 10.0.0.2}\n`, 'did you mean prefix?'],
+      [`${right}extra: [{prefix: 10.0.0.1, comment: 7}]\n`, 'extra: comment: must be a text'],
+      [`${right}extra: [{comment: x}]\n`, 'extra: prefix: must be a text'],
       [`${right}source: ''\n`, 'config.yaml:6: source: must be a text'],
     ] as const) {
       write(text);

@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parse } from 'yaml';
+import { readConfig } from '../src/config.ts';
 import { exit } from '../src/errors.ts';
 import { readSettings } from '../src/settings.ts';
 import { post } from '../src/webhook.ts';
@@ -387,7 +388,9 @@ describe('the configuration', () => {
     ['on-chance: [mail]', 'unknown key on-chance (did you mean on-change?)'],
   ])('%s is a mistake', async (line, message) => {
     config(line);
-    const settings = readSettings({ config: at('config.yaml'), 'state-dir': at('state') });
+    const settings = readConfig(at('config.yaml')).then((file) =>
+      readSettings({ 'state-dir': at('state') }, file),
+    );
     await expect(settings).rejects.toMatchObject({
       code: exit.usage,
       message: expect.stringMatching(/^\S+config\.yaml:1: /) as string,

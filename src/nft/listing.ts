@@ -67,6 +67,18 @@ export function isWritable(name: string): boolean {
   return /^[A-Za-z_.][A-Za-z0-9_./-]*$/.test(name);
 }
 
+/** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
+export function managedByIptables(
+  { family, table }: Pick<ChainName, 'family' | 'table'>,
+  chains: readonly ChainName[],
+): boolean {
+  return (
+    family !== 'inet' &&
+    ['filter', 'nat', 'mangle', 'raw', 'security'].includes(table) &&
+    chains.some((c) => c.family === family && c.table === table && /^[A-Z]+$/.test(c.chain))
+  );
+}
+
 /** The rules of a chain, in order. Sorted out once for all: some hosts have thousands of chains and rules. */
 export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule[] {
   const key = (name: ChainName): string => JSON.stringify([name.family, name.table, name.chain]);

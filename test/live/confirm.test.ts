@@ -88,7 +88,8 @@ describeLive('apply --confirm', { programs }, () => {
     const applied = await rules();
     const waits =
       /^cfsync: an apply waits [1-6] s more for its confirmation; nothing was changed; /;
-    for (const args of [line('old'), line('new', '--confirm=9'), ['remove']])
+    const adopt = ['adopt', '-b', 'iptables', '--source=/run/lab/old'];
+    for (const args of [line('old'), line('new', '--confirm=9'), ['remove'], adopt])
       expect(await lab.cfsync(args)).toEqual({
         code: exit.busy,
         stdout: '',
@@ -124,6 +125,29 @@ describeLive('apply --confirm', { programs }, () => {
     expect(await rules()).not.toBe(old);
     expect((await apply('new')).code).toBe(exit.busy);
     await wentBack();
+  });
+
+  it('changes nothing when its watcher cannot be started', async () => {
+    const log = '/run/lab/log';
+    const run = (act: string) =>
+      lab.cfsync(line('new', '--confirm=60'), {
+        env: {
+          CFSYNC_TEST_LOG: log,
+          CFSYNC_TEST_ACT: act,
+          NODE_OPTIONS: `--import=${preload}`,
+        },
+      });
+    expect((await run('')).code).toBe(exit.ok);
+    const start = (await shell(`grep watcher.js ${log}`)).trim();
+    expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
+    await shell('rm /run/lab/state/hold.json');
+    const { code, stderr } = await run(`fail:EACCES run ${JSON.parse(start).n}`);
+    expect(stderr).toMatch(
+      /^cfsync: the watcher of --confirm cannot be started: .*; nothing was changed\n$/,
+    );
+    expect(code).toBe(exit.failed);
+    expect(await rules()).toBe(old);
+    expect((await apply('new')).code).toBe(exit.ok);
   });
 
   it('goes back at once with rollback, and the watcher does nothing more', async () => {
@@ -298,13 +322,22 @@ END
       expect((await apply('new')).code).toBe(exit.ok);
     });
 
-    it('that does not end takes it back', async () => {
+    it.for([
+      ['a program', '[sleep, "1000"]', 'sleep 1000 did not end within 30 s'],
+      [
+        'a URL',
+        'http://127.0.0.1:8080/silent',
+        'http://127.0.0.1:8080/silent did not answer within 30 s',
+      ],
+    ] as const)('that is %s without an end takes it back', async ([, probe, why]) => {
+      const server = lab.origin.spawn([process.execPath, '-e', agent]);
+      await new Promise((ready) => server.stdout.once('data', ready));
       const { code, stderr } = await lab.cfsync(
-        line('new', await probing('[sleep, "1000"]')),
+        line('new', await probing(probe)),
         // Waits pass faster; no program is made to hang.
         { env: { NODE_OPTIONS: `--import=${preload}`, CFSYNC_TEST_ACT: 'hang-before run 9999' } },
       );
-      expect(stderr).toContain('the probe failed: sleep 1000 did not end within 30 s;');
+      expect(stderr).toContain(`the probe failed: ${why};`);
       expect(code).toBe(exit.rolledBack);
       expect(await rules()).toBe(old);
     });
