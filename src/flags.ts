@@ -313,7 +313,7 @@ export const commands = {
     example: 'cfsync contains 173.245.48.10 --source bundled',
   },
   init: {
-    help: 'write a configuration for what is in use on this host, and print the timer for it',
+    help: 'write a configuration for what is in use here, and print the timer for it',
     flags: ['install-timer', 'dry-run', ...common.filter((name) => name !== 'state-dir')],
     example: 'cfsync init --dry-run',
   },
