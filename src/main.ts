@@ -37,6 +37,7 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   config: () => import('./commands/config.ts'),
   completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
+  doctor: () => import('./commands/doctor.ts'),
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {
