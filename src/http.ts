@@ -2,9 +2,11 @@
 import { Agent, EnvHttpProxyAgent, type Dispatcher } from 'undici';
 import { isLoopback } from './feed-url.ts';
 
+type Options = Omit<Dispatcher.RequestOptions, 'origin' | 'path'>;
+
 export interface Clients {
-  /** @throws Error when the proxy in the environment is not a URL. */
-  to(url: URL): Dispatcher;
+  /** @throws Error, also when the proxy in the environment is not a URL. */
+  request(url: URL, options: Options): Promise<Dispatcher.ResponseData>;
   /** Idle connections would keep the process alive for seconds. */
   destroy(): Promise<void>;
 }
@@ -18,21 +20,23 @@ export function makeClients(maxResponseSize: number): Clients {
   // Loopback never goes through a proxy: on the proxy's side it would be another host, in plain text.
   const direct = new Agent({ connect, maxResponseSize });
   let proxied: Dispatcher | undefined;
+  const to = (url: URL): Dispatcher => {
+    if (isLoopback(url)) return direct;
+    try {
+      // HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in either case. With a proxy, undici ignores `connect` and
+      // takes the other two.
+      const tls = { connect, requestTls: connect, proxyTls: connect };
+      return (proxied ??= new EnvHttpProxyAgent({ ...tls, maxResponseSize }));
+    } catch (cause) {
+      // Its value is not shown: it may hold a password.
+      throw new Error('the proxy in the environment (HTTPS_PROXY, HTTP_PROXY) is not a URL', {
+        cause,
+      });
+    }
+  };
   return {
-    to(url) {
-      if (isLoopback(url)) return direct;
-      try {
-        // HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in either case. With a proxy, undici ignores `connect` and
-        // takes the other two.
-        const tls = { connect, requestTls: connect, proxyTls: connect };
-        return (proxied ??= new EnvHttpProxyAgent({ ...tls, maxResponseSize }));
-      } catch (cause) {
-        // Its value is not shown: it may hold a password.
-        throw new Error('the proxy in the environment (HTTPS_PROXY, HTTP_PROXY) is not a URL', {
-          cause,
-        });
-      }
-    },
+    request: async (url, options) =>
+      to(url).request({ ...options, origin: url.origin, path: `${url.pathname}${url.search}` }),
     async destroy() {
       await Promise.all([direct.destroy(), proxied?.destroy()]);
     },
