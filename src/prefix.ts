@@ -417,7 +417,7 @@ function sort(table: Table): Table {
   return ordered(table, order);
 }
 
-function rowsOf({ rows }: Table): Uint32Array {
+function rowsOf({ rows }: Table) {
   return new Uint32Array(rows).map((_, row) => row);
 }
 

@@ -16,12 +16,7 @@ const [stateDir = '', run = '', file = ''] = process.argv.slice(2);
 /** Longer than any apply: it must not give up while one holds the lock. */
 const patience = 3600;
 
-const settings = await readSettings(
-  { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
-  await readConfig(file === '' ? undefined : file),
-);
 const output = makeOutput({});
-const boot = await bootId();
 
 /** The apply of ours that still waits; undefined when it was confirmed or went back. */
 async function waiting(): Promise<Pending | undefined> {
@@ -30,6 +25,11 @@ async function waiting(): Promise<Pending | undefined> {
 }
 
 async function watch(): Promise<void> {
+  const settings = await readSettings(
+    { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
+    await readConfig(file === '' ? undefined : file),
+  );
+  const boot = await bootId();
   for (let pending = await waiting(); pending !== undefined; pending = await waiting()) {
     const left = secondsLeft(pending, boot);
     if (left > 0) await sleep(left * 1000);
@@ -43,11 +43,9 @@ async function watch(): Promise<void> {
   }
 }
 
-try {
-  await watch();
-} catch (error) {
+watch().catch((error: unknown) => {
   // The next run of cfsync goes back in its place.
   if (!(error instanceof CfsyncError)) throw error;
   output.error(error.message, { detail: error.detail });
   process.exitCode = error.code;
-}
+});
