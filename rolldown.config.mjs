@@ -84,5 +84,12 @@ export default defineConfig({
     entryFileNames: '[name].js',
     chunkFileNames: 'src/[name].js',
     sourcemap: true,
+    codeSplitting: {
+      // The large ones are loaded by few commands; their names are for test/startup.test.ts.
+      groups: ['undici', 'yaml', 'diff'].map((name) => ({
+        name: `package-${name}`,
+        test: (id) => id.includes(`/node_modules/${name}/`),
+      })),
+    },
   },
 });

@@ -54,7 +54,7 @@ import {
 } from '../src/renderer.ts';
 import { refuseOpen, trustedOption } from '../src/trusted.ts';
 import { leftAlone, upper } from '../src/strays.ts';
-import { escape, firstLines } from '../src/text.ts';
+import { firstLines, shown } from '../src/text.ts';
 
 type SetName = 'cfsync4' | 'cfsync6';
 
@@ -250,7 +250,7 @@ function chainOption(value: unknown): NftOptions['chain'] {
   if (!match)
     throw new CfsyncError(
       exit.usage,
-      `nftables: chain: ${escape(String(value))} is not FAMILY/TABLE/CHAIN (inet/filter/input), auto or none`,
+      `nftables: chain: ${shown(value)} is not FAMILY/TABLE/CHAIN (inet/filter/input), auto or none`,
     );
   return { family: match[1] as Family, table: match[2]!, chain: match[3]! };
 }

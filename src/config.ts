@@ -1,7 +1,6 @@
 /** Reads the configuration file. */
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import type { Document } from 'yaml';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
@@ -63,8 +62,10 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   await mustBeTrusted(file, 'configuration');
   const { isMap, isScalar, LineCounter, parseDocument } = await import('yaml');
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const at = (offset: number): string => `${escape(file)}:${lines.linePos(offset).line}`;
+  // Warnings are not wanted: Node would say them, with whatever stands in the file.
+  const options = { lineCounter: lines, prettyErrors: false, logLevel: 'error' } as const;
+  const document = readable(at, () => parseDocument(text, options));
   const [mistake] = document.errors;
   if (mistake !== undefined)
     throw new CfsyncError(exit.usage, `${at(mistake.pos[0])}: ${escape(mistake.message)}`, {
@@ -83,9 +84,21 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     }
     return at(offset);
   };
-  const top = section(readValue(document, at), place());
+  const value = readable(at, () => {
+    // Aliases that multiply are only found when the values are made, and those that go round when they are written.
+    const made: unknown = document.toJS({ maxAliasCount: 100 });
+    JSON.stringify(made);
+    return made;
+  });
+  const top = section(value ?? {}, place());
   knownKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], place);
   const backends = section(top.backends ?? {}, place('backends'), 'backends');
+  for (const name of Object.keys(backends))
+    if (!/^[A-Za-z0-9][\w.-]*$/.test(name))
+      throw new CfsyncError(
+        exit.usage,
+        `${place('backends', name)}: ${name} is not a name for a backend, with which its records are named as well; use letters, digits and . _ -`,
+      );
   return {
     file,
     settings: top,
@@ -99,13 +112,13 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   };
 }
 
-/** Aliases that go round, or that multiply, are only found when the values are made. */
-function readValue(document: Document, at: (offset: number) => string): unknown {
+/** What is nested too deeply is no mistake to the parser, but more than it can take. */
+function readable<T>(at: (offset: number) => string, read: () => T): T {
   try {
-    return document.toJS({ maxAliasCount: 100 }) ?? {};
+    return read();
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new CfsyncError(exit.usage, `${at(0)}: ${escape(why)}`, { cause });
+    const [why] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    throw new CfsyncError(exit.usage, `${at(0)}: ${why}`, { cause });
   }
 }
 
@@ -151,7 +164,9 @@ function withPlace(config: Config, keys: readonly string[], error: unknown): unk
 }
 
 function section(value: unknown, where: string, name?: string): Section {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Section;
+  // A set or a time of YAML is an object as well.
+  const kind: unknown = typeof value === 'object' && value && Object.getPrototypeOf(value);
+  if (kind === Object.prototype) return value as Section;
   const what = name === undefined ? '' : `${name}: `;
   throw new CfsyncError(exit.usage, `${where}: ${what}must be a mapping of names to values`);
 }

@@ -34,6 +34,8 @@ export interface DownloadOptions {
   readonly attempts?: number;
   /** Milliseconds before the second try, 500 unless given; it doubles from there, give or take a half. */
   readonly backoff?: number;
+  /** Told what an address that is asked again did. */
+  readonly again?: (text: string) => void;
 }
 
 const maxRedirects = 3;
@@ -115,6 +117,8 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
         if (!(error instanceof Failure)) throw error;
         const pause = backoff * 2 ** (attempt - 1) * (0.5 + Math.random());
         const last = attempt === attempts || !error.again || signal.aborted;
+        if (!last)
+          options.again?.(escape(`${error.message}; attempt ${attempt + 1} of ${attempts}`));
         // A pause that the signal cuts short says less than the failure before it.
         if (!last && (await sleep(pause, true, { signal }).catch(() => false))) continue;
         const tries = attempt > 1 ? ` (${attempt} attempts)` : '';

@@ -265,6 +265,7 @@ export const commands = {
       'all-or-nothing',
       'confirm',
       'lock-timeout',
+      'metrics',
       ...common,
     ],
     hooks: true,
@@ -282,12 +283,22 @@ export const commands = {
   },
   rollback: {
     help: 'return to the state before the last apply, and hold',
-    flags: ['backend', 'dry-run', 'allow-lockout', 'lock-timeout', ...common],
+    flags: ['backend', 'dry-run', 'allow-lockout', 'lock-timeout', 'metrics', ...common],
+    hooks: true,
     example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', ...cluster, 'dry-run', 'allow-lockout', 'lock-timeout', ...common],
+    flags: [
+      'backend',
+      ...cluster,
+      'dry-run',
+      'allow-lockout',
+      'lock-timeout',
+      'metrics',
+      ...common,
+    ],
+    hooks: true,
     example: 'cfsync remove --backend nftables',
   },
   show: {

@@ -34,7 +34,7 @@ export async function loadRenderer(
   configFile: string | undefined,
 ): Promise<Renderer> {
   if (where === undefined) {
-    const load = builtIn[name] ?? internal[name];
+    const load = [builtIn, internal].find((list) => Object.hasOwn(list, name))?.[name];
     if (load === undefined)
       throw new CfsyncError(
         exit.usage,

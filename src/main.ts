@@ -1,7 +1,8 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
-import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import { commandSpec, type CommandName } from './flags.ts';
+import { conclude } from './conclude.ts';
+import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
+import type { CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
 import { makeRecorder, type Recorder } from './run-report.ts';
 import type { Settings } from './settings.ts';
@@ -57,31 +58,14 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
       .then((module) => module.run(context))
       .catch((error: unknown) => complain(output, error));
     // By now every lock is free, so that a hook may run cfsync itself.
-    if (values['dry-run'] !== true) await conclude(name, code, context);
-    return code;
+    if (values['dry-run'] === true) return code;
+    await conclude(name, code, context, (error) => complain(output, error));
+    if (values.confirm === undefined || code === exit.busy) return code;
+    const { countDown } = await import('./confirm.ts');
+    return worst([code, await countDown(settings, output)]);
   } catch (error) {
     return complain(output, error);
   }
-}
-
-/** Metrics and hooks of a run; what fails there is said, and changes nothing else. */
-async function conclude(
-  command: CommandName,
-  code: ExitCode,
-  { settings, output, record }: Context,
-): Promise<void> {
-  const { metrics, hooks } = settings;
-  const spec = commandSpec(command)!;
-  const report = record.end(command, code, output.errors);
-  const failed = (error: unknown): ExitCode => complain(output, error);
-  if (metrics !== undefined && spec.flags.includes('metrics'))
-    await import('./metrics.ts')
-      .then(({ writeMetrics }) => writeMetrics(metrics, report, settings))
-      .catch(failed);
-  if (spec.hooks === true)
-    await import('./hooks.ts')
-      .then(({ runHooks }) => runHooks(hooks, report, output))
-      .catch(failed);
 }
 
 /** Says what went wrong, and answers the exit code that follows from it. */

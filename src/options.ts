@@ -1,7 +1,7 @@
 /** Checks on configuration values, shared by the renderers and the configuration file. */
 import { CfsyncError, exit } from './errors.ts';
 import type { Command } from './renderer.ts';
-import { escape, suggest } from './text.ts';
+import { escape, shown, suggest } from './text.ts';
 
 /** Refuses keys that nobody reads, naming the nearest one that somebody does. */
 export function checkKeys(
@@ -20,8 +20,7 @@ export function checkKeys(
 /** One of a few words. */
 export function oneOf<T extends string>(value: unknown, known: readonly T[], where: string): T {
   if (known.includes(value as T)) return value as T;
-  const said = escape(String(value));
-  throw new CfsyncError(exit.usage, `${where}: ${said} is not one of ${known.join(', ')}`);
+  throw new CfsyncError(exit.usage, `${where}: ${shown(value)} is not one of ${known.join(', ')}`);
 }
 
 /** A list of strings; a single string counts as a list of one. */

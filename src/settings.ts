@@ -17,7 +17,7 @@ import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
-import { escape } from './text.ts';
+import { shown } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
@@ -127,7 +127,7 @@ function url(value: unknown, where: string): string {
   if (typeof value === 'string' && URL.canParse(value) && isAllowed(new URL(value))) return value;
   throw new CfsyncError(
     exit.usage,
-    `${where}: ${escape(String(value))} is not a URL with https (http is taken from this host alone)`,
+    `${where}: ${shown(value)} is not a URL with https (http is taken from this host alone)`,
   );
 }
 
@@ -299,6 +299,9 @@ function udpPorts(value: unknown, where: string): readonly number[] {
 
 /** A whole number, 0 or more. */
 function whole(value: unknown, where: string): number {
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 0) return value;
-  throw new CfsyncError(exit.usage, `${where}: must be a whole number, 0 or more`);
+  // In seconds, the largest is still less than a timer can wait for.
+  const most = 1_000_000;
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= most)
+    return value;
+  throw new CfsyncError(exit.usage, `${where}: must be a whole number from 0 to ${most}`);
 }

@@ -1,4 +1,5 @@
 /** Words and numbers as they are printed. */
+import { inspect } from 'node:util';
 
 /**
  * What cannot be seen made visible, so that another program's output cannot steer a terminal or turn a line around:
@@ -7,6 +8,13 @@
 export function escape(text: string): string {
   return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
     c === '\t' ? ' ' : `\\u${c.codePointAt(0)!.toString(16).padStart(4, '0')}`,
+  );
+}
+
+/** A value of a configuration as a message names it; not every object lets itself be made into a text. */
+export function shown(value: unknown): string {
+  return escape(
+    typeof value === 'string' ? value : inspect(value, { depth: 1, breakLength: Infinity }),
   );
 }
 

@@ -92,7 +92,7 @@ function desiredBefore({ was, desired }: Reversal['entry'], { wanted }: Plan): D
 }
 
 async function goBackAll(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
-  const { settings, output } = context;
+  const { settings, output, record } = context;
   const refused = await lockedOut(context, reversals);
   if (refused !== undefined) return refused;
   bringToEnd();
@@ -104,11 +104,19 @@ async function goBackAll(context: Context, reversals: readonly Reversal[]): Prom
   for (const reversal of reversals) {
     const { plan, ...back } = await takeBack(reversal, stateDir);
     output.notices(reversal.name, back.notices);
+    const { message } = back;
     if (plan === undefined || back.code !== exit.rolledBack) {
+      record.backend(reversal.name, {
+        code: back.code,
+        message,
+        changed: back.code === exit.broken,
+      });
       output.error(back.message, { backend: reversal.name, detail: back.detail });
       codes.push(back.code);
       continue;
     }
+    const moved = { changed: plan.steps.length > 0, gained: plan.added, lost: plan.removed };
+    record.backend(reversal.name, { code: exit.ok, message, ...moved });
     for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
     output.print(parts.filter((part) => part !== '').join('; '));

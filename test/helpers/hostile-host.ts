@@ -66,7 +66,7 @@ function isJson(text: string): boolean {
 }
 
 /** As `recorded`; a program that was not recorded fails, because a damaged answer leads to other questions. */
-function lenient(host: Recorded): ReturnType<typeof recorded> {
+export function lenient(host: Recorded): ReturnType<typeof recorded> {
   const strict = recorded(host);
   return {
     ...strict,

@@ -270,9 +270,8 @@ describeLive('a fault in the middle of an apply', { programs }, () => {
     try {
       const sweep = new Sweep(lab, backends[name]!);
       const problems: string[] = [];
-      const F = faultsOf(name, await sweep.prepare());
-      console.log(name, F.length);
-      for (const fault of F) problems.push(...(await sweep.strike(fault)));
+      for (const fault of faultsOf(name, await sweep.prepare()))
+        problems.push(...(await sweep.strike(fault)));
       expect(problems).toEqual([]);
     } finally {
       await lab.close();
