@@ -299,11 +299,11 @@ describe('a renderer of somebody else, named in the configuration', () => {
       expect(edited).toMatchObject({ code: exit.failed, stdout: '' });
       expect(edited.stderr).toContain('plan.json is corrupt');
       const record = JSON.parse(text) as { content: object; digest: string };
-      const forged = JSON.stringify(record.content).replace('173.245.48.0/20', '192.168.0.0/16');
+      const forged = JSON.stringify(record.content).replace('172.64.0.0/13', '172.16.0.0/12');
       await writeRecord(file, 'plan', JSON.parse(forged), (content) => content);
       const refused = await run('apply', '--plan', 'plan.json');
       expect(refused).toMatchObject({ code: exit.failed, stdout: '' });
-      expect(refused.stderr).toContain('192.168.0.0/16');
+      expect(refused.stderr).toContain('172.16.0.0/12');
       expect(await run('apply', '--plan', 'none')).toMatchObject({ code: exit.failed });
       expect(readdirSync(folder)).not.toContain('cloudflare.lst');
     });
