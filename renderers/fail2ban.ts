@@ -7,7 +7,7 @@
  * replaces; where somebody does, one that is read last, with his values and ours, all literal.
  * What his values are is never parsed here: `fail2ban-client -d` is asked, in a copy without our files.
  */
-import { createRequire } from 'node:module';
+import ipaddr from 'ipaddr.js';
 import { isIP } from 'node:net';
 import { BackendError } from '../src/errors.ts';
 import {
@@ -37,9 +37,6 @@ import {
 } from '../src/renderer.ts';
 import { globalUnicastV6, specialPurpose } from '../src/special-purpose.ts';
 import { count, escape, firstLines } from '../src/text.ts';
-
-// `import` of a CommonJS package is ten times as slow as `require` (Node 20.20).
-const ipaddr: typeof import('ipaddr.js') = createRequire(import.meta.url)('ipaddr.js');
 
 /** Our two files: the texts, `null` for none. */
 interface Files {

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Document } from 'yaml';
 import { CfsyncError, errno, exit } from './errors.ts';
+import { why } from './files.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
@@ -56,7 +57,9 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     if (path === undefined && errno(cause) === 'ENOENT') return noConfig;
     throw new CfsyncError(
       exit.failed,
-      `cannot read the configuration ${escape(file)}: ${errno(cause)}; nothing was changed`,
+      `cannot read the configuration ${escape(file)}: ${why(cause)}; nothing was changed${
+        errno(cause) === 'ENOENT' ? '; cfsync init --config FILE writes one' : ''
+      }`,
       { cause },
     );
   }

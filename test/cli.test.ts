@@ -424,34 +424,3 @@ describe.runIf(process.getuid?.() === 0)('as root', () => {
     expect(readdirSync(state)).toEqual(before);
   });
 });
-
-describe('start-up', () => {
-  it('answers --version and --help without loading a package', async () => {
-    const { version } = JSON.parse(
-      readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8'),
-    ) as { version: string };
-    const trace = { NODE_DEBUG: 'esm' };
-    for (const args of [['--version'], ['-V'], ['--help'], ['apply', '--help']]) {
-      const { code, stdout, stderr } = await cfsync(args, trace);
-      expect(code).toBe(exit.ok);
-      expect(stdout).toContain(args[0]!.toLowerCase().startsWith('--v') ? version : '');
-      expect(stderr).not.toContain('node_modules');
-    }
-  });
-
-  it.each([
-    [
-      ['render', '-b', 'nftables', '--source', 'bundled'],
-      ['undici', '/diff/', '/yaml/'],
-    ],
-    [
-      ['show', '--source', 'bundled'],
-      ['undici', '/diff/', '/yaml/'],
-    ],
-  ])('%j loads only what it needs', async (args, unwanted) => {
-    const { stderr } = await cfsync(args, { NODE_DEBUG: 'esm' });
-    expect(stderr).toContain('node_modules/yargs');
-    for (const name of unwanted)
-      expect(stderr).not.toContain(`node_modules/${name.replaceAll('/', '')}/`);
-  });
-});
