@@ -287,25 +287,36 @@ IgnoreIP: 172.64.0.0/13 # not a comment
     for (const start of [
       '',
       '[DEFAULT]\n',
+      '[DEFAULT]\nx',
       '[DEFAULT]\nignoreip = ',
       '[DEFAULT]\nignoreip = 1\n    ',
     ])
       await expectLinear(
-        (size) => withoutEntries(start + piece.repeat(size), (_, entry) => entry.text === 'a'),
+        (size) =>
+          withoutEntries(`${start}${piece.repeat(size)}x`, (_, entry) => entry.text === 'a'),
         `${start} ${piece}`,
       );
   });
 
+  const adopted = async (jails: string): Promise<unknown> => {
+    const one = { ...hosts.leftovers, files: { '/etc/fail2ban/jail.local': jails } };
+    const observed = await observe(one);
+    return fail2ban.adopt!(observed, desired(), known);
+  };
+
   test('may set ignoreip very often', async () => {
     await expectLinear(
-      (size) => {
-        const often = `[DEFAULT]\n${'ignoreip = 104.16.0.0/13\n'.repeat(size)}`;
-        return observe({ ...hosts.plain, files: { '/etc/fail2ban/jail.local': often } }).catch(
-          () => undefined,
-        );
-      },
-      'ignoreip',
-      600,
+      (size) => adopted(`[DEFAULT]\n${'ignoreip = 104.16.0.0/13\n'.repeat(size)}`),
+      'settings',
+      100,
+    );
+  });
+
+  test('may name very many ranges', async () => {
+    await expectLinear(
+      (size) => adopted(`[DEFAULT]\nignoreip = ${'104.16.0.0/13 '.repeat(size)}\n`),
+      'ranges',
+      2000,
     );
   });
 });

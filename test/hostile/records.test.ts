@@ -267,6 +267,39 @@ describe.each(Object.entries(kinds))('a record of the kind %s', (name, { content
   });
 });
 
+/** With other ranges, in all that was applied. */
+const ranging = (v4: readonly string[], v6 = bundled.v6): Applied => ({
+  ...applied,
+  desired: { ...applied.desired, ranges: { v4, v6 } },
+});
+const planned = (one: Applied): SavedPlan => ({
+  ...plan,
+  backends: [{ name: 'nftables', ...one }],
+});
+
+test.each<[string, string, unknown]>([
+  ['applied', 'a list of options', { ...applied, options: [] }],
+  ['applied', 'no options', { ...applied, options: null }],
+  ['applied', 'an address without a length', ranging(['1.1.1.1'])],
+  ['applied', 'ranges that are not sorted', ranging([...bundled.v4].reverse())],
+  ['applied', 'port 0', { ...applied, desired: { ...applied.desired, tcpPorts: [0] } }],
+  ['plan', 'a private range', planned(ranging(['10.0.0.0/8']))],
+  ['plan', 'everybody', planned(ranging(['0.0.0.0/0']))],
+  ['plan', 'one family alone', planned(ranging(bundled.v4, []))],
+  ['plan', 'rules for a range', planned(ranging(['1.1.1.0/24 accept']))],
+  ['plan', 'a number for a name', { ...plan, backends: [{ name: 7, ...applied }] }],
+  ['journal', 'run 0', { ...entry, number: 0 }],
+  ['journal', 'no files', { ...entry, files: null }],
+  ['journal', 'nothing before', { ...entry, before: {} }],
+  ['pending', 'half a run', { run: 1.5, until: 100, boot: 'b' }],
+  ['pending', 'a text for a time', { run: 1, until: '100', boot: 'b' }],
+  ['hold', 'another time', { at: 'yesterday', why: 'x', boot: 'b' }],
+])('a record of the kind %s with %s is not taken', async (name, _, content) => {
+  const stateDir = await mkdtemp(join(dir, 'one-'));
+  await put(stateDir, kinds[name]!.path, recordOf(name, content));
+  expect(await kinds[name]!.read(stateDir)).toBe(false);
+});
+
 test.each(pumps)(
   'a record of %j without end is read in time that grows with its length',
   async (piece) => {
