@@ -7,7 +7,7 @@
  * replaces; where somebody does, one that is read last, with his values and ours, all literal.
  * What his values are is never parsed here: `fail2ban-client -d` is asked, in a copy without our files.
  */
-import { createRequire } from 'node:module';
+import ipaddr from 'ipaddr.js';
 import { isIP } from 'node:net';
 import { BackendError } from '../src/errors.ts';
 import {
@@ -37,9 +37,6 @@ import {
 } from '../src/renderer.ts';
 import { globalUnicastV6, specialPurpose } from '../src/special-purpose.ts';
 import { count, escape, firstLines } from '../src/text.ts';
-
-// `import` of a CommonJS package is ten times as slow as `require` (Node 20.20).
-const ipaddr: typeof import('ipaddr.js') = createRequire(import.meta.url)('ipaddr.js');
 
 /** Our two files: the texts, `null` for none. */
 interface Files {
@@ -328,8 +325,13 @@ function withMarks(files: Fail2banAround['files']): Readonly<Record<string, stri
 }
 
 function isStray(strays: readonly Fail2banStray[], file: string) {
-  return ({ section }: Setting, { text }: Entry): boolean =>
-    strays.some((one) => one.file === file && one.section === section && one.values.includes(text));
+  const key = (section: string, value: string): string => `${section}\n${value}`;
+  const all = new Set(
+    strays
+      .filter((stray) => stray.file === file)
+      .flatMap(({ section, values }) => values.map((value) => key(section, value))),
+  );
+  return ({ section }: Setting, { text }: Entry): boolean => all.has(key(section, text));
 }
 
 /**

@@ -2,7 +2,6 @@
 
 import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { request } from 'undici';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
 import { parseFeed, parseList } from './gate.ts';
@@ -85,8 +84,8 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
     try {
       let at = parseUrl(url);
       for (let hop = 0; ; hop++) {
-        const { statusCode, headers, body } = await request(at, {
-          dispatcher: clients.to(at),
+        const { statusCode, headers, body } = await clients.request(at, {
+          method: 'GET',
           signal,
           headers: { 'user-agent': 'cfsync' },
         });

@@ -1,12 +1,11 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
 import { conclude } from './conclude.ts';
-import { noConfig, readConfig } from './config.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import type { CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
 import { makeRecorder, type Recorder } from './run-report.ts';
-import { readSettings, type Settings } from './settings.ts';
+import type { Settings } from './settings.ts';
 import { escape } from './text.ts';
 
 export interface Context {
@@ -21,7 +20,8 @@ interface Command {
   run(context: Context): Promise<ExitCode>;
 }
 
-const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
+/** All but `completion`: every shell that starts asks for it, and it must not fail for a mistake in the configuration. */
+const load: Readonly<Record<Exclude<CommandName, 'completion'>, () => Promise<Command>>> = {
   fetch: () => import('./commands/fetch.ts'),
   diff: () => import('./commands/diff.ts'),
   render: () => import('./commands/render.ts'),
@@ -35,8 +35,8 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   contains: () => import('./commands/contains.ts'),
   init: () => import('./commands/init.ts'),
   config: () => import('./commands/config.ts'),
-  completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
+  doctor: () => import('./commands/doctor.ts'),
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {
@@ -45,12 +45,16 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
   try {
     const { command, words, values } = parseArguments(argv);
     output = makeOutput(values);
+    const name = command as CommandName;
+    if (name === 'completion')
+      return (await import('./commands/completion.ts')).run({ words, output });
+    const { noConfig, readConfig } = await import('./config.ts');
+    const { readSettings } = await import('./settings.ts');
     // `init` writes the file, and does not mind what is in another one.
     const config =
       command === 'init' ? noConfig : await readConfig(values.config as string | undefined);
     const settings = await readSettings(values, config);
     const context = { settings, words, output, record };
-    const name = command as CommandName;
     const code = await load[name]()
       .then((module) => module.run(context))
       .catch((error: unknown) => complain(output, error));

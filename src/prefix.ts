@@ -40,7 +40,7 @@ export function quote(text: string): string {
 export function canonical(text: string): { family: Family; text: string } | undefined {
   const family = familyOf(text);
   const table = newTable(sizes[family], 1);
-  return append(table, text) ? { family, text: print(table)[0]! } : undefined;
+  return append(table, text) ? { family, text: textsOf(table)[0]! } : undefined;
 }
 
 /**
@@ -58,12 +58,10 @@ export function parseRanges(entries: Iterable<string>): Ranges {
 
 /** Every address that is in any of them. */
 export function merge(...all: readonly Ranges[]): Ranges {
-  return perFamily((family) =>
-    load(
-      family,
-      all.flatMap((ranges) => ranges[family]),
-    ),
-  );
+  return perFamily((family) => {
+    const lists = all.map((ranges) => ranges[family]).filter((texts) => texts.length > 0);
+    return lists.length === 1 ? load(family, lists[0]!) : union(family, lists);
+  });
 }
 
 /** Every address of `a` that is not in `b`, in as few prefixes as it takes. */
@@ -139,7 +137,7 @@ export function fromInterval(first: string, last: string): string[] {
     length++;
   const at = from.words.map((word, index) => word & mask(length - index * 32));
   span(from.words, to.words, at, length, out);
-  return print(out);
+  return textsOf(out);
 }
 
 const families = ['v4', 'v6'] as const;
@@ -156,7 +154,15 @@ interface Table {
   lengths: Uint8Array;
   /** Rows in use. */
   rows: number;
+  /** The same prefixes as text, once they were printed: from then on nothing changes the table. */
+  texts?: readonly string[];
 }
+
+/**
+ * The tables of lists that were printed here. A run compares the same few lists again and again, and nearly all of
+ * its time with 100,000 prefixes would go into reading them. The lists are frozen, so that this stays true.
+ */
+const printed = new WeakMap<readonly string[], Table>();
 
 function newTable(size: number, capacity: number): Table {
   return {
@@ -184,7 +190,21 @@ function parse(family: Family, texts: readonly string[]): Table {
 }
 
 function load(family: Family, texts: readonly string[]): Table {
-  return minimal(parse(family, texts));
+  return printed.get(texts) ?? minimal(parse(family, texts));
+}
+
+function union(family: Family, lists: readonly (readonly string[])[]): Table {
+  const tables = lists.map((texts) => load(family, texts));
+  const all = newTable(
+    sizes[family],
+    tables.reduce((sum, { rows }) => sum + rows, 0),
+  );
+  for (const { words, lengths, rows, size } of tables) {
+    all.words.set(words.subarray(0, rows * size), all.rows * size);
+    all.lengths.set(lengths.subarray(0, rows), all.rows);
+    all.rows += rows;
+  }
+  return minimal(all);
 }
 
 // Order and containment
@@ -247,20 +267,27 @@ function minimal(table: Table): Table {
 function difference(a: Table, holes: Table): Table {
   const out = newTable(a.size, a.rows);
   let hole = 0;
+  let cut = false;
   for (let row = 0; row < a.rows; row++) {
     let covered = false;
     for (; hole < holes.rows; hole++) {
       covered = covers(holes, hole, a, row);
       if (covered || compare(holes, hole, a, row) >= 0) break;
     }
-    if (covered) continue; // The same hole may cover the next row too.
+    if (covered) {
+      cut = true;
+      continue; // The same hole may cover the next row too.
+    }
     const first = hole;
     while (hole < holes.rows && covers(a, row, holes, hole)) hole++;
     const start = row * a.size;
     if (first === hole) push(out, a.words, start, a.lengths[row]!);
-    else carve(a.words.slice(start, start + a.size), a.lengths[row]!, holes, first, hole, out);
+    else {
+      cut = true;
+      carve(a.words.slice(start, start + a.size), a.lengths[row]!, holes, first, hole, out);
+    }
   }
-  return out;
+  return cut ? out : a;
 }
 
 /**
@@ -360,8 +387,13 @@ function sort(table: Table): Table {
   for (let row = 1; ascending && row < rows; row++)
     ascending = compare(table, row - 1, table, row) <= 0;
   if (ascending) return table;
+  if (rows < few)
+    return ordered(
+      table,
+      rowsOf(table).sort((i, j) => compare(table, i, table, j)),
+    );
 
-  let order = new Uint32Array(rows).map((_, row) => row);
+  let order = rowsOf(table);
   let spare = new Uint32Array(rows);
   const pass = (column: Uint32Array | Uint8Array, stride: number, start: number, shift: number) => {
     const offsets = new Uint32Array(digits + 1);
@@ -382,6 +414,14 @@ function sort(table: Table): Table {
     for (let shift = 0; shift < 32; shift += digitBits) pass(words, size, word, shift);
   }
 
+  return ordered(table, order);
+}
+
+function rowsOf({ rows }: Table) {
+  return new Uint32Array(rows).map((_, row) => row);
+}
+
+function ordered({ size, words, lengths, rows }: Table, order: Uint32Array): Table {
   const sorted = newTable(size, rows);
   sorted.rows = rows;
   for (let place = 0; place < rows; place++) {
@@ -393,6 +433,9 @@ function sort(table: Table): Table {
   }
   return sorted;
 }
+
+/** Below this many rows the counters would cost more than the comparisons. */
+const few = 1000;
 
 /** Eleven bits: three passes a word, and the counters stay in the first-level cache. */
 const digitBits = 11;
@@ -515,7 +558,13 @@ function parseAddress(text: string): { family: Family; words: Uint32Array } {
 // Words to text
 
 /** One text for all rows, split once at the end: five times faster than a string for each row. */
-function print(table: Table): string[] {
+function print(table: Table): readonly string[] {
+  table.texts ??= Object.freeze(textsOf(table));
+  printed.set(table.texts, table);
+  return table.texts;
+}
+
+function textsOf(table: Table): string[] {
   if (table.rows === 0) return [];
   const out = Buffer.allocUnsafe(table.rows * (table.size === 1 ? 19 : 44));
   let at = 0;

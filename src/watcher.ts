@@ -8,6 +8,7 @@ import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { bootId } from './host.ts';
 import { beginRun } from './journal.ts';
 import { withRunLock } from './lock.ts';
+import type { Context } from './main.ts';
 import { makeOutput } from './output.ts';
 import { readPending, secondsLeft, type Pending } from './pending.ts';
 import { makeRecorder } from './run-report.ts';
@@ -18,14 +19,8 @@ const [stateDir = '', run = '', file = ''] = process.argv.slice(2);
 /** Longer than any apply: it must not give up while one holds the lock. */
 const patience = 3600;
 
-const settings = await readSettings(
-  { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
-  await readConfig(file === '' ? undefined : file),
-);
 // The terminal that it was left belongs to somebody else by now: no progress there.
 const output = makeOutput({ quiet: true });
-const boot = await bootId();
-const context = { settings, output, record: makeRecorder(new Date()) };
 
 /** The apply of ours that still waits; undefined when it was confirmed or went back. */
 async function waiting(): Promise<Pending | undefined> {
@@ -34,7 +29,7 @@ async function waiting(): Promise<Pending | undefined> {
 }
 
 /** Answers how it went, once the apply has gone back; undefined when it was confirmed, or when somebody else was faster. */
-async function watch(): Promise<ExitCode | undefined> {
+async function watch(context: Omit<Context, 'words'>, boot: string): Promise<ExitCode | undefined> {
   let code: ExitCode | undefined;
   for (let pending = await waiting(); pending !== undefined; pending = await waiting()) {
     const left = secondsLeft(pending, boot);
@@ -57,8 +52,17 @@ function complain(error: unknown): ExitCode {
   return error.code;
 }
 
-// What fails here, the next run of cfsync does in its place.
-const code = await watch().catch(complain);
-// By now the lock is free, as at the end of any other run. It is the apply that has failed.
-if (code !== undefined) await conclude('apply', code, context, complain);
-if (code !== exit.rolledBack) process.exitCode = code ?? exit.ok;
+async function main(): Promise<void> {
+  const settings = await readSettings(
+    { 'state-dir': stateDir, 'lock-timeout': patience, ...(file === '' ? {} : { config: file }) },
+    await readConfig(file === '' ? undefined : file),
+  );
+  const context = { settings, output, record: makeRecorder(new Date()) };
+  // What fails here, the next run of cfsync does in its place.
+  const code = await watch(context, await bootId()).catch(complain);
+  // By now the lock is free, as at the end of any other run. It is the apply that has failed.
+  if (code !== undefined) await conclude('apply', code, context, complain);
+  if (code !== exit.rolledBack) process.exitCode = code ?? exit.ok;
+}
+
+void main();
