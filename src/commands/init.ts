@@ -61,13 +61,14 @@ async function starter(
 ): Promise<{ readonly text: string; readonly choices: readonly Choice[] }> {
   const { choices, besides } = choose(await lookForBackends(host));
   const unusable = new Map<string, string>();
-  for (const { name } of choices) {
-    const why = await whyUnusable(settings, name);
+  for (const { name, later } of choices) {
+    const why = later ?? (await whyUnusable(settings, name));
     if (why === undefined) continue;
     unusable.set(name, why);
-    output.warning(`${name} is in use, and left out for now: ${why}`, { backend: name });
+    output.warning(`${name} is left out for now: ${why}`, { backend: name });
   }
-  for (const text of besides) output.warning(`${text}; one packet filter is kept, see above`);
+  for (const text of besides)
+    output.warning(`${text}; the configuration names one packet filter alone`);
   const usable = choices.filter(({ name }) => !unusable.has(name));
   if (usable.length === 0)
     output.warning(
