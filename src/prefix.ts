@@ -39,8 +39,10 @@ export function quote(text: string): string {
  */
 export function canonical(text: string): { family: Family; text: string } | undefined {
   const family = familyOf(text);
-  const table = newTable(sizes[family], 1);
-  return append(table, text) ? { family, text: textsOf(table)[0]! } : undefined;
+  const table = scratch[family];
+  table.rows = 0;
+  if (!append(table, text)) return undefined;
+  return { family, text: line.toString('latin1', 0, writeRow(table, 0, line, 0)) };
 }
 
 /**
@@ -112,7 +114,7 @@ export function contains(ranges: Ranges, address: string): boolean {
  */
 export function addresses(prefixes: readonly string[]): bigint {
   const family = familyOf(prefixes[0] ?? '');
-  const { rows, lengths } = parse(family, prefixes);
+  const { rows, lengths } = printed.get(prefixes) ?? parse(family, prefixes);
   const perLength = new Uint32Array(widths[family] + 1);
   for (let row = 0; row < rows; row++) perLength[lengths[row]!]!++;
   let sum = 0n;
@@ -172,6 +174,10 @@ function newTable(size: number, capacity: number): Table {
     rows: 0,
   };
 }
+
+/** One prefix of each family and its text: filled and read within one call of `canonical`. */
+const scratch = { v4: newTable(sizes.v4, 1), v6: newTable(sizes.v6, 1) };
+const line = Buffer.alloc(44);
 
 function perFamily(operation: (family: Family) => Table): Ranges {
   return { v4: print(operation('v4')), v6: print(operation('v6')) };
@@ -569,15 +575,21 @@ function textsOf(table: Table): string[] {
   const out = Buffer.allocUnsafe(table.rows * (table.size === 1 ? 19 : 44));
   let at = 0;
   for (let row = 0; row < table.rows; row++) {
-    at =
-      table.size === 1
-        ? writeV4(table.words[row]!, out, at)
-        : writeV6(table.words, row * 4, out, at);
-    out[at++] = 0x2f;
-    at = writeNumber(table.lengths[row]!, out, at);
+    at = writeRow(table, row, out, at);
     out[at++] = 0x0a;
   }
   return out.toString('latin1', 0, at - 1).split('\n');
+}
+
+function writeRow(
+  { size, words, lengths }: Table,
+  row: number,
+  out: Buffer,
+  start: number,
+): number {
+  const at = size === 1 ? writeV4(words[row]!, out, start) : writeV6(words, row * 4, out, start);
+  out[at] = 0x2f;
+  return writeNumber(lengths[row]!, out, at + 1);
 }
 
 function writeNumber(value: number, out: Buffer, start: number): number {
