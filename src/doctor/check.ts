@@ -38,7 +38,12 @@ export interface DoctorContext {
   /** Cloudflare's ranges: of the last snapshot, else of the list that comes with the release. */
   readonly ranges: Ranges;
   /** Where `ranges` comes from, and the time (ISO 8601) at which it was last known to be right. */
-  readonly list: { readonly kind: 'snapshot' | 'bundled'; readonly asOf: string };
+  readonly list: {
+    readonly kind: 'snapshot' | 'bundled';
+    readonly asOf: string;
+    /** Whether it is refreshed from the feeds; a list that a person named does not age. */
+    readonly ages: boolean;
+  };
   /** Days after which a list counts as old. */
   readonly maxAge: number;
   /** TCP ports on which Cloudflare is to get in: `--ports`, the configuration, what was applied, else 80 and 443. */

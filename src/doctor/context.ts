@@ -26,10 +26,11 @@ async function list(settings: Settings): Promise<Pick<DoctorContext, 'ranges' | 
   if (snapshot !== undefined) {
     const { ranges, origin, acceptedAt } = snapshot;
     const asOf = origin.kind === 'bundled' ? origin.detail : (check?.believed?.at ?? acceptedAt);
-    return { ranges, list: { kind: 'snapshot', asOf } };
+    const ages = check?.believed !== undefined || check?.problem !== undefined;
+    return { ranges, list: { kind: 'snapshot', asOf, ages } };
   }
   const { ranges, origin } = await resolveSource({ ...sourceOptions(settings), source: 'bundled' });
-  return { ranges, list: { kind: 'bundled', asOf: origin.detail } };
+  return { ranges, list: { kind: 'bundled', asOf: origin.detail, ages: false } };
 }
 
 async function appliedHere(stateDir: string): Promise<DoctorContext['applied']> {

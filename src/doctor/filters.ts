@@ -158,7 +158,7 @@ export interface Filters {
   ask(question: Question): readonly Result[];
 }
 
-export interface Question {
+interface Question {
   readonly family: Family;
   readonly port: number;
   readonly sources: Intervals;

@@ -210,7 +210,7 @@ function conditionsOf(
     if (option === '--comment') i++;
     else while (i + 1 < words.length && !/^(-|!$)/.test(words[i + 1]!)) values.push(words[++i]!);
     const condition = read(option, values, words, family, sets);
-    if (option === '--match-set' && /^src/.test(values[1] ?? '')) asked.push(values[0]!);
+    if (option === '--match-set' && values[1]?.startsWith('src') === true) asked.push(values[0]!);
     if (condition !== undefined) conditions.push(flip ? opposite(condition) : condition);
     flip = false;
   }

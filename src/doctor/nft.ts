@@ -292,7 +292,7 @@ function mapOf(vmap: unknown, find: Find, table: string): Action {
   let rest: readonly [Condition, Action] | undefined;
   for (const entry of listed as readonly unknown[]) {
     const [value, verdict] = Array.isArray(entry) ? (entry as readonly unknown[]) : [];
-    const [key = ''] = Object.keys((verdict ?? {}) as Expr);
+    const [key = ''] = Object.keys(verdict ?? {});
     const right = at(value, 'elem', 'val') ?? value;
     const [action] = neutral.has(key)
       ? [{ kind: 'map', entries: [] } as const]
@@ -347,7 +347,7 @@ function resolved(right: unknown, find: Find): readonly unknown[] | undefined {
 
 /** What a rule looks at, in nft's words. */
 function nameOf(left: unknown): string {
-  const [key = 'expression'] = Object.keys((left ?? {}) as Expr);
+  const [key = 'expression'] = Object.keys(left ?? {});
   const parts = ['protocol', 'field', 'key'].map((name) => at(left, key, name));
   const words = parts.filter((part) => typeof part === 'string');
   return key === 'payload' ? words.join(' ') || key : [key, ...words].join(' ');

@@ -29,12 +29,17 @@ export interface Survey {
   readonly doors: readonly Door[];
 }
 
-const known = new WeakMap<FilterSeen, Survey>();
+const known = new WeakMap<
+  FilterSeen,
+  { readonly context: DoctorContext; readonly survey: Survey }
+>();
 
 /** @throws BackendError when a listing cannot be read. */
 export function surveyOf(seen: FilterSeen, context: DoctorContext): Survey {
-  let survey = known.get(seen);
-  if (survey === undefined) known.set(seen, (survey = make(seen, context)));
+  const before = known.get(seen);
+  if (before?.context === context) return before.survey;
+  const survey = make(seen, context);
+  known.set(seen, { context, survey });
   return survey;
 }
 

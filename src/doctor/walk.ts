@@ -340,8 +340,9 @@ class Chains {
           : { ended, left: [], returned: left };
       }
       case 'map':
-        return this.#look(rule, action.entries, parcel, depth);
+        break;
     }
+    return this.#look(rule, action.entries, parcel, depth);
   }
 
   /** A verdict map: the first entry that has it decides; without one the rule goes by. */

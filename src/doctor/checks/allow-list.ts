@@ -99,12 +99,9 @@ function leftover({ filters, doors }: Survey, context: DoctorContext): readonly 
       level: 'warning',
       share: 'all',
       causes: [],
-      title: 'The allow-list has ranges that are no longer Cloudflare\u2019s'.replace(
-        '\u2019',
-        "'",
-      ),
+      title: "The allow-list has ranges that are no longer Cloudflare's",
       evidence: [...evidence].slice(0, 6),
-      advice: 'Other people\u2019s traffic comes from there by now.'.replace('\u2019', "'"),
+      advice: "Other people's traffic may come from there by now.",
       command: applyCommand(filters, first, context).replace('cfsync apply', 'cfsync adopt'),
     },
   ];
@@ -113,7 +110,7 @@ function leftover({ filters, doors }: Survey, context: DoctorContext): readonly 
 /** A snapshot that nobody refreshes will lack ranges one day. */
 function age({ doors }: Survey, { list, maxAge, now, applied }: DoctorContext): readonly Finding[] {
   const days = Math.floor((now.getTime() - Date.parse(list.asOf)) / 86_400_000);
-  if (list.kind !== 'snapshot' || days < maxAge) return [];
+  if (!list.ages || days < maxAge) return [];
   const isUsed =
     applied.length > 0 && doors.some((door) => sourcesOf(door.cloudflare, 'accept').length > 0);
   return [

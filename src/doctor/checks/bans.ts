@@ -71,7 +71,7 @@ export default defineCheck<Seen>({
       for (const hit of own) left.delete(hit);
       const title = `${what} bans ${count(inside.length, 'address', 'addresses')} of Cloudflare's`;
       found.push({
-        ...common_(own, ranges),
+        ...weight(own, ranges),
         title,
         evidence: [
           ...shown(inside.map(({ address, where }) => `${address}: ${where}`)),
@@ -88,7 +88,14 @@ export default defineCheck<Seen>({
       denied,
       `csf ${first?.where.includes('tempban') === true ? '-trd' : '-dr'} ${first?.address ?? ''}`,
     );
-    for (const hit of left) found.push(other(hit, seen.filters, ranges));
+    const places = new Map<string, Hit[]>();
+    for (const hit of left) {
+      const place = hit.rule.sets[0] ?? hit.rule.place;
+      const list = places.get(place);
+      if (list === undefined) places.set(place, [hit]);
+      else list.push(hit);
+    }
+    for (const list of places.values()) found.push(other(list, seen.filters, ranges));
     return found;
   },
 });
@@ -175,7 +182,7 @@ function hitsOf(seen: FilterSeen, context: Parameters<typeof surveyOf>[1]): read
   return [...hits.values()];
 }
 
-function common_(
+function weight(
   hits: readonly Hit[],
   ranges: Ranges,
 ): Pick<Finding, 'level' | 'share' | 'causes' | 'explains'> {
@@ -199,18 +206,25 @@ function common_(
   };
 }
 
-/** A ban that neither fail2ban nor CSF knows of. */
-function other(hit: Hit, seen: FilterSeen, ranges: Ranges): Finding {
-  const { rule, sources } = hit;
-  const prefixes = (['v4', 'v6'] as const).flatMap((family) => toPrefixes(sources[family], family));
-  const addresses = prefixes.map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+/** Bans of one set or one chain, which neither fail2ban nor CSF knows of. */
+function other(hits: readonly Hit[], seen: FilterSeen, ranges: Ranges): Finding {
+  const [{ rule, sources } = hits[0]!] = hits;
+  const addressesOf = (of: Hit['sources']): readonly string[] =>
+    (['v4', 'v6'] as const)
+      .flatMap((family) => toPrefixes(of[family], family))
+      .map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+  const all = hits.flatMap((hit) => addressesOf(hit.sources));
   const [set] = rule.sets;
-  const where = set === undefined ? 'A rule' : `The set ${set.replace(/^ipset /, '')}`;
+  const what = count(all.length, 'address or network', 'addresses and networks');
   return {
-    ...common_([hit], ranges),
-    title: `${where} bans ${count(addresses.length, 'address or network', 'addresses and networks')} of Cloudflare's`,
-    evidence: [...shown(addresses), line(rule)],
-    command: liftCommand(rule, addresses, seen),
+    ...weight(hits, ranges),
+    title:
+      set === undefined
+        ? `Rules of ${rule.place} ban ${what} of Cloudflare's`
+        : `The set ${set.replace(/^ipset /, '')} bans ${what} of Cloudflare's`,
+    evidence: [...shown(all), ...shown(hits.map((hit) => line(hit.rule)))],
+    ...(hits.length > 1 && { advice: 'This lifts the first one; the others go likewise.' }),
+    command: liftCommand(rule, addressesOf(sources), seen),
   };
 }
 

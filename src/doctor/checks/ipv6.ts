@@ -136,7 +136,9 @@ function advised(reasons: readonly string[], command: string): Pick<Finding, 'ad
   if (reason === undefined) return { command };
   const isUfw = reason.includes('ufw');
   return {
-    advice: `Then: ${command}`,
+    advice: isUfw
+      ? `ufw reload lets everybody in for about a second. Then: ${command}`
+      : `Then: ${command}`,
     command: isUfw
       ? "sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw && ufw reload"
       : `sed -i 's/^IPV6 = .*/IPV6 = "1"/' /etc/csf/csf.conf && csf -r`,

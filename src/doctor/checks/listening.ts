@@ -1,13 +1,19 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
-import { BackendError } from '../../errors.ts';
+import { BackendError, CfsyncError } from '../../errors.ts';
+import { observeFilters, type FilterSeen } from '../filters.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { surveyOf } from '../survey.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
 interface Seen {
+  /** A port may be sent on to another one, or to a container; null where the rules cannot be read. */
+  readonly filters: FilterSeen | null;
   readonly listeners: readonly Listener[];
+  /** Web servers that have a configuration here. */
+  readonly servers: readonly string[];
   /** What `ss -Hltnp` printed; null where there is no ss. */
   readonly ss: string | null;
   /** Whether the host has an IPv6 address that is neither link-local nor of its own site alone. */
@@ -23,7 +29,12 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     return {
+      filters: await observeFilters(host).catch((error: unknown) => {
+        if (error instanceof CfsyncError) return null;
+        throw error;
+      }),
       listeners: await listeners(host),
+      servers: await installed(host),
       ss: await socketStatistics(host),
       hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
     };
@@ -31,16 +42,43 @@ export default defineCheck<Seen>({
 
   judge(seen, context) {
     const strange = context.ports.filter((port) => !proxied.includes(port));
+    const asked = {
+      ...context,
+      ports: context.ports.filter((port) => !isSentOn(seen, port, context)),
+    };
     return [
-      ...absent(seen, context),
-      ...oneFamily(seen, context),
+      ...absent(seen, asked),
+      ...oneFamily(seen, asked),
       ...(strange.length === 0 ? [] : [notProxied(strange)]),
     ];
   },
 });
 
+/** Whether the rules send a port on to where something listens, or to another host such as a container. */
+function isSentOn(
+  { filters, listeners: all }: Seen,
+  port: number,
+  context: DoctorContext,
+): boolean {
+  if (filters === null) return false;
+  const doors = surveyOf(filters, context).doors.filter((door) => door.port === port);
+  return doors
+    .flatMap(({ cloudflare }) => cloudflare)
+    .some(
+      ({ packet }) =>
+        packet.translated !== undefined &&
+        (packet.to !== 'here' || all.some((listener) => listener.port === packet.port)),
+    );
+}
+
 /** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
 const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
+
+async function installed(host: Pick<Host, 'list'>): Promise<readonly string[]> {
+  const names = ['nginx', 'apache2', 'httpd', 'caddy', 'haproxy', 'lighttpd'];
+  const folders = await Promise.all(names.map((name) => host.list(`/etc/${name}`)));
+  return names.filter((_, i) => folders[i] !== undefined);
+}
 
 /** Only it tells whether a socket on `::` takes IPv4 as well (then it prints `*`), and whose each one is. */
 async function socketStatistics(host: Pick<Host, 'query'>): Promise<string | null> {
@@ -73,7 +111,9 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
         ...elsewhere(seen, ports, missing),
       ],
       ...(gone === ports.length
-        ? { command: 'systemctl status nginx apache2 caddy haproxy --no-pager' }
+        ? seen.servers[0] === undefined
+          ? { advice: 'Start the web server, or name the ports that it has with --ports.' }
+          : { command: `systemctl restart ${seen.servers[0]}` }
         : {
             advice: `This is right if Cloudflare never connects to ${portsText(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
           }),

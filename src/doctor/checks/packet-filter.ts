@@ -4,14 +4,14 @@ import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import {
   applyCommand,
   described,
-  filtersOf,
   line,
   observeFilters,
   type Filters,
   type FilterSeen,
 } from '../filters.ts';
-import { common, fromPrefixes, size, without, type Intervals } from '../intervals.ts';
-import type { Doubt, Result, Rule } from '../walk.ts';
+import { fromPrefixes, size, without, type Intervals } from '../intervals.ts';
+import { sourcesOf, surveyOf } from '../survey.ts';
+import type { Doubt, Rule } from '../walk.ts';
 import { portsText } from '../words.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */
@@ -28,7 +28,7 @@ export default defineCheck<FilterSeen>({
   observe: observeFilters,
 
   judge(seen, context) {
-    const filters = filtersOf(seen);
+    const { filters, doors } = surveyOf(seen, context);
     const groups = new Map<string, Group>();
     const add = (
       { verdict, rules, doubts }: Pick<Group, 'verdict' | 'rules' | 'doubts'>,
@@ -39,27 +39,22 @@ export default defineCheck<FilterSeen>({
       groups.set(key, group);
       group.hits.push(hit);
     };
-    for (const family of filters.families)
-      for (const port of context.ports) {
-        const sources = fromPrefixes(context.ranges[family]);
-        const quiet = filters.ask({ family, port, sources });
-        for (const result of quiet)
-          if (result.verdict !== 'accept')
-            add({ ...result, verdict: result.verdict }, { family, port, sources: result.sources });
-        for (const result of filters.ask({ family, port, sources, busy: true }))
-          for (const before of quiet) {
-            const both = common(result.sources, before.sources);
-            if (isLimit(before, result) && both.length > 0)
-              add({ ...result, verdict: 'limited' }, { family, port, sources: both });
-          }
-      }
+    for (const { family, port, cloudflare } of doors) {
+      for (const { verdict, rules, doubts, sources } of cloudflare)
+        if (verdict !== 'accept') add({ verdict, rules, doubts }, { family, port, sources });
+      const quiet = sourcesOf(cloudflare, 'accept');
+      for (const { verdict, rules, doubts, sources } of filters.ask({
+        family,
+        port,
+        sources: quiet,
+        busy: true,
+      }))
+        if (verdict === 'drop' || verdict === 'reject')
+          add({ verdict: 'limited', rules, doubts }, { family, port, sources });
+    }
     return [...groups.values()].map((group) => finding(group, filters, context));
   },
 });
-
-function isLimit(quiet: Result, busy: Result): boolean {
-  return quiet.verdict === 'accept' && (busy.verdict === 'drop' || busy.verdict === 'reject');
-}
 
 function finding(
   { verdict, rules, doubts, hits }: Group,

@@ -37,7 +37,7 @@ export default defineCheck<FilterSeen>({
         level: 'warning',
         share: 'all',
         causes: [],
-        title: `Published ${portsText(ports)} bypass the packet filter: anybody gets in`,
+        title: `Published ports bypass the packet filter: anybody gets in on ${portsText(ports)}`,
         evidence: [
           ...[...published.values()].slice(0, 4).map((rule) => `published by ${line(rule)}`),
           ...[...closing.values()].slice(0, 2).map((rule) => `and never asked: ${line(rule)}`),
