@@ -7,7 +7,7 @@
  * replaces; where somebody does, one that is read last, with his values and ours, all literal.
  * What his values are is never parsed here: `fail2ban-client -d` is asked, in a copy without our files.
  */
-import { createRequire } from 'node:module';
+import ipaddr from 'ipaddr.js';
 import { isIP } from 'node:net';
 import { BackendError } from '../src/errors.ts';
 import {
@@ -37,9 +37,6 @@ import {
 } from '../src/renderer.ts';
 import { globalUnicastV6, specialPurpose } from '../src/special-purpose.ts';
 import { count, escape, firstLines } from '../src/text.ts';
-
-// `import` of a CommonJS package is ten times as slow as `require` (Node 20.20).
-const ipaddr: typeof import('ipaddr.js') = createRequire(import.meta.url)('ipaddr.js');
 
 /** Our two files: the texts, `null` for none. */
 interface Files {
@@ -248,7 +245,11 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
 /** One for each `ignoreip`. */
 function straysOf(found: readonly Marked[]): readonly Fail2banStray[] {
   const settings = new Map<Setting, Marked[]>();
-  for (const one of found) settings.set(one.setting, [...(settings.get(one.setting) ?? []), one]);
+  for (const one of found) {
+    const own = settings.get(one.setting);
+    if (own === undefined) settings.set(one.setting, [one]);
+    else own.push(one);
+  }
   return [...settings].map(([{ section }, own]) => {
     const { file } = own[0]!;
     const values = own.map(({ entry }) => entry.text);
@@ -324,8 +325,13 @@ function withMarks(files: Fail2banAround['files']): Readonly<Record<string, stri
 }
 
 function isStray(strays: readonly Fail2banStray[], file: string) {
-  return ({ section }: Setting, { text }: Entry): boolean =>
-    strays.some((one) => one.file === file && one.section === section && one.values.includes(text));
+  const key = (section: string, value: string): string => `${section}\n${value}`;
+  const all = new Set(
+    strays
+      .filter((stray) => stray.file === file)
+      .flatMap(({ section, values }) => values.map((value) => key(section, value))),
+  );
+  return ({ section }: Setting, { text }: Entry): boolean => all.has(key(section, text));
 }
 
 /**
@@ -467,7 +473,7 @@ async function readConfiguration(
     throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
       detail: firstLines(answer.stderr),
     });
-  const answers = JSON.parse(answer.stdout) as Loaded[];
+  const answers = loadedIn(answer.stdout, tries.length + traces.length + 1);
   const [without, first, last] = answers as [Loaded, Loaded, Loaded];
   const now = answers.at(-1)!;
   // What refers to the value of our early file loads only while that is there.
@@ -489,10 +495,67 @@ async function readConfiguration(
       .map((name) => ({ name, ignoreip: values(name), own: !arrives(last, name) })),
     defaults: free ? null : values(probe),
     alone,
-    effective: now.jails ?? {},
+    effective: now.jails ?? byName([]),
     files: theirs,
     traced: sameJails(base, traced) ? traced.jails : null,
   };
+}
+
+/** What can stand in a file, and be an argument; and those of them that fail2ban takes for one value. */
+const line = /^[^\p{Cc}\p{Cs}]+$/u;
+const word = /^[^\s\p{Cc}\p{Cs}]+$/u;
+
+/** @throws BackendError when these are not so many. */
+function loadedIn(text: string, count: number): Loaded[] {
+  const answers = fromJson(text, 'fail2ban-client -d');
+  if (!Array.isArray(answers) || answers.length !== count)
+    throw unreadable('fail2ban-client -d', 'an answer is missing');
+  return answers.map((answer: unknown): Loaded => {
+    const { jails, skipped, errors } = (answer ?? {}) as Readonly<Record<string, unknown>>;
+    if (!isTexts(skipped) || !isTexts(errors) || typeof jails !== 'object')
+      throw unreadable('fail2ban-client -d', 'it does not say what was loaded');
+    const lists = jails === null ? [] : listsIn(jails, 'fail2ban-client -d');
+    const odd = lists.find(([, values]) => !values.every((value) => word.test(value)));
+    if (odd !== undefined)
+      throw unreadable('fail2ban-client -d', `jail ${odd[0]} ignores what is no word`);
+    return { jails: jails === null ? null : byName(lists), skipped, errors };
+  });
+}
+
+/** The lists of texts of an object, by names. */
+function listsIn(value: unknown, program: string): readonly (readonly [string, string[]])[] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw unreadable(program, 'there are no jails in it');
+  return Object.entries(value).map(([name, list]: [string, unknown]) => {
+    if (!isTexts(list) || !line.test(name))
+      throw unreadable(program, `jail ${name} has no list of addresses, or is none`);
+    return [name, list];
+  });
+}
+
+/** Without the names that every object has: a jail may be called `constructor`. */
+function byName<T>(entries: readonly (readonly [string, T])[]): Readonly<Record<string, T>> {
+  return Object.assign(Object.create(null) as Record<string, T>, Object.fromEntries(entries));
+}
+
+function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((part) => typeof part === 'string');
+}
+
+function fromJson(text: string, program: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw unreadable(program, 'it is cut off, or something else', cause);
+  }
+}
+
+function unreadable(program: string, why: string, cause?: unknown): BackendError {
+  return new BackendError(
+    'broken',
+    `fail2ban: what ${program} printed cannot be read: ${why}; nothing was changed; look at what it says`,
+    { cause },
+  );
 }
 
 function sameJails(one: Loaded, other: Loaded): boolean {
@@ -579,19 +642,38 @@ answers.append(load(asked["folder"]))
 print(json.dumps(answers))
 `;
 
-/** A string literal as Python's repr() prints it. */
-const pythonString = /'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"/g;
+/** A string literal as Python's repr() prints it, or what is between two; the limit spares the stack. */
+const python =
+  /(?<literal>'[^'\\]*(?:\\.[^'\\]*){0,9999}'|"[^"\\]*(?:\\.[^"\\]*){0,9999}")|(?<between>[^'"]+)/gsy;
 
-function unquote(literal: string): string {
-  return literal
+/** A list of Python's as JSON; undefined when a literal is not closed, or is none. */
+function jsonOf(text: string): string | undefined {
+  const parts: string[] = [];
+  let length = 0;
+  for (const match of text.matchAll(python)) {
+    const { literal, between } = match.groups!;
+    const words = literal === undefined ? between : unquote(literal);
+    if (words === undefined) return undefined;
+    parts.push(literal === undefined ? words : JSON.stringify(words));
+    length += match[0].length;
+  }
+  return length === text.length ? parts.join('') : undefined;
+}
+
+function unquote(literal: string): string | undefined {
+  let valid = true;
+  const text = literal
     .slice(1, -1)
     .replaceAll(
-      /\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))/g,
-      (_, x?: string, u?: string, U?: string, c?: string) =>
-        c === undefined
-          ? String.fromCodePoint(parseInt((x ?? u ?? U)!, 16))
-          : ({ n: '\n', t: '\t', r: '\r' }[c] ?? c),
+      /\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))/gs,
+      (_, x?: string, u?: string, U?: string, c?: string) => {
+        if (c !== undefined) return { n: '\n', t: '\t', r: '\r' }[c] ?? c;
+        const code = Number.parseInt((x ?? u ?? U)!, 16);
+        valid &&= code <= 0x10ffff;
+        return valid ? String.fromCodePoint(code) : '';
+      },
     );
+  return valid ? text : undefined;
 }
 
 function misconfigured(detail: readonly string[]): BackendError {
@@ -631,17 +713,32 @@ async function askServer(host: Host): Promise<readonly RunningJail[] | null> {
   // In place of `status`: one answer has the jails and the bans.
   const banned = await host.query({ argv: ['fail2ban-client', 'banned'] });
   if (banned.code !== 0) return notAnswered(banned);
-  const lists = JSON.parse(
-    banned.stdout.replaceAll(pythonString, (literal) => JSON.stringify(unquote(literal))),
-  ) as Readonly<Record<string, string[]>>[];
+  const lists = fromJson(jsonOf(banned.stdout) ?? '', 'fail2ban-client banned');
+  if (!Array.isArray(lists)) throw unreadable('fail2ban-client banned', 'there is no list in it');
   const jails: RunningJail[] = [];
-  for (const [name, bans] of lists.flatMap((list) => Object.entries(list))) {
-    const answer = await host.query({ argv: ['fail2ban-client', 'get', name, 'ignoreip'] });
+  for (const [name, bans] of lists.flatMap((list) => listsIn(list, 'fail2ban-client banned'))) {
+    const argv = ['fail2ban-client', 'get', name, 'ignoreip'] as const;
+    const answer = await host.query({ argv });
     if (answer.code !== 0) return notAnswered(answer);
-    const ignores = [...answer.stdout.matchAll(/^[|`]- (.+)$/gm)].map(([, entry]) => entry!);
+    const ignores = ignoredIn(answer.stdout);
+    if (ignores === undefined)
+      throw unreadable(argv.join(' '), 'there is no whole list of addresses in it');
     jails.push({ name, ignores, bans });
   }
   return jails.sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+/** A heading, then `|- ` and an entry a line; the last one has a backquote. A heading alone ends without a colon. */
+function ignoredIn(text: string): readonly string[] | undefined {
+  const [heading, ...lines] = text.split('\n');
+  // It ends with a line feed.
+  const isWhole =
+    heading !== '' && lines.pop() === '' && heading!.endsWith(':') === lines.length > 0;
+  const entries = lines.map((one, i) => {
+    const start = i === lines.length - 1 ? '`- ' : '|- ';
+    return one.startsWith(start) ? one.slice(start.length) : '';
+  });
+  return isWhole && entries.every((entry) => word.test(entry)) ? entries : undefined;
 }
 
 function notAnswered(outcome: Outcome): null {
@@ -809,7 +906,7 @@ function carriedText(beside: Sections): string {
 function run(what: string, words: readonly string[]): Extract<Step, { kind: 'run' }> {
   return {
     kind: 'run',
-    summary: `fail2ban: ${what}`,
+    summary: escape(`fail2ban: ${what}`),
     command: { argv: ['fail2ban-client', ...words], timeout: 120_000 },
   };
 }

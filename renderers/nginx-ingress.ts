@@ -151,14 +151,15 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
     const { force } = options;
     const api = `/api/v1/namespaces/${namespace}`;
     // Not -o json: that leaves managedFields out since kubectl 1.21, and 1.20 has no flag to have them.
-    const map = await get<ConfigMap>(host, kubectl, `${api}/configmaps/${name}`);
+    const path = `${api}/configmaps/${name}`;
+    const map = await get(host, kubectl, path, 'ConfigMap');
     if (map === undefined)
       return {
         owned: { ...nothing, target },
         around: { target, data: null, owners: {}, hiding: [], kubectl, force },
       };
-    const data = map.data ?? {};
-    const { ours, owners } = managers(map);
+    const data = dataOf(map, path);
+    const { ours, owners } = managers(map, path);
     const { cidrs, fixed } = flavours[flavour];
     const mine = pick(data, (key) => ours.has(key));
     const list = (mine[cidrs] ?? '').split(',').flatMap((word) => canonical(word)?.text ?? []);
@@ -168,7 +169,10 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
         form: 'configmap',
         target,
         data: mine,
-        foreign: pick(data, (key) => !ours.has(key) && (key === cidrs || key in fixed)),
+        foreign: pick(
+          data,
+          (key) => !ours.has(key) && (key === cidrs || Object.hasOwn(fixed, key)),
+        ),
       },
       around: { target, data, owners, hiding: await hiding(host, kubectl, api), kubectl, force },
     };
@@ -179,7 +183,7 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
     const data = dataFor(wanted, observed);
     const ours = observed.owned.data;
     const same =
-      Object.keys(ours).every((key) => key in data) &&
+      Object.keys(ours).every((key) => Object.hasOwn(data, key)) &&
       Object.entries(data).every(([key, value]) => ours[key] === value);
     // A ConfigMap that is gone took our keys with it, and apply would make a new one.
     if (same || present === null) return [];
@@ -233,7 +237,7 @@ function objectName(value: unknown, key: 'namespace' | 'name'): string {
   const name = text(value, `nginx-ingress: ${key}`);
   const label = '[a-z0-9]([-a-z0-9]*[a-z0-9])?';
   const pattern = key === 'name' ? `^${label}(\\.${label})*$` : `^${label}$`;
-  if (new RegExp(pattern).test(name) && name.length <= (key === 'name' ? 253 : 63)) return name;
+  if (name.length <= (key === 'name' ? 253 : 63) && new RegExp(pattern).test(name)) return name;
   throw new CfsyncError(
     exit.usage,
     `nginx-ingress: ${key}: ${escape(name)} is not the name of a ${key === 'name' ? 'ConfigMap' : 'namespace'}`,
@@ -341,28 +345,8 @@ function shorten(value: string): string {
 
 // ---- observed ----
 
-// What the API server answers; only the members that are read here.
-interface ConfigMap {
-  readonly data?: Data;
-  readonly metadata?: {
-    readonly managedFields?: readonly {
-      readonly manager?: string;
-      readonly operation?: string;
-      readonly fieldsV1?: Readonly<Record<string, unknown>>;
-    }[];
-  };
-}
-
-interface Services {
-  readonly items?: readonly {
-    readonly metadata: { readonly name: string; readonly namespace: string };
-    readonly spec: {
-      readonly type?: string;
-      readonly externalTrafficPolicy?: string;
-      readonly selector?: Data;
-    };
-  }[];
-}
+/** What the API server answers, before it is looked at. */
+type Fields = Readonly<Record<string, unknown>>;
 
 function kubectlOf({ kubeconfig, context }: IngressOptions): [string, ...string[]] {
   if (kubeconfig?.includes(':'))
@@ -379,13 +363,14 @@ function kubectlOf({ kubeconfig, context }: IngressOptions): [string, ...string[
 }
 
 /** An object of the API, or undefined when there is none. */
-async function get<T>(
+async function get(
   host: Host,
   kubectl: IngressAround['kubectl'],
   path: string,
-): Promise<T | undefined> {
+  kind: string,
+): Promise<Fields | undefined> {
   const outcome = await host.query({ argv: [...kubectl, 'get', '--raw', path] });
-  if (outcome.code === 0) return JSON.parse(outcome.stdout) as T;
+  if (outcome.code === 0) return parsed(outcome.stdout, path, kind);
   if (outcome.stderr.includes('(NotFound)')) return undefined;
   const reason = /\((Forbidden|Unauthorized)\)/.test(outcome.stderr) ? 'no permission' : 'broken';
   throw new BackendError(
@@ -400,19 +385,74 @@ async function get<T>(
   );
 }
 
+function parsed(text: string, path: string, kind: string): Fields {
+  let content: unknown;
+  try {
+    content = JSON.parse(text);
+  } catch (cause) {
+    throw unreadable(path, 'it is not JSON', cause);
+  }
+  if (isFields(content) && content.kind === kind) return content;
+  throw unreadable(path, `it is no ${kind}`);
+}
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function unreadable(path: string, why: string, cause?: unknown): BackendError {
+  return new BackendError(
+    'broken',
+    `nginx-ingress: what kubectl get --raw ${path} printed cannot be read: ${why}; nothing was changed; look at what it says`,
+    { cause },
+  );
+}
+
+/** A part that may be missing, which the API server says as null as well. */
+function fieldsAt(object: Fields, name: string, path: string): Fields {
+  const value = object[name] ?? {};
+  if (isFields(value)) return value;
+  throw unreadable(path, `${name} is no object`);
+}
+
+function listAt(object: Fields, name: string, path: string): readonly Fields[] {
+  const list = object[name] ?? [];
+  if (Array.isArray(list) && list.every(isFields)) return list;
+  throw unreadable(path, `${name} is no list of objects`);
+}
+
+function textAt(object: Fields, name: string, path: string): string {
+  const text = object[name] ?? '';
+  if (typeof text === 'string') return text;
+  throw unreadable(path, `${name} is no text`);
+}
+
+function dataOf(map: Fields, path: string): Data {
+  const data = fieldsAt(map, 'data', path);
+  if (Object.values(data).every((value) => typeof value === 'string')) return data as Data;
+  throw unreadable(path, 'data holds what is no text');
+}
+
 /** Which keys are ours, and whose the others are. */
-function managers({ metadata }: ConfigMap): {
+function managers(
+  map: Fields,
+  path: string,
+): {
   ours: ReadonlySet<string>;
   owners: Record<string, readonly string[]>;
 } {
   const ours = new Set<string>();
-  const owners: Record<string, readonly string[]> = {};
-  for (const { manager: name = '?', operation, fieldsV1 } of metadata?.managedFields ?? []) {
-    const fields = Object.keys(fieldsV1?.['f:data'] ?? {}).filter((f) => f.startsWith('f:'));
-    for (const key of fields.map((f) => f.slice(2)))
-      if (name === manager && operation === 'Apply') ours.add(key);
-      else owners[key] = [...(owners[key] ?? []), name].sort();
+  // A key of a ConfigMap may be `constructor`, which every other object has.
+  const owners = Object.create(null) as Record<string, string[]>;
+  for (const entry of listAt(fieldsAt(map, 'metadata', path), 'managedFields', path)) {
+    const name = textAt(entry, 'manager', path) || '?';
+    const fields = fieldsAt(fieldsAt(entry, 'fieldsV1', path), 'f:data', path);
+    const keys = Object.keys(fields).filter((f) => f.startsWith('f:'));
+    for (const key of keys.map((f) => f.slice(2)))
+      if (name === manager && entry.operation === 'Apply') ours.add(key);
+      else (owners[key] ??= []).push(name);
   }
+  for (const names of Object.values(owners)) names.sort();
   return { ours, owners };
 }
 
@@ -422,23 +462,28 @@ async function hiding(
   kubectl: IngressAround['kubectl'],
   api: string,
 ): Promise<readonly string[]> {
-  let services: Services | undefined;
+  const path = `${api}/services`;
+  const text = (object: Fields, name: string): string => textAt(object, name, path);
   try {
-    services = await get<Services>(host, kubectl, `${api}/services`);
+    const services = (await get(host, kubectl, path, 'ServiceList')) ?? {};
+    return listAt(services, 'items', path)
+      .filter((item) => {
+        const spec = fieldsAt(item, 'spec', path);
+        const selector = fieldsAt(spec, 'selector', path);
+        const app = text(selector, 'app.kubernetes.io/name') || text(selector, 'app');
+        return (
+          ['LoadBalancer', 'NodePort'].includes(text(spec, 'type')) &&
+          text(spec, 'externalTrafficPolicy') !== 'Local' &&
+          ['ingress-nginx', 'nginx-ingress'].includes(app)
+        );
+      })
+      .map((item) => fieldsAt(item, 'metadata', path))
+      .map((metadata) => `${text(metadata, 'namespace')}/${text(metadata, 'name')}`)
+      .sort();
   } catch (error) {
-    if (!(error instanceof BackendError)) throw error;
+    if (error instanceof BackendError) return [];
+    throw error;
   }
-  return (services?.items ?? [])
-    .filter(({ spec: { type = '', externalTrafficPolicy, selector = {} } }) => {
-      const app = selector['app.kubernetes.io/name'] ?? selector['app'] ?? '';
-      return (
-        ['LoadBalancer', 'NodePort'].includes(type) &&
-        externalTrafficPolicy !== 'Local' &&
-        ['ingress-nginx', 'nginx-ingress'].includes(app)
-      );
-    })
-    .map(({ metadata }) => `${metadata.namespace}/${metadata.name}`)
-    .sort();
 }
 
 function pick(data: Data, want: (key: string) => boolean): Data {
@@ -452,7 +497,10 @@ function pick(data: Data, want: (key: string) => boolean): Data {
  * long as nobody but us has them now; the API server forgot whose they were.
  */
 function dataFor(wanted: IngressOwned, { owned, around }: Observed<IngressOwned, IngressAround>) {
-  const back = pick(wanted.foreign, (key) => key in owned.data && around.owners[key] === undefined);
+  const back = pick(
+    wanted.foreign,
+    (key) => Object.hasOwn(owned.data, key) && around.owners[key] === undefined,
+  );
   const all = { ...back, ...wanted.data };
   return Object.fromEntries(Object.entries(all).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

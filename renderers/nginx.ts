@@ -82,7 +82,7 @@ export default fileRenderer<NginxOptions, NginxAround>({
     const broken = dump instanceof BackendError ? dump : null;
     // Going back must work while our own file is what nginx refuses; `want` refuses it.
     if (broken !== null && (await host.read(options.path)) === undefined) throw broken;
-    const files = dumpedFiles(typeof dump === 'string' ? dump : '');
+    const files = typeof dump === 'string' ? dumpedFiles(dump) : [];
     const ours = files
       .filter((file) => isOurName(file.path) && file.content.startsWith(mark))
       .map((file) => file.path);

@@ -1,33 +1,36 @@
 #!/usr/bin/env node
 /** The program: answers --version and --help at once, loads the rest only for a command. */
-import { readFileSync } from 'node:fs';
+import manifest from '../package.json' with { type: 'json' };
 
 const argv = process.argv.slice(2);
 
-/** package.json lies one folder above src in the sources, two above dist/src. */
-function version(): string {
-  for (const up of ['..', '../..']) {
-    try {
-      const text = readFileSync(new URL(`${up}/package.json`, import.meta.url), 'utf8');
-      return (JSON.parse(text) as { readonly version: string }).version;
-    } catch {
-      continue;
-    }
+// Who reads it may have seen enough, as in `cfsync show | head`.
+for (const stream of [process.stdout, process.stderr])
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    // EIO: its terminal is gone.
+    if (error.code === 'EPIPE' || error.code === 'EIO') return;
+    process.once('exit', () => {
+      if (process.exitCode === 0) process.exitCode = 1;
+    });
+    if (stream === process.stdout)
+      process.stderr.write(`cfsync: standard output cannot be written: ${error.message}\n`);
+  });
+
+async function answer(): Promise<void> {
+  const [first, second] = argv;
+  if (argv.includes('--version') || first === '-V') {
+    process.stdout.write(`${manifest.version}\n`);
+  } else if (argv.length === 0) {
+    const { help } = await import('./help.ts');
+    process.stderr.write(help(undefined));
+    process.exitCode = 64;
+  } else if (argv.includes('--help') || argv.includes('-h')) {
+    const { help } = await import('./help.ts');
+    process.stdout.write(help(first?.startsWith('-') ? second : first));
+  } else {
+    const { main } = await import('./main.ts');
+    process.exitCode = await main(argv);
   }
-  return 'unknown';
 }
 
-const [first, second] = argv;
-if (argv.includes('--version') || first === '-V') {
-  process.stdout.write(`${version()}\n`);
-} else if (argv.length === 0) {
-  const { help } = await import('./help.ts');
-  process.stderr.write(help(undefined));
-  process.exitCode = 64;
-} else if (argv.includes('--help') || argv.includes('-h')) {
-  const { help } = await import('./help.ts');
-  process.stdout.write(help(first?.startsWith('-') ? second : first));
-} else {
-  const { main } = await import('./main.ts');
-  process.exitCode = await main(argv);
-}
+void answer();

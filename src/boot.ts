@@ -3,12 +3,12 @@ import { BackendError, CfsyncError, exit } from './errors.ts';
 import { digest } from './files.ts';
 import { none } from './prefix.ts';
 import { defineRenderer, type Host, type Owned, type Step } from './renderer.ts';
+import { quoteWord, runningFolder, unitFolder } from './systemd.ts';
 
-const folder = '/etc/systemd/system';
 const unit = 'cfsync-boot.service';
-const path = `${folder}/${unit}`;
+const path = `${unitFolder}/${unit}`;
 /** Where nftables.service hooks in as well (Debian 12, nftables 1.0.6): before the network comes up. */
-const wants = `${folder}/sysinit.target.wants`;
+const wants = `${unitFolder}/sysinit.target.wants`;
 
 interface BootOptions {
   /** The command line that the unit runs. */
@@ -48,7 +48,7 @@ export default defineRenderer<BootOptions, BootOwned, Around>({
     await mustHaveSystemd(host);
     const text = (await host.read(path)) ?? null;
     const enabled = ((await host.list(wants)) ?? []).includes(unit);
-    const running = (await host.list('/run/systemd/system')) !== undefined;
+    const running = (await host.list(runningFolder)) !== undefined;
     return { owned: { ranges: none, text, enabled }, around: { running } };
   },
 
@@ -82,10 +82,10 @@ export default defineRenderer<BootOptions, BootOwned, Around>({
 });
 
 async function mustHaveSystemd(host: Host): Promise<void> {
-  if ((await host.list(folder)) === undefined)
+  if ((await host.list(unitFolder)) === undefined)
     throw new BackendError(
       'not supported',
-      `boot: there is no ${folder} here; --persist needs systemd; run cfsync apply --source snapshot at boot by other means`,
+      `boot: there is no ${unitFolder} here; --persist needs systemd; run cfsync apply --source snapshot at boot by other means`,
     );
 }
 
@@ -105,16 +105,10 @@ ReloadPropagatedFrom=nftables.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=${argv.map(quote).join(' ')}
-ExecReload=${argv.map(quote).join(' ')}
+ExecStart=${argv.map(quoteWord).join(' ')}
+ExecReload=${argv.map(quoteWord).join(' ')}
 
 [Install]
 WantedBy=sysinit.target
 `;
-}
-
-/** systemd.service(5), "Command lines": specifiers, variables and quotes mean themselves. */
-function quote(word: string): string {
-  const text = word.replaceAll('\\', '\\\\').replaceAll('"', '\\"');
-  return `"${text.replaceAll('%', '%%').replaceAll('$', '$$$$')}"`;
 }

@@ -16,6 +16,7 @@ import {
 import { withRunLock } from './lock.ts';
 import type { Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
+import type { Recorder } from './run-report.ts';
 import { makeJob, withFlags, type Settings } from './settings.ts';
 import { bringToEnd } from './signals.ts';
 
@@ -24,13 +25,18 @@ interface Context {
   readonly output: Output;
 }
 
+/** In which it is kept what became of the backends. */
+interface Recording extends Context {
+  readonly record: Recorder;
+}
+
 /**
  * Runs `work` as a numbered run, in which a signal undoes what was begun. An apply whose time to be confirmed
  * is over, and whose watcher is gone, goes back first.
  * @throws CfsyncError with code `busy` while an apply waits for its confirmation.
  */
 export async function changing(
-  context: Context,
+  context: Recording,
   command: string,
   work: (run: Run) => Promise<ExitCode>,
 ): Promise<ExitCode> {
@@ -56,10 +62,11 @@ export async function changing(
 
 /** Takes back an apply that nobody confirmed, and holds. */
 export async function expire(
-  { settings, output }: Context,
+  context: Recording,
   { run }: Pending,
   boot: string,
 ): Promise<ExitCode> {
+  const { settings, output, record } = context;
   const { stateDir } = settings;
   const entries = await entriesOf(stateDir, run);
   const reversals = await jobsOf(settings, entries);
@@ -71,27 +78,35 @@ export async function expire(
   const why = `no confirm came for the ${last.entry.command} of ${last.entry.at}`;
   // First, so that the next run does not apply it again whatever happens here.
   output.warning(`${why}: it goes back`);
+  for (const { name } of reversals) record.backend(name, { code: exit.rolledBack, message: why });
   await holdFromNow({ settings, output }, why, boot);
-  const code = await takeBackLocked({ settings, output }, reversals);
+  const code = await takeBackLocked(context, reversals);
   await endPending(stateDir);
   return code;
 }
 
 /** Goes back as a command of its own: what is back is done. */
-async function takeBackLocked(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
+async function takeBackLocked(
+  context: Recording,
+  reversals: readonly Reversal[],
+): Promise<ExitCode> {
   const backs = await locked(
     reversals.map(({ job }) => job),
     context.settings.lockTimeout,
     () => takeRunBack(context, reversals),
   );
+  for (const { name, code, message } of backs)
+    context.record.backend(name, {
+      code: code === exit.broken ? code : exit.ok,
+      message,
+      changed: true,
+    });
   return backs.some(({ code }) => code === exit.broken) ? exit.broken : exit.ok;
 }
 
 /** Goes on with a rollback that was cut off, because that is what is held. */
-export async function finishRollback(
-  { settings, output }: Context,
-  boot: string,
-): Promise<ExitCode> {
+export async function finishRollback(context: Recording, boot: string): Promise<ExitCode> {
+  const { settings, output } = context;
   const open: Kept[] = [];
   for (const name of await openNames(settings.stateDir)) {
     const { content: entry, notices } = await readOpen(settings.stateDir, name);
@@ -101,7 +116,7 @@ export async function finishRollback(
     open.push({ name, entry });
   }
   const reversals = await jobsOf(settings, open);
-  return reversals.length === 0 ? exit.ok : takeBackLocked({ settings, output }, reversals);
+  return reversals.length === 0 ? exit.ok : takeBackLocked(context, reversals);
 }
 
 /** How a change that did not end is told. */

@@ -3,11 +3,12 @@ import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Document } from 'yaml';
 import { CfsyncError, errno, exit } from './errors.ts';
+import { why } from './files.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
 
-const defaultConfig = '/etc/cfsync/config.yaml';
+export const defaultConfig = '/etc/cfsync/config.yaml';
 
 type Section = Readonly<Record<string, unknown>>;
 
@@ -22,6 +23,9 @@ export interface Config {
   /** `FILE:LINE` of a setting, by its keys from the top; the line of what holds it where it is not set. */
   place(...keys: readonly string[]): string;
 }
+
+/** What there is where there is no file. */
+export const noConfig: Config = { file: undefined, settings: {}, backends: {}, place: () => '' };
 
 /** Settings of the file's top level that are read under their own names. */
 const settingKeys = [
@@ -50,19 +54,22 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   try {
     text = await readFile(file, 'utf8');
   } catch (cause) {
-    if (path === undefined && errno(cause) === 'ENOENT')
-      return { file: undefined, settings: {}, backends: {}, place: () => '' };
+    if (path === undefined && errno(cause) === 'ENOENT') return noConfig;
     throw new CfsyncError(
       exit.failed,
-      `cannot read the configuration ${escape(file)}: ${errno(cause)}; nothing was changed`,
+      `cannot read the configuration ${escape(file)}: ${why(cause)}; nothing was changed${
+        errno(cause) === 'ENOENT' ? '; cfsync init --config FILE writes one' : ''
+      }`,
       { cause },
     );
   }
   await mustBeTrusted(file, 'configuration');
   const { isMap, isScalar, LineCounter, parseDocument } = await import('yaml');
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const at = (offset: number): string => `${escape(file)}:${lines.linePos(offset).line}`;
+  // Warnings are not wanted: Node would say them, with whatever stands in the file.
+  const options = { lineCounter: lines, prettyErrors: false, logLevel: 'error' } as const;
+  const document = parseDocument(text, options);
   const [mistake] = document.errors;
   if (mistake !== undefined)
     throw new CfsyncError(exit.usage, `${at(mistake.pos[0])}: ${escape(mistake.message)}`, {
@@ -84,6 +91,12 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   const top = section(readValue(document, at), place());
   knownKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], place);
   const backends = section(top.backends ?? {}, place('backends'), 'backends');
+  for (const name of Object.keys(backends))
+    if (!/^[A-Za-z0-9][\w.-]*$/.test(name))
+      throw new CfsyncError(
+        exit.usage,
+        `${place('backends', name)}: ${name} is not a name for a backend, with which its records are named as well; use letters, digits and . _ -`,
+      );
   return {
     file,
     settings: top,
@@ -97,13 +110,18 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   };
 }
 
-/** Aliases that go round, or that multiply, are only found when the values are made. */
+/**
+ * Aliases that multiply are only found when the values are made, and those that go round when they are written, as
+ * options are to the state directory.
+ */
 function readValue(document: Document, at: (offset: number) => string): unknown {
   try {
-    return document.toJS({ maxAliasCount: 100 }) ?? {};
+    const value: unknown = document.toJS({ maxAliasCount: 100 }) ?? {};
+    JSON.stringify(value);
+    return value;
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new CfsyncError(exit.usage, `${at(0)}: ${escape(why)}`, { cause });
+    const [first] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    throw new CfsyncError(exit.usage, `${at(0)}: ${first}`, { cause });
   }
 }
 
@@ -149,7 +167,9 @@ function withPlace(config: Config, keys: readonly string[], error: unknown): unk
 }
 
 function section(value: unknown, where: string, name?: string): Section {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Section;
+  // A set or a time of YAML is an object as well.
+  const kind: unknown = typeof value === 'object' && value && Object.getPrototypeOf(value);
+  if (kind === Object.prototype) return value as Section;
   const what = name === undefined ? '' : `${name}: `;
   throw new CfsyncError(exit.usage, `${where}: ${what}must be a mapping of names to values`);
 }

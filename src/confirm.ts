@@ -1,12 +1,23 @@
 /** Starts the watcher that takes an apply back unless `cfsync confirm` comes in time. */
 import { uptime } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { CfsyncError } from './errors.ts';
-import { host, leave, run as runProgram } from './host.ts';
-import type { Run } from './journal.ts';
+import { CfsyncError, exit, type ExitCode } from './errors.ts';
+import { bootId, host, leave, run as runProgram } from './host.ts';
+import { openNames, type Run } from './journal.ts';
 import type { Output } from './output.ts';
-import { endPending, writePending } from './pending.ts';
+import {
+  endPending,
+  readHold,
+  readPending,
+  secondsLeft,
+  writePending,
+  type Pending,
+} from './pending.ts';
+import { hasProgress, waiting } from './progress.ts';
 import type { Settings } from './settings.ts';
+import { leaveToSignals } from './signals.ts';
+import { runningFolder } from './systemd.ts';
 
 const watcher = fileURLToPath(new URL(`watcher${import.meta.url.slice(-3)}`, import.meta.url));
 
@@ -29,16 +40,65 @@ export async function startWatch(settings: Settings, run: Run, seconds: number):
       await leave(argv, process.stderr.isTTY ? 'terminal' : 'nobody');
   } catch (error) {
     await endPending(stateDir);
-    throw error;
+    if (!(error instanceof CfsyncError)) throw error;
+    throw new CfsyncError(
+      error.code,
+      `the watcher of --confirm cannot be started: ${error.message}; nothing was changed`,
+      { cause: error },
+    );
   }
 }
 
 /** systemd-logind may end all processes of a session with it (KillUserProcesses=, logind.conf(5)), also detached ones. */
 async function underSystemd(argv: readonly string[]): Promise<boolean> {
-  if ((await host.list('/run/systemd/system')) === undefined) return false;
+  if ((await host.list(runningFolder)) === undefined) return false;
   const options = ['--quiet', '--collect', '--description=cfsync waits for its confirmation'];
   const { code } = await runProgram({ argv: ['systemd-run', ...options, '--', ...argv] });
   return code === 0;
+}
+
+/** Seconds before the end at which the line goes: the watcher writes to the same terminal then. */
+const margin = 0.5;
+
+/**
+ * Counts down at a terminal until an apply was confirmed or has gone back. It only watches: who ends it, ends nothing
+ * else. Without a terminal there is nobody to see it.
+ */
+export async function countDown(
+  { stateDir }: Pick<Settings, 'stateDir'>,
+  output: Output,
+): Promise<ExitCode> {
+  if (!hasProgress() || !process.stdin.isTTY) return exit.ok;
+  const boot = await bootId();
+  const first = await readPending(stateDir);
+  if (first === undefined) return exit.ok;
+  leaveToSignals();
+  const text = (pending: Pending): string =>
+    `goes back in ${Math.max(0, Math.ceil(secondsLeft(pending, boot)))} s unless confirmed; Ctrl-C: stop watching`;
+  const still = async (): Promise<Pending | undefined> => {
+    await sleep(200);
+    const pending = await readPending(stateDir);
+    return pending?.run === first.run ? pending : undefined;
+  };
+  let pending: Pending | undefined = first;
+  await waiting(
+    text(first),
+    async (say) => {
+      while (pending !== undefined && secondsLeft(pending, boot) > margin) {
+        say(text(pending));
+        pending = await still();
+      }
+    },
+    true,
+  );
+  while (pending !== undefined) pending = await still();
+  const { content: hold } = await readHold(stateDir);
+  if (hold === undefined) {
+    output.tell('confirmed; it stays');
+    return exit.ok;
+  }
+  output.tell('the apply has gone back; cfsync verify says what holds');
+  return (await openNames(stateDir)).length === 0 ? exit.rolledBack : exit.broken;
 }
 
 /** The time counts from the end of the apply. */

@@ -16,7 +16,7 @@ export interface Connection {
 
 /** A line of proc_net_tcp(5) whose state is 01, TCP_ESTABLISHED. */
 const line =
-  /^ *\d+: ([\dA-F]+):([\dA-F]{4}) ([\dA-F]+):([\dA-F]{4}) 01 \S+ \S+ \S+ +(\d+) +\d+ (\d+) /gm;
+  /^ *\d+: ([\dA-F]{8}|[\dA-F]{32}):([\dA-F]{4}) ([\dA-F]{8}|[\dA-F]{32}):([\dA-F]{4}) 01 \S+ \S+ \S+ +(\d+) +\d+ (\d+) /gm;
 
 export async function connections(host: Pick<Host, 'read'>): Promise<readonly Connection[]> {
   const texts = [await host.read('/proc/net/tcp'), await host.read('/proc/net/tcp6')];

@@ -2,7 +2,6 @@
 
 import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { request } from 'undici';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { isAllowed } from './feed-url.ts';
 import { parseFeed, parseList } from './gate.ts';
@@ -35,6 +34,8 @@ export interface DownloadOptions {
   readonly attempts?: number;
   /** Milliseconds before the second try, 500 unless given; it doubles from there, give or take a half. */
   readonly backoff?: number;
+  /** Told what an address that is asked again did. */
+  readonly again?: (text: string) => void;
 }
 
 const maxRedirects = 3;
@@ -83,8 +84,8 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
     try {
       let at = parseUrl(url);
       for (let hop = 0; ; hop++) {
-        const { statusCode, headers, body } = await request(at, {
-          dispatcher: clients.to(at),
+        const { statusCode, headers, body } = await clients.request(at, {
+          method: 'GET',
           signal,
           headers: { 'user-agent': 'cfsync' },
         });
@@ -116,6 +117,8 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
         if (!(error instanceof Failure)) throw error;
         const pause = backoff * 2 ** (attempt - 1) * (0.5 + Math.random());
         const last = attempt === attempts || !error.again || signal.aborted;
+        if (!last)
+          options.again?.(escape(`${error.message}; attempt ${attempt + 1} of ${attempts}`));
         // A pause that the signal cuts short says less than the failure before it.
         if (!last && (await sleep(pause, true, { signal }).catch(() => false))) continue;
         const tries = attempt > 1 ? ` (${attempt} attempts)` : '';

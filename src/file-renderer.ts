@@ -132,7 +132,9 @@ const nobody: Desired = { ranges: none, extra: none, tcpPorts: [80], udpPorts: [
 
 /** The ranges are the prefixes that stand in the files. */
 function owned(files: readonly OwnedFile[]): FilesOwned {
-  const words = files.flatMap(({ content }) => content.match(/[0-9A-Fa-f:.]+\/\d+/g) ?? []);
+  const words = files.flatMap(
+    ({ content }) => content.match(/(?<![0-9A-Fa-f:.])[0-9A-Fa-f:.]+\/\d+/g) ?? [],
+  );
   const prefixes = words.filter((word) => canonical(word) !== undefined);
   return {
     ranges: parseRanges(prefixes),

@@ -90,6 +90,10 @@ export const flags = {
     value: 'SECONDS',
     help: 'go back unless cfsync confirm is run in time',
   },
+  'install-timer': {
+    type: 'switch',
+    help: 'install what runs it every week: a systemd timer, or a line for cron',
+  },
   persist: { type: 'switch', help: 'keep it across reboots, by one systemd unit' },
   metrics: {
     type: 'text',
@@ -282,6 +286,7 @@ export const commands = {
       'all-or-nothing',
       'confirm',
       'lock-timeout',
+      'metrics',
       ...common,
     ],
     hooks: true,
@@ -299,12 +304,22 @@ export const commands = {
   },
   rollback: {
     help: 'return to the state before the last apply, and hold',
-    flags: ['backend', 'dry-run', 'lock-timeout', ...common],
+    flags: ['backend', 'dry-run', 'allow-lockout', 'lock-timeout', 'metrics', ...common],
+    hooks: true,
     example: 'cfsync rollback --dry-run',
   },
   remove: {
     help: 'take away everything that cfsync owns',
-    flags: ['backend', ...cluster, 'dry-run', 'lock-timeout', ...common],
+    flags: [
+      'backend',
+      ...cluster,
+      'dry-run',
+      'allow-lockout',
+      'lock-timeout',
+      'metrics',
+      ...common,
+    ],
+    hooks: true,
     example: 'cfsync remove --backend nftables',
   },
   show: {
@@ -317,6 +332,11 @@ export const commands = {
     words: 'IP...',
     flags: [...from, ...common],
     example: 'cfsync contains 173.245.48.10 --source bundled',
+  },
+  init: {
+    help: 'write a configuration for what is in use here, and print its timer',
+    flags: ['install-timer', 'dry-run', ...common.filter((name) => name !== 'state-dir')],
+    example: 'cfsync init --dry-run',
   },
   config: {
     help: 'check the configuration, or show what counts and where it comes from',

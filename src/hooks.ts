@@ -11,7 +11,7 @@ import { mustBeTrusted } from './trust.ts';
 export interface Hooks {
   /** Run with the report on standard input when a backend was changed. */
   readonly 'on-change': Command['argv'] | undefined;
-  /** As well, when the run ended with one of `failures`. */
+  /** As well, when the run, or a backend in it, ended with one of `failures`. */
   readonly 'on-failure': Command['argv'] | undefined;
   /** Where the report is posted to in both cases: https, or http on this host. */
   readonly webhook: string | undefined;
@@ -31,7 +31,8 @@ export async function runHooks(hooks: Hooks, report: RunReport, output: Output):
   if (process.env[mark]) return;
   const due = {
     'on-change': hasChanged(report),
-    'on-failure': failures.includes(report.code),
+    // A backend that went back because no confirm came is none of what this run was to do.
+    'on-failure': [report, ...report.backends].some(({ code }) => failures.includes(code)),
   };
   const json = `${runJson(report)}\n`;
   const say = (name: string, why: string | undefined): void => {
@@ -55,7 +56,7 @@ async function start(
   stdin: string,
 ): Promise<string | undefined> {
   try {
-    if (argv[0].startsWith('/')) await mustBeTrusted(argv[0], 'program');
+    if (argv[0].startsWith('/')) await mustBeTrusted(argv[0], 'program', 'it was not run');
   } catch (error) {
     return error instanceof Error ? error.message : escape(String(error));
   }

@@ -1,5 +1,5 @@
 /** Reads which network interfaces are Docker's bridges, and which lead to everybody. */
-import { merge, none, parseRanges, subtract } from './prefix.ts';
+import { canonical, merge, none, parseRanges, subtract } from './prefix.ts';
 import { colons, hexAddress } from './proc.ts';
 import type { Host, Ranges } from './renderer.ts';
 
@@ -51,14 +51,14 @@ export async function reachedThrough(host: Host, names: readonly string[]): Prom
   return reached;
 }
 
-interface Route {
+export interface Route {
   readonly prefix: string;
   readonly length: number;
   /** The interface. */
   readonly name: string;
 }
 
-async function routes(host: Host): Promise<readonly Route[]> {
+export async function routes(host: Host): Promise<readonly Route[]> {
   const fields = async (file: string): Promise<string[][]> =>
     ((await host.read(file)) ?? '').split('\n').map((line) => line.trim().split(/\s+/));
   const isHex = (digits: number, ...words: (string | undefined)[]): boolean =>
@@ -67,10 +67,11 @@ async function routes(host: Host): Promise<readonly Route[]> {
   const v6 = (await fields('/proc/net/ipv6_route')).filter(
     (f) => isHex(32, f[0]) && isHex(2, f[1]) && f.length > 9,
   );
-  return [
+  const all = [
     ...v4.map((f) => route(hexAddress(f[1]!), ones(f[7]!), f[0]!)),
     ...v6.map((f) => route(colons(f[0]!), Number.parseInt(f[1]!, 16), f[9]!)),
   ];
+  return all.filter(({ prefix }) => canonical(prefix) !== undefined);
 }
 
 function route(address: string, length: number, name: string): Route {

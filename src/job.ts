@@ -1,6 +1,7 @@
 /** A backend, with its checked options, as the commands hand it to the engine. */
-import { none } from './prefix.ts';
+import { intersect, isEmpty, merge, none, parseRanges } from './prefix.ts';
 import type { Desired, Ranges, Renderer } from './renderer.ts';
+import { escape } from './text.ts';
 
 export interface Job {
   /** As in `--backend NAME`. */
@@ -11,6 +12,8 @@ export interface Job {
   readonly raw: Readonly<Record<string, unknown>>;
   /** What should be true of it; `ranges` as the source has them. */
   readonly desired: Desired;
+  /** What the admin's own prefixes are, where that is said. */
+  readonly comments?: readonly { readonly prefix: string; readonly comment: string }[];
   /** Every range that Cloudflare ever published: what other hands wrote for them counts as owned. */
   readonly adopting?: Ranges;
 }
@@ -18,6 +21,16 @@ export interface Job {
 /** The admin's own prefixes are for packet filters only. */
 export function extraOf(job: Job): Ranges {
   return job.renderer.kind === 'filter' ? job.desired.extra : none;
+}
+
+/** Which of the admin's own prefixes come or go, by their comments. */
+export function ownAmong({ renderer, comments = [] }: Job, ...changes: readonly Ranges[]): string {
+  if (renderer.kind !== 'filter') return '';
+  const all = merge(...changes);
+  return comments
+    .filter(({ prefix }) => !isEmpty(intersect(parseRanges([prefix]), all)))
+    .map(({ prefix, comment }) => `${prefix} (${escape(comment)})`)
+    .join(', ');
 }
 
 /** The same backends, to be brought to these ranges. */

@@ -25,6 +25,7 @@ export interface Entry extends Run {
   readonly at: string;
   /** The owned state to go back to. */
   readonly before: Owned;
+  /** What it was to be, for whoever has to look by hand. */
   readonly wanted: Owned;
   /** The files that the steps write, as SHA-256 (hex) before and after; null: no such file. */
   readonly files: readonly FileChange[];

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { CfsyncError, errno, exit } from './errors.ts';
 import { ensureDir, openLock, type LockFile } from './files.ts';
 import { endLeftBehind, hold, lateForLock, lockOpen, nameRun } from './host.ts';
+import { waiting } from './progress.ts';
 import type { Command, Lock } from './renderer.ts';
 import { listen } from './signals.ts';
 import { advised } from './store.ts';
@@ -48,12 +49,12 @@ export async function withLocks<T>(
   if (first === undefined) return work();
   // Its program is not installed: nobody to keep out, and `observe` says so better than a lock can.
   if (!existsSync(dirname(first.path))) return withLocks(rest, seconds, work);
-  const release = await hold(holder(first, seconds), (seconds + 5) * 1000).catch(
-    async (error: unknown) => {
-      await mustBeWritable(first.path);
-      throw error;
-    },
-  );
+  const release = await waiting(`waiting for the lock ${escape(first.path)}`, () =>
+    hold(holder(first, seconds), (seconds + 5) * 1000),
+  ).catch(async (error: unknown) => {
+    await mustBeWritable(first.path);
+    throw error;
+  });
   if (release === undefined)
     throw new CfsyncError(
       exit.busy,
@@ -125,7 +126,8 @@ export async function withFlock<T>(
 ): Promise<T> {
   const file = await openFlock(stateDir, name);
   try {
-    if (!(await lockOpen(file.fd, seconds)))
+    const lock = () => lockOpen(file.fd, seconds);
+    if (!(await waiting('waiting for another cfsync to end', lock)))
       throw new CfsyncError(exit.busy, busy(await file.read()));
     return await work(file);
   } finally {

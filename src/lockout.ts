@@ -15,7 +15,7 @@ import {
   subtract,
 } from './prefix.ts';
 import { readUsable, type Applied } from './records.ts';
-import type { Notice, Ranges, Stray } from './renderer.ts';
+import type { Desired, Notice, Owned, Ranges, Stray } from './renderer.ts';
 import { observeSessions, type Session, type Sessions } from './sessions.ts';
 import { count, number } from './text.ts';
 
@@ -29,6 +29,20 @@ export interface Access {
   /** What is let in on every TCP port, by rules that are taken over. */
   readonly everywhere?: Ranges;
 }
+
+/** What a command is about to do to the backends that it has planned. */
+export interface Course {
+  /** What is desired of a backend when that is done; undefined when nothing of cfsync's is left. */
+  readonly after: (plan: Plan) => Desired | undefined;
+  /** How to do it all the same. */
+  readonly advice: string;
+}
+
+const onward: Course = {
+  after: ({ desired }) => desired,
+  advice:
+    'name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120',
+};
 
 interface Judgement {
   /** The sessions that this process runs in and that would be cut. */
@@ -147,6 +161,7 @@ export async function preflight(
   plans: readonly Plan[],
   { settings, output, record }: Context,
   codes: ExitCode[],
+  { after: desiredAfter, advice }: Course = onward,
 ): Promise<readonly Plan[]> {
   const filters = plans.filter(
     ({ job, steps }) => job.renderer.kind === 'filter' && steps.length > 0,
@@ -155,7 +170,9 @@ export async function preflight(
   const changes = await Promise.all(
     filters.map(async (plan) => {
       const { content } = await readUsable(settings.stateDir, plan.job.name);
-      return { plan, before: accessBefore(plan, content), after: accessAfter(plan) };
+      const desired = desiredAfter(plan);
+      const after = accessTo(plan.wanted, desired, desired?.mode === 'lockdown');
+      return { plan, before: accessBefore(plan, content), after, leaves: desired === undefined };
     }),
   );
   const ports = changes.flatMap(({ before, after }) => [...before.tcpPorts, ...after.tcpPorts]);
@@ -163,9 +180,12 @@ export async function preflight(
   const sessions = await observeSessions(host, ports, everywhere);
   const refused: Plan[] = [];
   const said = new Set<string>();
-  for (const { plan, before, after } of changes) {
+  for (const { plan, before, after, leaves } of changes) {
     const { name } = plan.job;
-    const { own, notices } = judge(before, after, sessions, await spared(plan));
+    const judgement = judge(before, after, sessions, await spared(plan));
+    const { own } = judgement;
+    // That those whom cfsync let in may be kept out then is what was asked for.
+    const notices = leaves ? [] : judgement.notices;
     // What another backend does as well is said once.
     output.notices(
       name,
@@ -183,7 +203,7 @@ export async function preflight(
     else {
       refused.push(plan);
       codes.push(exit.refused);
-      const message = `${name}: refused: ${what}; nothing was changed; name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120`;
+      const message = `${name}: refused: ${what}; nothing was changed; ${advice}`;
       output.error(message, about);
       record.backend(name, { code: exit.refused, message });
     }
@@ -194,23 +214,23 @@ export async function preflight(
   );
 }
 
-function accessAfter({ desired, wanted }: Plan): Access {
-  return {
-    lockdown: desired.mode === 'lockdown',
-    tcpPorts: desired.tcpPorts,
-    ranges: wanted.ranges,
-  };
-}
-
 /** What is held now; which ports and whether it locks them, only the record of the last apply tells. */
 function accessBefore(plan: Plan, applied: Applied | undefined): Access {
-  const { ranges, strays = [] } = plan.observed.owned;
+  const locks = applied?.desired.mode === 'lockdown' && isInForce(plan, applied);
+  return accessTo(plan.observed.owned, (applied ?? plan).desired, locks);
+}
+
+function accessTo(
+  { ranges, strays = [] }: Owned,
+  desired: Desired | undefined,
+  lockdown: boolean,
+): Access {
   const named = (list: readonly Stray[]): Ranges =>
     parseRanges(list.flatMap((stray) => stray.prefixes));
   const wide = strays.filter((stray) => stray.beyond !== undefined);
   return {
-    lockdown: applied?.desired.mode === 'lockdown' && isInForce(plan, applied),
-    tcpPorts: (applied ?? plan).desired.tcpPorts,
+    lockdown,
+    tcpPorts: desired?.tcpPorts ?? [],
     ranges: merge(ranges, named(strays)),
     ...(wide.length > 0 && { everywhere: named(wide) }),
   };

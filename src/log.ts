@@ -1,5 +1,6 @@
 /** Writes to standard error: for people, for the journal, or as JSON for programs. */
 import { fstatSync } from 'node:fs';
+import { clearProgress } from './progress.ts';
 import { escape, hang } from './text.ts';
 
 /** How bad it is, with the priority that syslog(3) and sd-daemon(3) have for it. */
@@ -23,6 +24,7 @@ export function logAsJson(): void {
 }
 
 export function log(level: Level, text: string, about: About = {}): void {
+  clearProgress();
   const { backend } = about;
   const message = escape(text);
   const detail = (about.detail ?? []).map(escape);

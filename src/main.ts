@@ -1,10 +1,11 @@
 /** Runs one command and turns errors into one line and an exit code. */
 import { parseArguments } from './arguments.ts';
-import { CfsyncError, exit, type ExitCode } from './errors.ts';
-import { commandSpec, type CommandName } from './flags.ts';
+import { conclude } from './conclude.ts';
+import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
+import type { CommandName } from './flags.ts';
 import { makeOutput, type Output } from './output.ts';
 import { makeRecorder, type Recorder } from './run-report.ts';
-import { readSettings, type Settings } from './settings.ts';
+import type { Settings } from './settings.ts';
 import { escape } from './text.ts';
 
 export interface Context {
@@ -19,7 +20,8 @@ interface Command {
   run(context: Context): Promise<ExitCode>;
 }
 
-const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
+/** All but `completion`: every shell that starts asks for it, and it must not fail for a mistake in the configuration. */
+const load: Readonly<Record<Exclude<CommandName, 'completion'>, () => Promise<Command>>> = {
   fetch: () => import('./commands/fetch.ts'),
   diff: () => import('./commands/diff.ts'),
   render: () => import('./commands/render.ts'),
@@ -31,8 +33,8 @@ const load: Readonly<Record<CommandName, () => Promise<Command>>> = {
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),
+  init: () => import('./commands/init.ts'),
   config: () => import('./commands/config.ts'),
-  completion: () => import('./commands/completion.ts'),
   backends: () => import('./commands/backends.ts'),
   doctor: () => import('./commands/doctor.ts'),
 };
@@ -43,38 +45,28 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
   try {
     const { command, words, values } = parseArguments(argv);
     output = makeOutput(values);
-    const settings = await readSettings(values);
-    const context = { settings, words, output, record };
     const name = command as CommandName;
+    if (name === 'completion')
+      return (await import('./commands/completion.ts')).run({ words, output });
+    const { noConfig, readConfig } = await import('./config.ts');
+    const { readSettings } = await import('./settings.ts');
+    // `init` writes the file, and does not mind what is in another one.
+    const config =
+      command === 'init' ? noConfig : await readConfig(values.config as string | undefined);
+    const settings = await readSettings(values, config);
+    const context = { settings, words, output, record };
     const code = await load[name]()
       .then((module) => module.run(context))
       .catch((error: unknown) => complain(output, error));
     // By now every lock is free, so that a hook may run cfsync itself.
-    if (values['dry-run'] !== true) await conclude(name, code, context);
-    return code;
+    if (values['dry-run'] === true) return code;
+    await conclude(name, code, context, (error) => complain(output, error));
+    if (values.confirm === undefined || code === exit.busy) return code;
+    const { countDown } = await import('./confirm.ts');
+    return worst([code, await countDown(settings, output)]);
   } catch (error) {
     return complain(output, error);
   }
-}
-
-/** Metrics and hooks of a run; what fails there is said, and changes nothing else. */
-async function conclude(
-  command: CommandName,
-  code: ExitCode,
-  { settings, output, record }: Context,
-): Promise<void> {
-  const { metrics, hooks } = settings;
-  const spec = commandSpec(command)!;
-  const report = record.end(command, code, output.errors);
-  const failed = (error: unknown): ExitCode => complain(output, error);
-  if (metrics !== undefined && spec.flags.includes('metrics'))
-    await import('./metrics.ts')
-      .then(({ writeMetrics }) => writeMetrics(metrics, report, settings))
-      .catch(failed);
-  if (spec.hooks === true)
-    await import('./hooks.ts')
-      .then(({ runHooks }) => runHooks(hooks, report, output))
-      .catch(failed);
 }
 
 /** Says what went wrong, and answers the exit code that follows from it. */

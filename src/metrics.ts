@@ -131,9 +131,11 @@ export function updateOf(
   if (command === 'apply')
     samples.push({ family: 'cfsync_changed', value: hasChanged(report) ? 1 : 0 });
   for (const { name, code: its } of backends) {
-    const known = its === exit.ok || its === exit.pending;
+    // What is there after these is another thing than what was last applied, or is gone.
+    const goes = command === 'rollback' || command === 'remove';
+    const known = !goes && (its === exit.ok || its === exit.pending);
     // An apply that was verified is the end of a drift; of one that failed, the next verify tells.
-    if (known || isVerify)
+    if (known || isVerify || goes)
       samples.push({
         family: 'cfsync_drift',
         labels: { backend: name },

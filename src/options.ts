@@ -1,7 +1,7 @@
 /** Checks on configuration values, shared by the renderers and the configuration file. */
 import { CfsyncError, exit } from './errors.ts';
 import type { Command } from './renderer.ts';
-import { escape, suggest } from './text.ts';
+import { escape, shown, suggest } from './text.ts';
 
 /** Refuses keys that nobody reads, naming the nearest one that somebody does. */
 export function checkKeys(
@@ -20,8 +20,7 @@ export function checkKeys(
 /** One of a few words. */
 export function oneOf<T extends string>(value: unknown, known: readonly T[], where: string): T {
   if (known.includes(value as T)) return value as T;
-  const said = escape(String(value));
-  throw new CfsyncError(exit.usage, `${where}: ${said} is not one of ${known.join(', ')}`);
+  throw new CfsyncError(exit.usage, `${where}: ${shown(value)} is not one of ${known.join(', ')}`);
 }
 
 /** A list of strings; a single string counts as a list of one. */
@@ -29,6 +28,31 @@ export function stringList(value: unknown, where: string): readonly string[] {
   const list = typeof value === 'string' ? [value] : value;
   if (Array.isArray(list) && list.every((entry) => typeof entry === 'string')) return list;
   throw new CfsyncError(exit.usage, `${where}: must be a list of strings`);
+}
+
+/** A prefix of the admin's own, and what it is. */
+interface Extra {
+  readonly prefix: string;
+  readonly comment?: string;
+}
+
+/** A list of prefixes, each a text or `{ prefix, comment }`; a single text counts as a list of one. */
+export function extras(value: unknown, where: string): readonly Extra[] {
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  return list.map((entry) => {
+    if (typeof entry === 'string') return { prefix: entry };
+    if (typeof entry !== 'object' || entry === null || Array.isArray(entry))
+      throw new CfsyncError(
+        exit.usage,
+        `${where}: must be a list of prefixes, each as in 198.51.100.0/24 or as {prefix: 198.51.100.0/24, comment: the office}`,
+      );
+    const fields = entry as Readonly<Record<string, unknown>>;
+    checkKeys(fields, ['prefix', 'comment'], where);
+    return {
+      prefix: text(fields.prefix, `${where}: prefix`),
+      ...(fields.comment !== undefined && { comment: text(fields.comment, `${where}: comment`) }),
+    };
+  });
 }
 
 /** A text that is not empty. */

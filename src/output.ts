@@ -2,12 +2,15 @@
 import { styleText } from 'node:util';
 import { log, logAsJson, type About } from './log.ts';
 import { addresses } from './prefix.ts';
+import { clearProgress, wantProgress } from './progress.ts';
 import type { Notice, Ranges } from './renderer.ts';
-import { count, escape, number } from './text.ts';
+import { count, escape, hang, number } from './text.ts';
 
 export interface Output {
   /** The answer. */
   print(text: string): void;
+  /** A sentence of the answer: on a terminal it is broken between words. */
+  sentence(text: string): void;
   /** What was said to have gone wrong, so far. */
   readonly errors: readonly string[];
   /** What went wrong. */
@@ -28,12 +31,15 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
   const quiet = values.quiet === true;
   const talks = !quiet && (values.verbose === true || process.stderr.isTTY);
   const colours = values['no-color'] !== true && wantsColour();
+  wantProgress(!quiet && values['log-format'] !== 'json');
   const print = (text: string): void => {
+    clearProgress();
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
   const errors: string[] = [];
   const output: Output = {
     print,
+    sentence: (text) => print(hang(text, process.stdout, 2)),
     errors,
     error: (text, about) => {
       errors.push(text);
@@ -67,11 +73,11 @@ export function isAttended(): boolean {
   return process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
 }
 
-/** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org. */
+/** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org; TERM=dumb knows no colours. */
 function wantsColour(): boolean {
   if (process.env.NO_COLOR) return false;
   const force = process.env.FORCE_COLOR;
-  return force ? force !== '0' : process.stdout.isTTY;
+  return force ? force !== '0' : process.stdout.isTTY && process.env.TERM !== 'dumb';
 }
 
 /** As `escape`, with tabs. */

@@ -1,6 +1,6 @@
 /** Parses and compares port lists. */
 import { CfsyncError, exit } from './errors.ts';
-import { escape } from './text.ts';
+import { shown } from './text.ts';
 
 /**
  * `80,443` from a flag, or a list of numbers from the configuration.
@@ -8,14 +8,15 @@ import { escape } from './text.ts';
  * @throws CfsyncError with code `usage` for anything that is not a whole number from 1 to 65535.
  */
 export function parsePorts(value: unknown, where: string): readonly number[] {
-  const entries = Array.isArray(value) ? value : String(value).split(',');
-  const ports = entries.map((entry: unknown) => {
-    const text = String(entry).trim();
+  const entries: readonly unknown[] =
+    typeof value === 'string' ? value.split(',') : Array.isArray(value) ? value : [value];
+  const ports = entries.map((entry) => {
+    const text = typeof entry === 'number' ? String(entry) : shown(entry).trim();
     const port = Number(text);
     if (!/^[1-9]\d{0,4}$/.test(text) || port > 65_535)
       throw new CfsyncError(
         exit.usage,
-        `${where}: ${escape(text) || '(nothing)'} is not a port; give numbers from 1 to 65535, like 80,443`,
+        `${where}: ${text || '(nothing)'} is not a port; give numbers from 1 to 65535, like 80,443`,
       );
     return port;
   });

@@ -39,8 +39,10 @@ export function quote(text: string): string {
  */
 export function canonical(text: string): { family: Family; text: string } | undefined {
   const family = familyOf(text);
-  const table = newTable(sizes[family], 1);
-  return append(table, text) ? { family, text: print(table)[0]! } : undefined;
+  const table = scratch[family];
+  table.rows = 0;
+  if (!append(table, text)) return undefined;
+  return { family, text: line.toString('latin1', 0, writeRow(table, 0, line, 0)) };
 }
 
 /**
@@ -58,12 +60,10 @@ export function parseRanges(entries: Iterable<string>): Ranges {
 
 /** Every address that is in any of them. */
 export function merge(...all: readonly Ranges[]): Ranges {
-  return perFamily((family) =>
-    load(
-      family,
-      all.flatMap((ranges) => ranges[family]),
-    ),
-  );
+  return perFamily((family) => {
+    const lists = all.map((ranges) => ranges[family]).filter((texts) => texts.length > 0);
+    return lists.length === 1 ? load(family, lists[0]!) : union(family, lists);
+  });
 }
 
 /** Every address of `a` that is not in `b`, in as few prefixes as it takes. */
@@ -114,7 +114,7 @@ export function contains(ranges: Ranges, address: string): boolean {
  */
 export function addresses(prefixes: readonly string[]): bigint {
   const family = familyOf(prefixes[0] ?? '');
-  const { rows, lengths } = parse(family, prefixes);
+  const { rows, lengths } = printed.get(prefixes) ?? parse(family, prefixes);
   const perLength = new Uint32Array(widths[family] + 1);
   for (let row = 0; row < rows; row++) perLength[lengths[row]!]!++;
   let sum = 0n;
@@ -139,7 +139,7 @@ export function fromInterval(first: string, last: string): string[] {
     length++;
   const at = from.words.map((word, index) => word & mask(length - index * 32));
   span(from.words, to.words, at, length, out);
-  return print(out);
+  return textsOf(out);
 }
 
 const families = ['v4', 'v6'] as const;
@@ -156,7 +156,15 @@ interface Table {
   lengths: Uint8Array;
   /** Rows in use. */
   rows: number;
+  /** The same prefixes as text, once they were printed: from then on nothing changes the table. */
+  texts?: readonly string[];
 }
+
+/**
+ * The tables of lists that were printed here. A run compares the same few lists again and again, and nearly all of
+ * its time with 100,000 prefixes would go into reading them. The lists are frozen, so that this stays true.
+ */
+const printed = new WeakMap<readonly string[], Table>();
 
 function newTable(size: number, capacity: number): Table {
   return {
@@ -166,6 +174,10 @@ function newTable(size: number, capacity: number): Table {
     rows: 0,
   };
 }
+
+/** One prefix of each family and its text: filled and read within one call of `canonical`. */
+const scratch = { v4: newTable(sizes.v4, 1), v6: newTable(sizes.v6, 1) };
+const line = Buffer.alloc(44);
 
 function perFamily(operation: (family: Family) => Table): Ranges {
   return { v4: print(operation('v4')), v6: print(operation('v6')) };
@@ -184,7 +196,21 @@ function parse(family: Family, texts: readonly string[]): Table {
 }
 
 function load(family: Family, texts: readonly string[]): Table {
-  return minimal(parse(family, texts));
+  return printed.get(texts) ?? minimal(parse(family, texts));
+}
+
+function union(family: Family, lists: readonly (readonly string[])[]): Table {
+  const tables = lists.map((texts) => load(family, texts));
+  const all = newTable(
+    sizes[family],
+    tables.reduce((sum, { rows }) => sum + rows, 0),
+  );
+  for (const { words, lengths, rows, size } of tables) {
+    all.words.set(words.subarray(0, rows * size), all.rows * size);
+    all.lengths.set(lengths.subarray(0, rows), all.rows);
+    all.rows += rows;
+  }
+  return minimal(all);
 }
 
 // Order and containment
@@ -247,20 +273,27 @@ function minimal(table: Table): Table {
 function difference(a: Table, holes: Table): Table {
   const out = newTable(a.size, a.rows);
   let hole = 0;
+  let cut = false;
   for (let row = 0; row < a.rows; row++) {
     let covered = false;
     for (; hole < holes.rows; hole++) {
       covered = covers(holes, hole, a, row);
       if (covered || compare(holes, hole, a, row) >= 0) break;
     }
-    if (covered) continue; // The same hole may cover the next row too.
+    if (covered) {
+      cut = true;
+      continue; // The same hole may cover the next row too.
+    }
     const first = hole;
     while (hole < holes.rows && covers(a, row, holes, hole)) hole++;
     const start = row * a.size;
     if (first === hole) push(out, a.words, start, a.lengths[row]!);
-    else carve(a.words.slice(start, start + a.size), a.lengths[row]!, holes, first, hole, out);
+    else {
+      cut = true;
+      carve(a.words.slice(start, start + a.size), a.lengths[row]!, holes, first, hole, out);
+    }
   }
-  return out;
+  return cut ? out : a;
 }
 
 /**
@@ -360,8 +393,13 @@ function sort(table: Table): Table {
   for (let row = 1; ascending && row < rows; row++)
     ascending = compare(table, row - 1, table, row) <= 0;
   if (ascending) return table;
+  if (rows < few)
+    return ordered(
+      table,
+      rowsOf(table).sort((i, j) => compare(table, i, table, j)),
+    );
 
-  let order = new Uint32Array(rows).map((_, row) => row);
+  let order = rowsOf(table);
   let spare = new Uint32Array(rows);
   const pass = (column: Uint32Array | Uint8Array, stride: number, start: number, shift: number) => {
     const offsets = new Uint32Array(digits + 1);
@@ -382,6 +420,14 @@ function sort(table: Table): Table {
     for (let shift = 0; shift < 32; shift += digitBits) pass(words, size, word, shift);
   }
 
+  return ordered(table, order);
+}
+
+function rowsOf({ rows }: Table) {
+  return new Uint32Array(rows).map((_, row) => row);
+}
+
+function ordered({ size, words, lengths, rows }: Table, order: Uint32Array): Table {
   const sorted = newTable(size, rows);
   sorted.rows = rows;
   for (let place = 0; place < rows; place++) {
@@ -393,6 +439,9 @@ function sort(table: Table): Table {
   }
   return sorted;
 }
+
+/** Below this many rows the counters would cost more than the comparisons. */
+const few = 1000;
 
 /** Eleven bits: three passes a word, and the counters stay in the first-level cache. */
 const digitBits = 11;
@@ -515,20 +564,32 @@ function parseAddress(text: string): { family: Family; words: Uint32Array } {
 // Words to text
 
 /** One text for all rows, split once at the end: five times faster than a string for each row. */
-function print(table: Table): string[] {
+function print(table: Table): readonly string[] {
+  table.texts ??= Object.freeze(textsOf(table));
+  printed.set(table.texts, table);
+  return table.texts;
+}
+
+function textsOf(table: Table): string[] {
   if (table.rows === 0) return [];
   const out = Buffer.allocUnsafe(table.rows * (table.size === 1 ? 19 : 44));
   let at = 0;
   for (let row = 0; row < table.rows; row++) {
-    at =
-      table.size === 1
-        ? writeV4(table.words[row]!, out, at)
-        : writeV6(table.words, row * 4, out, at);
-    out[at++] = 0x2f;
-    at = writeNumber(table.lengths[row]!, out, at);
+    at = writeRow(table, row, out, at);
     out[at++] = 0x0a;
   }
   return out.toString('latin1', 0, at - 1).split('\n');
+}
+
+function writeRow(
+  { size, words, lengths }: Table,
+  row: number,
+  out: Buffer,
+  start: number,
+): number {
+  const at = size === 1 ? writeV4(words[row]!, out, start) : writeV6(words, row * 4, out, start);
+  out[at] = 0x2f;
+  return writeNumber(lengths[row]!, out, at + 1);
 }
 
 function writeNumber(value: number, out: Buffer, start: number): number {

@@ -16,7 +16,7 @@ export async function ofProcess<T>(look: Promise<T | undefined>): Promise<T | un
 /** A field of /proc/PID/stat, 3 or above, counted as in proc(5); the name in field 2 may contain anything. */
 export function statField(stat: string | undefined, field: number): number | undefined {
   const word = stat?.slice(stat.lastIndexOf(')') + 2).split(' ')[field - 3];
-  return word === undefined ? undefined : Number(word);
+  return word !== undefined && /^\d+$/.test(word) ? Number(word) : undefined;
 }
 
 /**

@@ -78,6 +78,7 @@ async function ancestors(host: ProcessHost): Promise<readonly Process[]> {
   while (stat !== undefined) {
     // Not process.pid: it need not be the number that this /proc counts by.
     const pid = stat.slice(0, stat.indexOf(' '));
+    if (found.some((process) => process.pid === pid)) break;
     found.push({
       pid,
       name: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')),
@@ -102,8 +103,8 @@ async function sockets(host: ProcessHost, folder: string): Promise<ReadonlySet<s
 
 /** sshd(8): address and port of the client, then of the server. */
 function fromEnvironment({ pid, name, environment }: Process): Leg[] {
-  const value = /(?:^|\0)SSH_CONNECTION=([^\0]*)/.exec(environment)?.[1] ?? '';
-  const [client, peerPort, , port] = value.split(' ');
+  const [, client, peerPort, port] =
+    /(?:^|\0)SSH_CONNECTION=([^ \0]+) (\d{1,5}) [^ \0]+ (\d{1,5})(?:\0|$)/.exec(environment) ?? [];
   const peer = client?.replace(/%.*/, '') ?? '';
   // Where sshd has no socket, it says UNKNOWN.
   if (isIP(peer) === 0) return [];
@@ -145,7 +146,7 @@ async function redirected(host: ProcessHost, legs: readonly Leg[]): Promise<read
   const ends = new Set(legs.map((leg) => `${leg.peerPort} ${leg.port}`));
   const text = (await ofProcess(host.read('/proc/net/nf_conntrack'))) ?? '';
   return [...text.matchAll(tracked)].flatMap(([, source, peerPort, first, port]) => {
-    if (!ends.has(`${peerPort} ${port}`)) return [];
+    if (!ends.has(`${peerPort} ${port}`) || isIP(source!) === 0) return [];
     const leg = known.get(`${plain(source!)} ${peerPort} ${port}`);
     if (leg === undefined) return [];
     const proof = `${leg.proof}; a rule redirects port ${first} to port ${port}`;

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
-import { located, locatedLater, readConfig, type Config } from './config.ts';
+import { located, locatedLater, type Config } from './config.ts';
 import type { Job } from './job.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { isAllowed, withoutSecret } from './feed-url.ts';
@@ -11,13 +11,13 @@ import { flags, type Flag } from './flags.ts';
 import type { Hooks } from './hooks.ts';
 import { appliedNames, readApplied } from './records.ts';
 import { loadRenderer } from './load.ts';
-import { argv, oneOf, stringList, text } from './options.ts';
+import { argv, extras, oneOf, text } from './options.ts';
 import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
-import { escape } from './text.ts';
+import { shown } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
@@ -42,8 +42,7 @@ export interface Settings {
   readonly metrics: string | undefined;
 }
 
-export async function readSettings(values: Values): Promise<Settings> {
-  const config = await readConfig(values.config as string | undefined);
+export async function readSettings(values: Values, config: Config): Promise<Settings> {
   const stateDir = resolve(
     setting(
       { values: { ...values, ...stateDirOfEnvironment(values) }, config },
@@ -128,7 +127,7 @@ function url(value: unknown, where: string): string {
   if (typeof value === 'string' && URL.canParse(value) && isAllowed(new URL(value))) return value;
   throw new CfsyncError(
     exit.usage,
-    `${where}: ${escape(String(value))} is not a URL with https (http is taken from this host alone)`,
+    `${where}: ${shown(value)} is not a URL with https (http is taken from this host alone)`,
   );
 }
 
@@ -140,7 +139,9 @@ function backendNames(settings: Settings): readonly string[] {
   throw new CfsyncError(
     exit.usage,
     `no backend: name one with --backend (cfsync backends lists them)${
-      settings.config.file === undefined ? '' : `, or under backends in ${settings.config.file}`
+      settings.config.file === undefined
+        ? ', or run cfsync init, which writes a configuration for those in use here'
+        : `, or under backends in ${settings.config.file}`
     }`,
   );
 }
@@ -232,15 +233,16 @@ export async function makeJob(settings: Settings, name: string): Promise<Job> {
   const raw = withFlags(Object.fromEntries(own), name, values);
   const set = <T>(key: string, fallback: unknown, check: (v: unknown, where: string) => T): T =>
     setting(settings, key, fallback, check, name);
+  const { extra, comments } = await ownPrefixes(config);
   const desired: Desired = {
     ranges: none,
-    extra: await extraPrefixes(config),
+    extra,
     tcpPorts: set('ports', '80,443', parsePorts),
     udpPorts: set('udp-ports', '', udpPorts),
     mode: set('mode', 'allow', (value, where) => oneOf(value, ['allow', 'lockdown'], where)),
   };
   const options = located(config, ['backends', name], () => renderer.options(raw));
-  return { name, renderer, options, raw, desired };
+  return { name, renderer, options, raw, desired, comments };
 }
 
 /** The options of a backend, with what flags and environment say on top. */
@@ -261,13 +263,22 @@ export function withFlags(
   return raw;
 }
 
-/** The gate loads a package, so only where there is something to check. */
-async function extraPrefixes(config: Config): Promise<Ranges> {
+/** The admin's own prefixes. The gate loads a package, so only where there is something to check. */
+async function ownPrefixes(
+  config: Config,
+): Promise<{ readonly extra: Ranges; readonly comments: NonNullable<Job['comments']> }> {
   const { extra } = config.settings;
-  if (extra === undefined) return none;
+  if (extra === undefined || extra === null) return { extra: none, comments: [] };
   return locatedLater(config, ['extra'], async () => {
     const { parseExtra } = await import('./gate.ts');
-    return parseExtra(stringList(extra, 'extra'));
+    const entries = extras(extra, 'extra');
+    return {
+      extra: parseExtra(entries.map(({ prefix }) => prefix)),
+      comments: entries.flatMap(({ prefix, comment }) => {
+        const { v4, v6 } = parseExtra([prefix]);
+        return comment === undefined ? [] : [{ prefix: [...v4, ...v6][0]!, comment }];
+      }),
+    };
   });
 }
 
@@ -290,6 +301,9 @@ function udpPorts(value: unknown, where: string): readonly number[] {
 
 /** A whole number, 0 or more. */
 function whole(value: unknown, where: string): number {
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 0) return value;
-  throw new CfsyncError(exit.usage, `${where}: must be a whole number, 0 or more`);
+  // In seconds, the largest is still less than a timer can wait for.
+  const most = 1_000_000;
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= most)
+    return value;
+  throw new CfsyncError(exit.usage, `${where}: must be a whole number from 0 to ${most}`);
 }

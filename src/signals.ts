@@ -57,6 +57,11 @@ export function bringToEnd(): void {
   follows = 'nothing';
 }
 
+/** From here on a signal ends the process as if it had never been listened for: nothing is left to do. */
+export function leaveToSignals(): void {
+  for (const signal of signals) process.removeAllListeners(signal);
+}
+
 /** The signal that came, if any. */
 export function wasAsked(): string | undefined {
   return asked;

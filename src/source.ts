@@ -8,6 +8,7 @@ import { CfsyncError, exit } from './errors.ts';
 import { digest, why } from './files.ts';
 import { parseFeed, parseList } from './gate.ts';
 import { equal, isEmpty, merge, none, subtract } from './prefix.ts';
+import { waiting } from './progress.ts';
 import type { Notice, Ranges } from './renderer.ts';
 import {
   type Check,
@@ -116,7 +117,9 @@ async function choose(options: SourceOptions, state: State): Promise<Choice> {
   const { source, urls, stateDir, now, maxAge } = options;
   if (source === 'auto') {
     const download = options.download ?? (await import('./download.ts')).download;
-    const feeds = await download(urls);
+    const feeds = await waiting('waiting for the ranges', (say) =>
+      download(urls, { again: (text) => say(`waiting for the ranges (${text})`) }),
+    );
     return decide({ ...state, bundled: await bundled() }, feeds, now, maxAge);
   }
   const { snapshot, check } = state;
@@ -322,9 +325,8 @@ async function read(path: string): Promise<string> {
   try {
     bytes = await readFile(path);
   } catch (cause) {
-    throw new CfsyncError(exit.failed, escape(`cannot read the source ${path}: ${why(cause)}`), {
-      cause,
-    });
+    const message = `cannot read the source ${path}: ${why(cause)}; a source is auto, bundled, snapshot, a file, or a folder with ips-v4 and ips-v6`;
+    throw new CfsyncError(exit.failed, escape(message), { cause });
   }
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);

@@ -1,4 +1,5 @@
 /** Words and numbers as they are printed. */
+import { inspect } from 'node:util';
 
 /**
  * What cannot be seen made visible, so that another program's output cannot steer a terminal or turn a line around:
@@ -7,6 +8,13 @@
 export function escape(text: string): string {
   return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
     c === '\t' ? ' ' : `\\u${c.codePointAt(0)!.toString(16).padStart(4, '0')}`,
+  );
+}
+
+/** A value of a configuration as a message names it; not every object lets itself be made into a text. */
+export function shown(value: unknown): string {
+  return escape(
+    typeof value === 'string' ? value : inspect(value, { depth: 1, breakLength: Infinity }),
   );
 }
 
@@ -73,10 +81,10 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** ` (did you mean X?)`, or nothing. */
-export function suggest(word: string, known: readonly string[]): string {
+/** ` (did you mean X?)`, or nothing; `before` stands in front of the word that is meant. */
+export function suggest(word: string, known: readonly string[], before = ''): string {
   const near = nearest(word, known);
-  return near === undefined ? '' : ` (did you mean ${near}?)`;
+  return near === undefined ? '' : ` (did you mean ${before}${near}?)`;
 }
 
 /** Lines of at most `width` characters, broken at blanks; a longer word stays whole. */

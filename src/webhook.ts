@@ -1,6 +1,5 @@
 /** Posts a report to a web address; loaded only where that happens, because undici takes 64 ms to import. */
 import { STATUS_CODES } from 'node:http';
-import { request } from 'undici';
 import { withoutSecret } from './feed-url.ts';
 import { makeClients } from './http.ts';
 import { escape } from './text.ts';
@@ -17,9 +16,8 @@ export async function post(
   const clients = makeClients(2 ** 20);
   const signal = AbortSignal.timeout(timeout);
   try {
-    const { statusCode, body } = await request(url, {
+    const { statusCode, body } = await clients.request(new URL(url), {
       method: 'POST',
-      dispatcher: clients.to(new URL(url)),
       signal,
       headers: { 'content-type': 'application/json', 'user-agent': 'cfsync' },
       body: json,

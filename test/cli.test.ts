@@ -1,4 +1,5 @@
 /** The built program, end to end, as an ordinary user would run it: feeds on loopback, no firewall. */
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -16,6 +17,8 @@ import { exit } from '../src/errors.ts';
 import { writeRecord } from '../src/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
 import { listRenderer, runProgram, type Ended } from './helpers/program.ts';
+
+const bin = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
 
 let folder: string;
 let state: string;
@@ -218,6 +221,33 @@ describe('a renderer of somebody else, named in the configuration', () => {
     );
   });
 
+  it('gets the own prefixes where it filters; what they are is said when they come', async () => {
+    const filter = listRenderer
+      .replace("kind: 'list'", "kind: 'filter'")
+      .replace(
+        'owned: { ranges,',
+        'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
+      );
+    writeFileSync(join(folder, 'haproxy.mjs'), filter);
+    const entries = 'extra:\n  - 10.0.0.0/16\n  - {prefix: 10.1.2.3, comment: the office}\n';
+    const rest = `backends: {lb: {renderer: ./haproxy.mjs, path: ${list}}}\n`;
+    writeFileSync(join(folder, 'config.yaml'), entries + rest);
+    const own = '; among them your own 10.1.2.3/32 (the office)\n';
+    const apply = (...args: string[]) => run('apply', '--source', 'bundled', ...args);
+    expect((await apply('--dry-run')).stdout).toContain(own);
+    expect((await run('diff', '--source', 'bundled', '-v')).stderr).toContain(own);
+    expect((await apply()).stdout).toContain(own);
+    expect(await apply()).toMatchObject({ code: exit.ok, stdout: '' });
+    const { stdout } = await run('config', 'show');
+    expect(stdout).toContain('extra: ["10.0.0.0/16",{"prefix":"10.1.2.3","comment":"the office"}]');
+    // Only what comes is named, not what was there.
+    writeFileSync(
+      join(folder, 'config.yaml'),
+      `${entries}  - {prefix: fd00::/16, comment: lab}\n${rest}`,
+    );
+    expect((await apply()).stdout).not.toContain('office');
+  });
+
   it('is applied, verified and removed like the others', async () => {
     const applied = await run('apply', '--source', 'bundled');
     expect(applied).toMatchObject({ code: exit.ok, stderr: '' });
@@ -273,11 +303,11 @@ describe('a renderer of somebody else, named in the configuration', () => {
       expect(edited).toMatchObject({ code: exit.failed, stdout: '' });
       expect(edited.stderr).toContain('plan.json is corrupt');
       const record = JSON.parse(text) as { content: object; digest: string };
-      const forged = JSON.stringify(record.content).replace('173.245.48.0/20', '10.0.0.0/8');
+      const forged = JSON.stringify(record.content).replace('172.64.0.0/13', '172.16.0.0/12');
       await writeRecord(file, 'plan', JSON.parse(forged), (content) => content);
       const refused = await run('apply', '--plan', 'plan.json');
       expect(refused).toMatchObject({ code: exit.failed, stdout: '' });
-      expect(refused.stderr).toContain('10.0.0.0/8');
+      expect(refused.stderr).toContain('172.16.0.0/12');
       expect(await run('apply', '--plan', 'none')).toMatchObject({ code: exit.failed });
       expect(readdirSync(folder)).not.toContain('cloudflare.lst');
     });
@@ -311,6 +341,10 @@ describe('config', () => {
       [`${right}lock-timeout: soon\n`, 'config.yaml:6: lock-timeout: must be a whole number'],
       [`${right}probe: x\n`, 'config.yaml:6: probe: must be'],
       [`${right}extra: [10.0.0.1/8]\n`, 'config.yaml:6: extra prefix 10.0.0.1/8'],
+      [`${right}extra: [1]\n`, 'config.yaml:6: extra: must be a list of prefixes, each as in'],
+      [`${right}extra:\n  - {prefix: 10.0.0.1}\n  - {prefx: 10.0.0.2}\n`, 'did you mean prefix?'],
+      [`${right}extra: [{prefix: 10.0.0.1, comment: 7}]\n`, 'extra: comment: must be a text'],
+      [`${right}extra: [{comment: x}]\n`, 'extra: prefix: must be a text'],
       [`${right}source: ''\n`, 'config.yaml:6: source: must be a text'],
     ] as const) {
       write(text);
@@ -336,6 +370,31 @@ describe('config', () => {
     const file = (await config('show')).stdout.replaceAll(/ +/g, ' ');
     expect(file).toContain(`backends.ufw.ports: [443] # ${join(folder, 'config.yaml')}:4\n`);
     expect(await config('shwo')).toMatchObject({ code: exit.usage });
+  });
+});
+
+describe('standard output', () => {
+  const shell = (line: string) =>
+    spawnSync('sh', ['-c', `${line}; echo "exit $?" >&2`, process.execPath, bin], {
+      encoding: 'utf8',
+      env: { ...process.env, CFSYNC_STATE_DIR: state },
+    });
+
+  it('may have a reader that has seen enough', () => {
+    // Longer than a pipe holds.
+    const list = Array.from(
+      { length: 20_000 },
+      (_, i) => `${(i >> 12) + 20}.${(i >> 4) & 255}.${(i & 15) * 16}.0/32`,
+    );
+    writeFileSync(join(folder, 'ips'), `${list.join('\n')}\n2606:4700::/32\n`);
+    const { stdout, stderr } = shell(`"$0" "$1" show --source ${folder}/ips | head -n 1`);
+    expect(stdout).toMatch(/^20\.\S+\n$/);
+    expect(stderr).toBe('exit 0\n');
+  });
+
+  it('that cannot be written is said', () => {
+    const { stderr } = shell('"$0" "$1" show --source bundled >/dev/full');
+    expect(stderr).toMatch(/^cfsync: standard output cannot be written: ENOSPC.*\nexit 1\n$/);
   });
 });
 
@@ -392,36 +451,5 @@ describe.runIf(process.getuid?.() === 0)('as root', () => {
       expect(ended.stderr).toContain(message);
     }
     expect(readdirSync(state)).toEqual(before);
-  });
-});
-
-describe('start-up', () => {
-  it('answers --version and --help without loading a package', async () => {
-    const { version } = JSON.parse(
-      readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8'),
-    ) as { version: string };
-    const trace = { NODE_DEBUG: 'esm' };
-    for (const args of [['--version'], ['-V'], ['--help'], ['apply', '--help']]) {
-      const { code, stdout, stderr } = await cfsync(args, trace);
-      expect(code).toBe(exit.ok);
-      expect(stdout).toContain(args[0]!.toLowerCase().startsWith('--v') ? version : '');
-      expect(stderr).not.toContain('node_modules');
-    }
-  });
-
-  it.each([
-    [
-      ['render', '-b', 'nftables', '--source', 'bundled'],
-      ['undici', '/diff/', '/yaml/'],
-    ],
-    [
-      ['show', '--source', 'bundled'],
-      ['undici', '/diff/', '/yaml/'],
-    ],
-  ])('%j loads only what it needs', async (args, unwanted) => {
-    const { stderr } = await cfsync(args, { NODE_DEBUG: 'esm' });
-    expect(stderr).toContain('node_modules/yargs');
-    for (const name of unwanted)
-      expect(stderr).not.toContain(`node_modules/${name.replaceAll('/', '')}/`);
   });
 });

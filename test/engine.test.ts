@@ -1,4 +1,12 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -433,6 +441,40 @@ describe('the history', () => {
     await apply(await plan(fileBackend()), state, { ...run, number: 2 });
     expect(await lastRun(state, undefined)).toBe(1);
     expect(await beginRun(state, 'apply', '')).toMatchObject({ number: 2 });
+  });
+
+  it('is no reason to go back when an old run cannot be let go', async () => {
+    for (let number = 1; number <= 5; number++)
+      await apply(await plan(fileBackend(), lists[number]), state, { ...run, number });
+    const oldest = join(state, 'history', '000001-file.json');
+    rmSync(oldest);
+    mkdirSync(oldest);
+    const result = await apply(await plan(fileBackend(), one), state, { ...run, number: 6 });
+    expect(result).toMatchObject({
+      code: 0,
+      notices: [{ level: 'warning', text: expect.stringContaining(oldest) }],
+    });
+  });
+
+  it('need not be written to for going back', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    await apply(await plan(fileBackend(), two), state, { ...run, number: 2 });
+    rmSync(join(state, 'journal'), { recursive: true });
+    writeFileSync(join(state, 'journal'), '');
+    const [{ entry }] = (await entriesOf(state, 2)) as [Kept];
+    const back = await rollBack(await makeRollback(job(fileBackend()), entry), entry, state);
+    expect(back).toMatchObject({ code: 4, notices: [{ level: 'warning' }, { level: 'warning' }] });
+    expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
+  });
+
+  it('is where the entry is when going back fails', async () => {
+    await apply(await plan(fileBackend()), state, run);
+    const [{ entry }] = (await entriesOf(state, run.number)) as [Kept];
+    rmSync(file);
+    mkdirSync(file);
+    const kept = join(state, 'history', '000001-file.json');
+    const back = await goBack(job(fileBackend()), entry, state);
+    expect(back).toMatchObject({ code: 5, message: expect.stringContaining(kept) });
   });
 
   it('goes back when the end of an apply cannot be written down', async () => {

@@ -1,5 +1,5 @@
 /** Hooks of the built program: what they are given, when they run, and what follows when they fail. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -13,8 +13,10 @@ import {
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { parse } from 'yaml';
+import { readConfig } from '../src/config.ts';
 import { exit } from '../src/errors.ts';
 import { readSettings } from '../src/settings.ts';
 import { post } from '../src/webhook.ts';
@@ -110,14 +112,68 @@ describe('on-change', () => {
     expect([given('on-change'), given('on-failure')]).toEqual([undefined, undefined]);
   });
 
-  it('does not run in a rehearsal, nor when another command changes something', async () => {
+  it('does not run in a rehearsal', async () => {
     config(`on-change: [${keep()}]`);
-    expect(await apply('--dry-run')).toMatchObject({ code: exit.ok });
-    expect(given('on-change')).toBeUndefined();
+    for (const command of ['apply', 'adopt'])
+      expect(await cfsync(command, '--source', 'bundled', '--dry-run')).toMatchObject({
+        code: exit.ok,
+      });
     await apply();
     rmSync(at('got.on-change'));
-    expect(await cfsync('remove')).toMatchObject({ code: exit.ok });
+    for (const command of ['rollback', 'remove'])
+      expect(await cfsync(command, '--dry-run')).toMatchObject({ code: exit.ok });
     expect(given('on-change')).toBeUndefined();
+  });
+
+  it('runs when rollback, remove or adopt change something', async () => {
+    config(`on-change: [${keep()}]`, `on-failure: [${keep()}]`);
+    /** Takes what it was given away. */
+    const taken = (): unknown => {
+      const report = given('on-change');
+      rmSync(at('got.on-change'), { force: true });
+      return report;
+    };
+    const covered = { addresses: { v4: '1524736', v6: text('0') } };
+    const bare = { addresses: { v4: '0', v6: '0' } };
+    await apply();
+    taken();
+    expect(await cfsync('rollback')).toMatchObject({ code: exit.ok });
+    expect(taken()).toMatchObject({
+      command: 'rollback',
+      code: exit.ok,
+      changed: true,
+      source: null,
+      backends: [{ name: 'lb', code: exit.ok, changed: true, gained: bare, lost: covered }],
+    });
+    rmSync(at('state'), { recursive: true });
+    await apply();
+    taken();
+    expect(await cfsync('remove')).toMatchObject({ code: exit.ok });
+    expect(taken()).toMatchObject({
+      command: 'remove',
+      backends: [{ name: 'lb', code: exit.ok, changed: true, gained: bare, lost: covered }],
+    });
+    const adopting = `
+  adopt: (observed) => ({
+    ...observed,
+    owned: {
+      ...observed.owned,
+      strays: observed.owned.text?.includes('theirs')
+        ? [{ text: 'theirs', prefixes: ['104.16.0.0/13'] }]
+        : [],
+    },
+  }),
+  api: 1,`;
+    writeFileSync(at('list.mjs'), listRenderer.replace('api: 1,', adopting));
+    writeFileSync(at('list'), 'theirs\n');
+    expect(await cfsync('adopt', '--source', 'bundled')).toMatchObject({ code: exit.ok });
+    expect(taken()).toMatchObject({
+      command: 'adopt',
+      changed: true,
+      source: { kind: 'bundled' },
+      backends: [{ name: 'lb', code: exit.ok, changed: true, gained: covered, lost: bare }],
+    });
+    expect(given('on-failure')).toBeUndefined();
   });
 
   it('names the plan that was applied', async () => {
@@ -242,6 +298,58 @@ describe('on-failure', () => {
       ],
     });
     expect(given('on-change')).toBeUndefined();
+  });
+
+  describe('when no confirm comes', () => {
+    const watcher = (): number[] => {
+      const { stdout } = spawnSync('pgrep', ['-f', `watcher.js ${at('state')}`], {
+        encoding: 'utf8',
+      });
+      return stdout.split('\n').filter(Boolean).map(Number);
+    };
+    const told = {
+      command: 'apply',
+      changed: true,
+      backends: [
+        {
+          name: 'lb',
+          changed: true,
+          code: exit.rolledBack,
+          message: text('no confirm came for the apply of '),
+        },
+      ],
+    };
+    beforeEach(() => {
+      config(`on-change: [${keep()}]`, `on-failure: [${keep()}]`, `metrics: ${at('cfsync.prom')}`);
+    });
+
+    it('runs when the watcher has taken it back', async () => {
+      expect(await apply('--confirm', '1')).toMatchObject({ code: exit.ok });
+      expect(given('on-change')).toMatchObject({ code: exit.ok });
+      rmSync(at('got.on-change'));
+      await vi.waitUntil(() => watcher().length === 0, 10_000);
+      expect(existsSync(at('list'))).toBe(false);
+      expect(given('on-failure')).toMatchObject({ ...told, code: exit.rolledBack });
+      expect(given('on-change')).toMatchObject({ code: exit.rolledBack });
+      expect(read('cfsync.prom')).toContain('cfsync_last_exit_code{command="apply"} 4\n');
+    });
+
+    it('runs when the next run has taken it back, in place of the watcher', async () => {
+      await apply('--confirm', '1');
+      for (const pid of watcher()) process.kill(pid, 'SIGKILL');
+      await vi.waitUntil(() => watcher().length === 0, 10_000);
+      await sleep(1200);
+      const ended = await apply();
+      expect(ended).toMatchObject({ code: exit.ok, stderr: text('no confirm came') });
+      expect(given('on-failure')).toMatchObject({ ...told, code: exit.ok });
+    });
+
+    it('does not run when it came', async () => {
+      await apply('--confirm', '4');
+      expect(await cfsync('confirm')).toMatchObject({ code: exit.ok });
+      await vi.waitUntil(() => watcher().length === 0, 10_000);
+      expect(given('on-failure')).toBeUndefined();
+    });
   });
 
   it('runs after an error inside cfsync', async () => {
@@ -387,7 +495,9 @@ describe('the configuration', () => {
     ['on-chance: [mail]', 'unknown key on-chance (did you mean on-change?)'],
   ])('%s is a mistake', async (line, message) => {
     config(line);
-    const settings = readSettings({ config: at('config.yaml'), 'state-dir': at('state') });
+    const settings = readConfig(at('config.yaml')).then((file) =>
+      readSettings({ 'state-dir': at('state') }, file),
+    );
     await expect(settings).rejects.toMatchObject({
       code: exit.usage,
       message: expect.stringMatching(/^\S+config\.yaml:1: /) as string,

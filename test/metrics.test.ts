@@ -150,6 +150,10 @@ describe('what was there before', () => {
       'backend=b': 0,
       'backend=c': 0,
     });
+    for (const command of ['rollback', 'remove'])
+      expect(drift(write(report(command, 0, { a: 0, c: 0 }), verified))).toEqual({
+        'backend=b': 0,
+      });
   });
 
   it('is kept for a backend of any name', () => {

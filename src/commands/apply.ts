@@ -18,7 +18,7 @@ import {
 } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../flags.ts';
-import { forRanges, type Job } from '../job.ts';
+import { forRanges, ownAmong, type Job } from '../job.ts';
 import { openNames, readOpen, type Kept, type Run } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
@@ -324,8 +324,8 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
     const name = plan.job.name;
     if (plan.steps.length === 0) output.note(`${name}: no changes`);
     for (const [i, step] of plan.steps.entries()) output.print(`step ${i + 1}: ${step.summary}`);
-    const change = changeText(plan.added, plan.removed);
-    if (change !== '') output.print(`${name}: ${change}`);
+    const change = planText(plan);
+    if (change !== '') output.sentence(`${name}: ${change}`);
   }
   if (plans.some((p) => p.steps.length > 0))
     output.print(`plan ${planId(plans)}: nothing was changed`);
@@ -359,9 +359,15 @@ export async function applyOne(
     return result;
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
-  const parts = [result.message, changeText(plan.added, plan.removed)];
-  output.print(parts.filter((part) => part !== '').join('; '));
+  const parts = [result.message, planText(plan)];
+  output.sentence(parts.filter((part) => part !== '').join('; '));
   return result;
+}
+
+/** What changes in address space, with the admin's own prefixes in it. */
+function planText({ job, added, removed }: Plan): string {
+  const own = ownAmong(job, added, removed);
+  return `${changeText(added, removed)}${own === '' ? '' : `; among them your own ${own}`}`;
 }
 
 /** Says what the guard held back; answers the exit codes that follow from it. */

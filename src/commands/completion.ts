@@ -5,7 +5,7 @@ import { builtIn } from '../load.ts';
 import type { Context } from '../main.ts';
 import { escape } from '../text.ts';
 
-export async function run({ words, output }: Context): Promise<ExitCode> {
+export async function run({ words, output }: Pick<Context, 'words' | 'output'>): Promise<ExitCode> {
   const shell = shells.find((name) => name === words.join(' '));
   if (shell === undefined)
     throw new CfsyncError(

@@ -3,11 +3,17 @@ import { changing } from '../change.ts';
 import { locked, makeRemoval, check } from '../engine.ts';
 import { worst, type ExitCode } from '../errors.ts';
 import type { Run } from '../journal.ts';
+import { preflight, type Course } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { appliedNames } from '../records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
 import { whileChanging } from '../signals.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
+
+const course: Course = {
+  after: () => undefined,
+  advice: 'go on with --allow-lockout, from a session that stays',
+};
 
 export async function run(context: Context): Promise<ExitCode> {
   if (context.settings.values['dry-run'] === true) return removeAll(context, undefined);
@@ -25,6 +31,7 @@ async function removeAll(context: Context, run: Run | undefined): Promise<ExitCo
       await locked([job], settings.lockTimeout, async () => {
         const plan = await makeRemoval(job);
         await check(plan);
+        if ((await preflight([plan], context, codes, course)).length === 0) return;
         if (run === undefined) printPlan([plan], output);
         else codes.push((await whileChanging(() => applyOne(plan, context, run))).code);
       });

@@ -2,14 +2,16 @@
 import { lookAgain } from '../again.ts';
 import { holdFromNow, jobsOf, takeBack, type Reversal } from '../change.ts';
 import { unified } from '../diff.ts';
-import { locked, makeRollback, planDiff } from '../engine.ts';
+import { locked, makeRollback, planDiff, type Plan } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
+import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText } from '../output.ts';
 import { endPending, readPending } from '../pending.ts';
+import type { Desired } from '../renderer.ts';
 import { bringToEnd } from '../signals.ts';
 import { printPlan } from './apply.ts';
 
@@ -20,7 +22,7 @@ export async function run(context: Context): Promise<ExitCode> {
       const plans = [];
       for (const { job, entry } of reversals) plans.push(await makeRollback(job, entry));
       printPlan(plans, output);
-      return exit.ok;
+      return (await lockedOut(context, reversals)) ?? exit.ok;
     });
   const { stateDir, lockTimeout } = settings;
   return withRunLock(stateDir, lockTimeout, 'rollback', async () => {
@@ -62,10 +64,37 @@ async function withLast(
   );
 }
 
-async function goBackAll(
-  { settings, output }: Context,
+/** Whether going back could cut the session it runs in: then none of the backends does. */
+async function lockedOut(
+  context: Context,
   reversals: readonly Reversal[],
-): Promise<ExitCode> {
+): Promise<ExitCode | undefined> {
+  const codes: ExitCode[] = [];
+  const entries = new Map<Plan, Reversal['entry']>();
+  for (const { job, entry } of reversals)
+    try {
+      entries.set(await makeRollback(job, entry), entry);
+    } catch (error) {
+      // Going back says so itself.
+      if (!(error instanceof CfsyncError)) throw error;
+    }
+  await preflight([...entries.keys()], context, codes, {
+    after: (plan) => desiredBefore(entries.get(plan)!, plan),
+    advice: 'go on with --allow-lockout, from a session that stays',
+  });
+  return codes.length > 0 ? worst(codes) : undefined;
+}
+
+/** Rules that were taken over were for the same ports. */
+function desiredBefore({ was, desired }: Reversal['entry'], { wanted }: Plan): Desired | undefined {
+  const strays = wanted.strays ?? [];
+  return was?.desired ?? (strays.length > 0 ? { ...desired, mode: 'allow' } : undefined);
+}
+
+async function goBackAll(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
+  const { settings, output, record } = context;
+  const refused = await lockedOut(context, reversals);
+  if (refused !== undefined) return refused;
   bringToEnd();
   const { stateDir } = settings;
   // First, so that a rollback that is cut off holds as well.
@@ -75,14 +104,22 @@ async function goBackAll(
   for (const reversal of reversals) {
     const { plan, ...back } = await takeBack(reversal, stateDir);
     output.notices(reversal.name, back.notices);
+    const { message } = back;
     if (plan === undefined || back.code !== exit.rolledBack) {
+      record.backend(reversal.name, {
+        code: back.code,
+        message,
+        changed: back.code === exit.broken,
+      });
       output.error(back.message, { backend: reversal.name, detail: back.detail });
       codes.push(back.code);
       continue;
     }
+    const moved = { changed: plan.steps.length > 0, gained: plan.added, lost: plan.removed };
+    record.backend(reversal.name, { code: exit.ok, message, ...moved });
     for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
-    output.print(parts.filter((part) => part !== '').join('; '));
+    output.sentence(parts.filter((part) => part !== '').join('; '));
   }
   // Where only some backends go back, the others still wait for their confirmation.
   const pending = await readPending(stateDir);

@@ -1,5 +1,5 @@
 /** The contract between the doctor and its checks: what is observed as data, and judged without the host. */
-import type { Host, Ranges } from '../renderer.ts';
+import type { Host, Mode, Ranges } from '../renderer.ts';
 import type { ProcessHost } from '../sessions.ts';
 
 /** The errors of Cloudflare's that a visitor sees, which a finding may be the cause of. */
@@ -25,6 +25,10 @@ export interface Finding {
   readonly evidence: readonly string[];
   /** The one command that mends it, to be copied as it is; a cfsync command where cfsync can. */
   readonly command?: string;
+  /** Names the effect that it sees, as the id of a rule; not printed. */
+  readonly effect?: string;
+  /** Effects that it explains: findings of other checks about these are left out. */
+  readonly explains?: readonly string[];
   /** What to do where no single command does it, or what to know before running it: a sentence or two. */
   readonly advice?: string;
 }
@@ -34,13 +38,22 @@ export interface DoctorContext {
   /** Cloudflare's ranges: of the last snapshot, else of the list that comes with the release. */
   readonly ranges: Ranges;
   /** Where `ranges` comes from, and the time (ISO 8601) at which it was last known to be right. */
-  readonly list: { readonly kind: 'snapshot' | 'bundled'; readonly asOf: string };
+  readonly list: {
+    readonly kind: 'snapshot' | 'bundled';
+    readonly asOf: string;
+    /** Whether it is refreshed from the feeds; a list that a person named does not age. */
+    readonly ages: boolean;
+  };
   /** Days after which a list counts as old. */
   readonly maxAge: number;
   /** TCP ports on which Cloudflare is to get in: `--ports`, the configuration, what was applied, else 80 and 443. */
   readonly ports: readonly number[];
   /** What was applied with cfsync on this host, by backend. */
-  readonly applied: readonly { readonly name: string; readonly ports: readonly number[] }[];
+  readonly applied: readonly {
+    readonly name: string;
+    readonly mode: Mode;
+    readonly ports: readonly number[];
+  }[];
   readonly now: Date;
   readonly isRoot: boolean;
   /** The options of the command line, by name. */

@@ -10,14 +10,22 @@ type Load = () => Promise<{ readonly default: Check<any> }>;
  * sees its effect.
  */
 const checks: Readonly<Record<string, Load>> = {
+  'firewall-state': () => import('./checks/firewall-state.ts'),
+  'two-firewalls': () => import('./checks/two-firewalls.ts'),
+  bans: () => import('./checks/bans.ts'),
+  'allow-list': () => import('./checks/allow-list.ts'),
+  ipv6: () => import('./checks/ipv6.ts'),
+  'packet-filter': () => import('./checks/packet-filter.ts'),
+  'published-ports': () => import('./checks/published-ports.ts'),
+  'open-to-all': () => import('./checks/open-to-all.ts'),
   service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
   tls: () => import('./checks/tls.ts'),
-  overload: () => import('./checks/overload.ts'),
   dns: () => import('./checks/dns.ts'),
-  'error-log': () => import('./checks/error-log.ts'),
   'real-ip': () => import('./checks/real-ip.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),
+  overload: () => import('./checks/overload.ts'),
+  'error-log': () => import('./checks/error-log.ts'),
 };
 
 /** Their names, in order. */

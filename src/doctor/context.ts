@@ -26,10 +26,11 @@ async function list(settings: Settings): Promise<Pick<DoctorContext, 'ranges' | 
   if (snapshot !== undefined) {
     const { ranges, origin, acceptedAt } = snapshot;
     const asOf = origin.kind === 'bundled' ? origin.detail : (check?.believed?.at ?? acceptedAt);
-    return { ranges, list: { kind: 'snapshot', asOf } };
+    const ages = check?.believed !== undefined || check?.problem !== undefined;
+    return { ranges, list: { kind: 'snapshot', asOf, ages } };
   }
   const { ranges, origin } = await resolveSource({ ...sourceOptions(settings), source: 'bundled' });
-  return { ranges, list: { kind: 'bundled', asOf: origin.detail } };
+  return { ranges, list: { kind: 'bundled', asOf: origin.detail, ages: false } };
 }
 
 async function appliedHere(stateDir: string): Promise<DoctorContext['applied']> {
@@ -37,7 +38,9 @@ async function appliedHere(stateDir: string): Promise<DoctorContext['applied']> 
   const records = await Promise.all(
     names.map(async (name) => {
       const { content } = (await readable(() => readUsable(stateDir, name))) ?? {};
-      return content === undefined ? [] : [{ name, ports: content.desired.tcpPorts }];
+      return content === undefined
+        ? []
+        : [{ name, mode: content.desired.mode, ports: content.desired.tcpPorts }];
     }),
   );
   return records.flat();

@@ -31,9 +31,11 @@ export async function examine(
 ): Promise<Report> {
   const shared = remembering(host);
   const ends = await Promise.all(checks.map((check) => make(check, shared, context, limit)));
-  const findings = ends.flatMap(({ check, findings = [] }) =>
+  const all = ends.flatMap(({ check, findings = [] }) =>
     findings.map((finding) => ({ ...finding, check })),
   );
+  const explained = new Set(all.flatMap(({ explains = [] }) => explains));
+  const findings = all.filter(({ effect }) => effect === undefined || !explained.has(effect));
   return {
     checked: ends.flatMap(({ check, findings }) => (findings === undefined ? [] : [check])),
     findings: ranked(findings),

@@ -245,7 +245,7 @@ function actionOf(
     case 'notrack':
       return [{ kind: 'untrack' }];
     case 'mangle':
-      return isMark(at(e, key, 'key')) ? [{ kind: 'mark' }] : [];
+      return markOf(at(e, key, 'key'), at(e, key, 'value'));
     case 'dnat':
     case 'redirect':
       return [translation(key, e[key], onlyFor)];
@@ -274,10 +274,13 @@ function translation(key: string, to: unknown, onlyFor: (family: Family) => void
   };
 }
 
-/** Whether a statement sets what later rules may ask for as a mark. */
-function isMark(key: unknown): boolean {
-  const name = at(key, 'meta', 'key') ?? at(key, 'ct', 'key');
-  return name === 'mark' || name === 'zone';
+/** What a statement sets that later rules may ask for. */
+function markOf(key: unknown, value: unknown): readonly Action[] {
+  const set = typeof value === 'number' ? { value } : {};
+  if (at(key, 'meta', 'key') === 'mark') return [{ kind: 'mark', ...set }];
+  const ofConnection = at(key, 'ct', 'key');
+  if (ofConnection === 'mark') return [{ kind: 'connectionMark', ...set }];
+  return ofConnection === 'zone' ? [{ kind: 'connectionMark' }] : [];
 }
 
 function mapOf(vmap: unknown, find: Find, table: string): Action {
@@ -289,7 +292,7 @@ function mapOf(vmap: unknown, find: Find, table: string): Action {
   let rest: readonly [Condition, Action] | undefined;
   for (const entry of listed as readonly unknown[]) {
     const [value, verdict] = Array.isArray(entry) ? (entry as readonly unknown[]) : [];
-    const [key = ''] = Object.keys((verdict ?? {}) as Expr);
+    const [key = ''] = Object.keys(verdict ?? {});
     const right = at(value, 'elem', 'val') ?? value;
     const [action] = neutral.has(key)
       ? [{ kind: 'map', entries: [] } as const]
@@ -344,7 +347,7 @@ function resolved(right: unknown, find: Find): readonly unknown[] | undefined {
 
 /** What a rule looks at, in nft's words. */
 function nameOf(left: unknown): string {
-  const [key = 'expression'] = Object.keys((left ?? {}) as Expr);
+  const [key = 'expression'] = Object.keys(left ?? {});
   const parts = ['protocol', 'field', 'key'].map((name) => at(left, key, name));
   const words = parts.filter((part) => typeof part === 'string');
   return key === 'payload' ? words.join(' ') || key : [key, ...words].join(' ');
@@ -389,16 +392,17 @@ function fieldOf(left: unknown): Field | undefined {
     case 'pkttype':
       return { values: () => ['host'] };
     case 'mark':
-      return { values: ({ marked }) => (marked ? undefined : [0]) };
+      return { values: ({ mark }) => (mark === undefined ? undefined : [mark]) };
   }
   switch (ct) {
     case 'mark':
+      return { values: ({ connectionMark: mark }) => (mark === undefined ? undefined : [mark]) };
     case 'zone':
-      return { values: ({ marked }) => (marked ? undefined : [0]) };
+      return { values: ({ connectionMark: mark }) => (mark === undefined ? undefined : [0]) };
     case 'state':
       return { values: ({ tracked }) => [tracked ? 'new' : 'untracked'] };
     case 'status':
-      return { values: ({ translated }) => [translated ? 'dnat' : 'none'] };
+      return { values: ({ translated }) => [translated === undefined ? 'none' : 'dnat'] };
     case 'direction':
       return { values: () => ['original'] };
     case 'proto-dst':
@@ -547,12 +551,13 @@ function bitwise(left: unknown, op: unknown, right: unknown): Condition {
   const [inner, mask] = Array.isArray(and) ? (and as readonly unknown[]) : [left];
   const what = nameOf(inner);
   const [protocol, field] = [at(inner, 'payload', 'protocol'), at(inner, 'payload', 'field')];
-  const isMark = at(inner, 'meta', 'key') === 'mark' || at(inner, 'ct', 'key') === 'mark';
-  const values = ({ marked }: Packet): readonly number[] | undefined => {
+  const values = ({ mark, connectionMark }: Packet): readonly number[] | undefined => {
     if (field === 'flags' && protocol === 'tcp') return [synFlag];
     // Not a fragment; whether it may become one is the sender's choice.
     if (field === 'frag-off') return [0, 0x4000];
-    return isMark && !marked ? [0] : undefined;
+    const [isMark, isOfConnection] = ['meta', 'ct'].map((one) => at(inner, one, 'key') === 'mark');
+    const value = isMark === true ? mark : isOfConnection === true ? connectionMark : undefined;
+    return value === undefined ? undefined : [value];
   };
   const set = at(right, 'set');
   const numbers = (Array.isArray(set) ? (set as readonly unknown[]) : [right]).map(numberOf);

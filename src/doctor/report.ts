@@ -43,7 +43,7 @@ function one(finding: Named, number: number): string[] {
   const { level, title, causes, evidence, command, advice, check } = finding;
   const error = causes.length === 0 ? '' : ` -> error ${causes.join(', ')}`;
   return [
-    ...indented(`${number}. ${level.toUpperCase()}${error}: ${escape(title)}  [${check}]`, 0, 3),
+    ...indented(`${number}. ${level.toUpperCase()}${error}: ${escape(title)} [${check}]`, 0, 3),
     ...evidence.flatMap((line) => indented(escape(line), 5, 9)),
     ...(advice === undefined ? [] : indented(escape(advice), 3, 3)),
     // Never broken: it is copied.

@@ -14,14 +14,16 @@ export interface Packet {
   readonly originalPort: number;
   /** Where it goes: to this host, or by a translation to another one, through an interface. */
   readonly to: 'here' | { readonly address: string; readonly through: string | undefined };
-  readonly translated: boolean;
+  /** The rule that translated it. */
+  readonly translated: Rule | undefined;
   /** Interfaces with a default route, by which strangers and Cloudflare come in. */
   readonly interfaces: readonly string[];
   /** Addresses of this host, of the packet's family. */
   readonly addresses: readonly string[];
   readonly tracked: boolean;
-  /** Whether a rule that was passed may have set a mark. */
-  readonly marked: boolean;
+  /** Its mark and that of its connection; undefined where a rule that was passed has set what is not known. */
+  readonly mark: number | undefined;
+  readonly connectionMark: number | undefined;
   /** Whether limits count as reached. */
   readonly busy: boolean;
 }
@@ -36,7 +38,9 @@ export type Match = boolean | Intervals | Unknown;
 export type Condition = (packet: Packet) => Match;
 
 export type Action =
-  | { readonly kind: 'accept' | 'drop' | 'reject' | 'return' | 'mark' | 'untrack' }
+  | { readonly kind: 'accept' | 'drop' | 'reject' | 'return' | 'untrack' }
+  /** Sets a mark of the packet or its connection, or a zone; without a value, to what is not known. */
+  | { readonly kind: 'mark' | 'connectionMark'; readonly value?: number }
   | { readonly kind: 'jump' | 'goto'; readonly chain: string }
   | {
       readonly kind: 'translate';
@@ -149,7 +153,7 @@ export function walk(
     for (const base of bases) {
       // Only a connection that is tracked is translated, and that once.
       const asks = (p: Parcel): boolean =>
-        isThere(p) && !(base.nat && (!p.packet.tracked || p.packet.translated));
+        isThere(p) && !(base.nat && (!p.packet.tracked || p.packet.translated !== undefined));
       const chains = new Chains(ruleset, reach);
       const { ended, left } = chains.follow(base.chain, parcels.filter(asks), 0);
       const rest = parcels.filter((p) => !asks(p));
@@ -300,13 +304,21 @@ class Chains {
       case 'return':
         return { ...nothing, returned: [parcel] };
       case 'mark':
-        return { ...nothing, left: [{ ...parcel, packet: { ...packet, marked: true } }] };
+        return {
+          ...nothing,
+          left: [{ ...parcel, packet: { ...packet, mark: action.value } }],
+        };
+      case 'connectionMark':
+        return {
+          ...nothing,
+          left: [{ ...parcel, packet: { ...packet, connectionMark: action.value } }],
+        };
       case 'untrack':
         return { ...nothing, left: [{ ...parcel, packet: { ...packet, tracked: false } }] };
       case 'translate': {
         const { address, port = packet.port } = action;
         const to = address === undefined ? ('here' as const) : this.#reach(address);
-        const moved = { ...parcel, packet: { ...packet, to, port, translated: true } };
+        const moved = { ...parcel, packet: { ...packet, to, port, translated: rule } };
         return { ...nothing, ended: [{ verdict: 'accept', rule, parcel: moved }] };
       }
       case 'unknown': {
@@ -328,8 +340,9 @@ class Chains {
           : { ended, left: [], returned: left };
       }
       case 'map':
-        return this.#look(rule, action.entries, parcel, depth);
+        break;
     }
+    return this.#look(rule, action.entries, parcel, depth);
   }
 
   /** A verdict map: the first entry that has it decides; without one the rule goes by. */
@@ -377,9 +390,9 @@ function unique(doubts: readonly Doubt[]): readonly Doubt[] {
 
 /** All of a parcel but its sources. */
 function state({ packet, doubts, passed }: Parcel): string {
-  const { port, to, translated, tracked, marked } = packet;
+  const { port, to, translated, tracked, mark, connectionMark } = packet;
   return JSON.stringify([
-    [port, to, translated, tracked, marked],
+    [port, to, translated?.id, tracked, mark ?? '?', connectionMark ?? '?'],
     doubts.map(({ rule, why }) => [rule.id, why]),
     passed.map(({ id }) => id),
   ]);

@@ -46,7 +46,7 @@ export function settingsOf(text: string): readonly Setting[] {
       option = undefined;
       continue;
     }
-    const [all, name] = /^(.*?)\s*[=:]/.exec(value) ?? [];
+    const [all, name] = /^([^=:]*)[=:]/.exec(value) ?? [];
     option = { indent };
     if (all === undefined || name!.trim().toLowerCase() !== 'ignoreip' || section === undefined)
       continue;
@@ -95,16 +95,16 @@ export function renamed(text: string, names: ReadonlyMap<Entry, string>): string
 export function going({ lines }: Setting, gone: (entry: Entry) => boolean): ReadonlySet<Entry> {
   return new Set(
     lines.flatMap(({ entries }, i) => {
-      const own = entries.filter(gone);
+      const own = new Set(entries.filter(gone));
       const turning = entries.findIndex(
         (entry, at) =>
-          !own.includes(entry) &&
+          !own.has(entry) &&
           at > 0 &&
-          own.includes(entries[at - 1]!) &&
+          own.has(entries[at - 1]!) &&
           (entry.text.startsWith(';') ||
             (i > 0 && entry.text.startsWith('#') && entries.slice(0, at).every(gone))),
       );
-      return turning < 0 ? own : [...own, ...entries.slice(turning)];
+      return turning < 0 ? [...own] : [...own, ...entries.slice(turning)];
     }),
   );
 }

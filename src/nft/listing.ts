@@ -67,6 +67,18 @@ export function isWritable(name: string): boolean {
   return /^[A-Za-z_.][A-Za-z0-9_./-]*$/.test(name);
 }
 
+/** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
+export function managedByIptables(
+  { family, table }: Pick<ChainName, 'family' | 'table'>,
+  chains: readonly ChainName[],
+): boolean {
+  return (
+    family !== 'inet' &&
+    ['filter', 'nat', 'mangle', 'raw', 'security'].includes(table) &&
+    chains.some((c) => c.family === family && c.table === table && /^[A-Z]+$/.test(c.chain))
+  );
+}
+
 /** The rules of a chain, in order. Sorted out once for all: some hosts have thousands of chains and rules. */
 export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule[] {
   const key = (name: ChainName): string => JSON.stringify([name.family, name.table, name.chain]);
@@ -195,17 +207,28 @@ function unreadable(why: string, cause?: unknown): BackendError {
 /** The prefixes of a set or of a literal in a rule; undefined for a named set or anything else. */
 export function elements(value: unknown): string[] | undefined {
   const set = at(value, 'set');
-  if (!Array.isArray(set)) return element(value);
-  const all = set.map(element);
-  return all.includes(undefined) ? undefined : all.flatMap((one) => one!);
+  const texts = Array.isArray(set) ? elementTexts(set) : element(value);
+  const prefixes = texts?.map((text) => canonical(text)?.text);
+  return prefixes?.includes(undefined) === true ? undefined : (prefixes as string[] | undefined);
+}
+
+/** The elements of a set as they are printed, each with its length; undefined where one is not of that kind. */
+export function elementTexts(set: readonly unknown[]): string[] | undefined {
+  const all: string[] = [];
+  for (const one of set) {
+    const texts = element(one);
+    if (texts === undefined) return undefined;
+    all.push(...texts);
+  }
+  return all;
 }
 
 /** With what a set may say of an element (`elem`: a timeout, a counter) taken off. */
 function element(value: unknown): string[] | undefined {
   const said = at(value, 'elem', 'val') ?? value;
-  if (typeof said === 'string') return prefixOf(`${said}/${said.includes(':') ? 128 : 32}`);
+  if (typeof said === 'string') return [`${said}/${said.includes(':') ? 128 : 32}`];
   const [addr, len] = [at(said, 'prefix', 'addr'), at(said, 'prefix', 'len')];
-  if (typeof addr === 'string' && typeof len === 'number') return prefixOf(`${addr}/${len}`);
+  if (typeof addr === 'string' && typeof len === 'number') return [`${addr}/${len}`];
   const range = at(said, 'range');
   if (!Array.isArray(range)) return undefined;
   const [first, last, ...more] = range as readonly unknown[];
@@ -216,9 +239,4 @@ function element(value: unknown): string[] | undefined {
     if (error instanceof PrefixError) return undefined;
     throw error;
   }
-}
-
-function prefixOf(text: string): string[] | undefined {
-  const prefix = canonical(text);
-  return prefix && [prefix.text];
 }

@@ -51,10 +51,11 @@ async function lastChange(host: Host, paths: readonly string[]): Promise<number 
   const { stdout } = await host.query({ argv: ['sh', '-c', script, 'sh', ...paths] });
   const [now, stat, ...times] = stdout.trim().split('\n');
   const start = statField(stat, startTime);
-  if (start === undefined) return undefined;
-  const last = Math.max(-Infinity, ...times.map(Number));
-  const seconds = start / ticks - (Number(now) - last);
-  return Number.isNaN(seconds) ? undefined : seconds;
+  if (start === undefined || ![now!, ...times].every((time) => /^\d+\.\d+$/.test(time)))
+    return undefined;
+  // Without a file there is nothing that is younger than the workers.
+  const last = times.map(Number).reduce((a, b) => Math.max(a, b), -Infinity);
+  return start / ticks - (Number(now) - last);
 }
 
 async function pidPath(host: Host, directives: readonly Directive[]): Promise<string> {

@@ -215,7 +215,7 @@ describe('report', () => {
     const text = asText(report);
     expect(text).toBe(`Found 1 problem, 1 note (2 checks made, 1 not possible here).
 
-1. PROBLEM -> error 522: Nothing of Cloudflare gets in on port 443  [one]
+1. PROBLEM -> error 522: Nothing of Cloudflare gets in on port 443 [one]
      tcp dport { 80, 443 } ip saddr { 173.245.48.0/20, 103.21.244.0/22,
          103.22.200.0/22 } drop comment "no"
      a\\u001b[2Jb
@@ -223,7 +223,7 @@ describe('report', () => {
    has room for.
    To mend it:  cfsync apply --backend nftables
 
-2. NOTE: Not so bad  [two]
+2. NOTE: Not so bad [two]
 
 Could not be checked here:
   three: nft is not installed; install it

@@ -12,7 +12,13 @@ const fixture = (name: string): string =>
 /** Listeners on [::]:8082 (IPv6 alone), *:8081 (both), 127.0.0.1:8083 and 0.0.0.0:8084. */
 const host = (ss = fixture('listeners.ss'), ipv6 = '') =>
   recorded({
-    answers: { 'ss -Hltnp': ss },
+    answers: {
+      'ss -Hltnp': ss,
+      'nft -j list ruleset': '{"nftables": []}',
+      'nft -a -t list ruleset': '',
+      'ip -j address show': '[]',
+    },
+    folders: { '/etc/haproxy': ['haproxy.cfg'] },
     files: {
       '/proc/net/tcp': fixture('listeners.tcp'),
       '/proc/net/tcp6': fixture('listeners.tcp6'),
@@ -44,7 +50,7 @@ describe('listening', () => {
           'no socket of /proc/net/tcp and tcp6 listens there',
           'listening instead: 8081 (node), 8082 (node), 8084 (node)',
         ],
-        command: 'systemctl status nginx apache2 caddy haproxy --no-pager',
+        command: 'systemctl restart haproxy',
       },
     ]);
   });

@@ -3,10 +3,10 @@ import { inspect, isDeepStrictEqual } from 'node:util';
 import * as fc from 'fast-check';
 import { expect } from 'vitest';
 import { exit } from '../../src/errors.ts';
-import type { Desired, Host, Owned, Renderer, Step } from '../../src/renderer.ts';
+import type { Desired, Owned, Renderer, Step } from '../../src/renderer.ts';
 import { bundled, desired } from './desired.ts';
 import { recorded, type Recorded } from './host.ts';
-import { askedOrRefused, damaged, damagedJson, readOrRefused } from './hostile.ts';
+import { askedOrRefused, damaged, damagedJson, expectFit, readOrRefused } from './hostile.ts';
 
 const outcomes = ['answers', 'files'] as const;
 
@@ -66,7 +66,7 @@ function isJson(text: string): boolean {
 }
 
 /** As `recorded`; a program that was not recorded fails, because a damaged answer leads to other questions. */
-function lenient(host: Recorded): Host {
+export function lenient(host: Recorded): ReturnType<typeof recorded> {
   const strict = recorded(host);
   return {
     ...strict,
@@ -144,6 +144,7 @@ function expectPlain(value: unknown): void {
 
 function checkStep(step: Step): void {
   expectPlain(step);
+  expectFit(step.summary);
   const commands = step.kind === 'run' ? [step.command, step.check] : [step.check];
   for (const command of commands)
     for (const word of command?.argv ?? [])

@@ -267,9 +267,9 @@ export const pumps = [
 ];
 
 /** Milliseconds of processor time of this process: a busy machine does not lengthen it much. */
-function work(run: () => unknown): number {
+async function work(run: () => unknown): Promise<number> {
   const start = process.cpuUsage();
-  run();
+  await run();
   const { user, system } = process.cpuUsage(start);
   return (user + system) / 1000;
 }
@@ -279,21 +279,31 @@ const factor = 10;
 /**
  * Reads longer and longer inputs. One that takes its time may take up to forty times as long as a tenth of it; the
  * best of several tries counts.
+ * @param read May answer a promise.
  */
-export function expectLinear(read: (size: number) => unknown, what: string, size = 6000): void {
+export async function expectLinear(
+  read: (size: number) => unknown,
+  what: string,
+  size = 6000,
+): Promise<void> {
   let before = 0;
   for (const now of [size / 100, size / 10, size, size * factor]) {
-    if (!isInStep(read, before, now))
+    if (!(await isInStep(read, before, now)))
       expect.fail(`${factor} times as much takes more than 40 times as long: ${what}`);
     before = now;
   }
 }
 
-function isInStep(read: (size: number) => unknown, before: number, now: number): boolean {
+async function isInStep(
+  read: (size: number) => unknown,
+  before: number,
+  now: number,
+): Promise<boolean> {
   for (let tries = 0; tries < 5; tries++) {
-    const slow = work(() => read(now));
+    const slow = await work(() => read(now));
     if (slow < 150) return true;
-    const quick = Math.min(...[1, 2, 3].map(() => work(() => read(before))));
+    let quick = Infinity;
+    for (let again = 0; again < 3; again++) quick = Math.min(quick, await work(() => read(before)));
     if (slow < 40 * Math.max(quick, 0.5)) return true;
   }
   return false;

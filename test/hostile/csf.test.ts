@@ -135,7 +135,7 @@ describe("CSF's files", () => {
     expect(around.others).toHaveLength(2);
   });
 
-  test.each(pumps)('are read in time that grows with their length: %j', (piece) => {
+  test.each(pumps)('are read in time that grows with their length: %j', async (piece) => {
     const readers: Readonly<Record<string, (text: string) => unknown>> = {
       conf: (text) => opened(parseConf(`TCP_IN = "${text}`), 'TCP_IN', [443]),
       value: (text) => opened(parseConf(`TCP_IN = "${text}"`), 'TCP_IN', [443]),
@@ -145,7 +145,7 @@ describe("CSF's files", () => {
       block: (text) => removeBlock(addBlock(text, path), path),
     };
     for (const [name, read] of Object.entries(readers))
-      expectLinear((size) => read(piece.repeat(size)), `${name}: ${piece}`);
+      await expectLinear((size) => read(piece.repeat(size)), `${name}: ${piece}`);
   });
 });
 
@@ -177,11 +177,15 @@ describe('lockdown', () => {
     for (const piece of ['-p tcp ', '-p tcp --dport 1 ', '--dport 1 ', '"', 'x ']) {
       const { around } = await csf.observe(recorded(one), { reload: false });
       const [filter] = around.kernel.v4;
-      expectLinear((size) => {
-        const rules = [{ chain: 'INPUT', text: `${piece.repeat(size)}x` }];
-        const kernel = { ...around.kernel, v4: [{ ...filter!, rules }] };
-        return csf.want(desired({ mode: 'lockdown' }), { reload: false }, { ...around, kernel });
-      }, piece);
+      await expectLinear(
+        (size) => {
+          const rules = [{ chain: 'INPUT', text: `${piece.repeat(size)}x` }];
+          const kernel = { ...around.kernel, v4: [{ ...filter!, rules }] };
+          return csf.want(desired({ mode: 'lockdown' }), { reload: false }, { ...around, kernel });
+        },
+        piece,
+        3000,
+      );
     }
   });
 });

@@ -122,17 +122,17 @@ describe('what iptables-save and ipset save print', () => {
     60_000,
   );
 
-  test.each(pumps)('is read in time that grows with its length: %j', (piece) => {
+  test.each(pumps)('is read in time that grows with its length: %j', async (piece) => {
     for (const start of [
       '',
       '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT ',
       '*filter\n-A INPUT --comment "',
     ])
-      expectLinear(
+      await expectLinear(
         (size) => readOrRefused(() => parseSave(start + piece.repeat(size), 'x'), exit.failed),
         piece,
       );
-    expectLinear((size) => wordsOf(piece.repeat(size)), piece);
+    await expectLinear((size) => wordsOf(piece.repeat(size)), piece);
   });
 });
 
@@ -232,7 +232,7 @@ describe('rules', () => {
     expect(judge(table(names.join(' '), '-A INPUT -j c0', ...rules)).verdict).toBe('accept');
   });
 
-  test('of any number are judged in time that grows with it', () => {
+  test('of any number are judged in time that grows with it', async () => {
     const shapes: ((i: number) => string)[] = [
       (i) => `-A INPUT -s 10.0.${i >> 8}.${i & 255}/32 -j DROP`,
       (i) => `-A INPUT -m limit --limit ${i}/sec -j DROP`,
@@ -240,7 +240,7 @@ describe('rules', () => {
       (i) => `-A c${i} -j c${i * 7}`,
     ];
     for (const shape of shapes)
-      expectLinear(
+      await expectLinear(
         (size) => {
           const all = Array.from({ length: size }, (_, i) => i);
           const chains = all.map((i) => `c${i}`).join(' ');

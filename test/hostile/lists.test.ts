@@ -282,25 +282,28 @@ describe('a list', () => {
     expect(oracle(text, [32, 128])).toBeUndefined();
   });
 
-  test.each(pumps)('of %j without end is read in time that grows with its length', (piece) => {
-    for (const [start, end] of [
-      ['', ''],
-      ['104.16.0.0/13\n', '\n'],
-      ['<html><title>', '</title>'],
-    ] as const)
-      expectLinear(
-        (size) =>
-          readOrRefused(
-            () => parseList(start + piece.repeat(size) + end, 'any', 'list'),
-            exit.refused,
-          ),
-        JSON.stringify(piece),
-      );
-  });
+  test.each(pumps)(
+    'of %j without end is read in time that grows with its length',
+    async (piece) => {
+      for (const [start, end] of [
+        ['', ''],
+        ['104.16.0.0/13\n', '\n'],
+        ['<html><title>', '</title>'],
+      ] as const)
+        await expectLinear(
+          (size) =>
+            readOrRefused(
+              () => parseList(start + piece.repeat(size) + end, 'any', 'list'),
+              exit.refused,
+            ),
+          JSON.stringify(piece),
+        );
+    },
+  );
 
-  test('of very many prefixes is read in time that grows with its length', () => {
+  test('of very many prefixes is read in time that grows with its length', async () => {
     for (const last of ['', '10.0.0.0/8', 'x'])
-      expectLinear(
+      await expectLinear(
         (size) => {
           const lines = Array.from(
             { length: size },
@@ -391,15 +394,18 @@ describe('a JSON feed', () => {
     expect(oracleOfFeed(text)).toBeUndefined();
   });
 
-  test.each(pumps)('of %j without end is read in time that grows with its length', (piece) => {
-    for (const [start, end] of [
-      ['', ''],
-      [`${feed.slice(0, -3)},"x":"`, '"}'],
-    ] as const)
-      expectLinear(
-        (size) =>
-          readOrRefused(() => parseFeed(start + piece.repeat(size) + end, 'feed'), exit.refused),
-        JSON.stringify(piece),
-      );
-  });
+  test.each(pumps)(
+    'of %j without end is read in time that grows with its length',
+    async (piece) => {
+      for (const [start, end] of [
+        ['', ''],
+        [`${feed.slice(0, -3)},"x":"`, '"}'],
+      ] as const)
+        await expectLinear(
+          (size) =>
+            readOrRefused(() => parseFeed(start + piece.repeat(size) + end, 'feed'), exit.refused),
+          JSON.stringify(piece),
+        );
+    },
+  );
 });

@@ -103,8 +103,8 @@ describe('what nft prints', () => {
     expect(reach.planned).toBeGreaterThan(800);
   }, 60_000);
 
-  test.each(pumps)('is read in time that grows with its length: %j', (piece) => {
-    expectLinear(
+  test.each(pumps)('is read in time that grows with its length: %j', async (piece) => {
+    await expectLinear(
       (size) => readOrRefused(() => parseListing(piece.repeat(size)), exit.failed),
       piece,
     );
@@ -218,7 +218,7 @@ describe('a rule set', () => {
       await expect(observe(answer(['1.1.1.1', odd]))).rejects.toThrow('an element is no address');
   });
 
-  test('of many rules and chains is read in time that grows with their number', () => {
+  test('of many rules and chains is read in time that grows with their number', async () => {
     const shapes: ((i: number, size: number) => readonly object[])[] = [
       (i) => [rule('input', jump('cfsync'), i)],
       (i) => [rule('input', jump(`c${i}`), i), rule(`c${i}`, [{ accept: null }], i)],
@@ -227,7 +227,7 @@ describe('a rule set', () => {
       (i) => [base(`c${i}`), { chain: { family: 'inet', table: 'filter', name: `d${i}` } }],
     ];
     for (const [index, shape] of shapes.entries())
-      expectLinear(
+      await expectLinear(
         (size) => {
           const items = Array.from({ length: size }, (_, i) => shape(i, size)).flat();
           const { rules, chains } = parseListing(

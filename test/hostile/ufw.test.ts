@@ -86,13 +86,13 @@ describe("ufw's rules file", () => {
     },
   );
 
-  test.each(pumps)('is read in time that grows with its length: %j', (piece) => {
+  test.each(pumps)('is read in time that grows with its length: %j', async (piece) => {
     for (const start of [
       '',
       rules.replace('COMMIT', '# COMMIT\nCOMMIT\n'),
       `${rules}### tuple ### `,
     ])
-      expectLinear(
+      await expectLinear(
         (size) => readOrRefused(() => parseRules(start + piece.repeat(size), 'x'), exit.failed),
         piece,
       );
@@ -133,14 +133,14 @@ describe('what iptables -S prints', () => {
     }
   });
 
-  test.each(pumps)('is read in time that grows with its length: %j', (piece) => {
+  test.each(pumps)('is read in time that grows with its length: %j', async (piece) => {
     for (const start of ['', '-A INPUT -m comment --comment "', "-A INPUT -m comment --comment '"])
-      expectLinear(
+      await expectLinear(
         (size) =>
           readOrRefused(() => parseListing(`${start}${piece.repeat(size)}\n`, 'x'), exit.failed),
         piece,
       );
-    expectLinear((size) => parseRule(`-A INPUT ${piece.repeat(size)}`), piece);
+    await expectLinear((size) => parseRule(`-A INPUT ${piece.repeat(size)}`), piece);
   });
 });
 

@@ -39,6 +39,9 @@ describeLive('apply --confirm', { programs }, () => {
     lab.origin.run(['script', '-qec', command(...args), '/dev/null'], { env, timeout: 60_000 });
   /** The process ids of watchers, in origin. */
   const watchers = () => shell('pgrep -f [/]watcher.js || true');
+  /** Whether the apply itself has ended: the lock is free. */
+  const waits = async () =>
+    (await lab.origin.run(['flock', '-n', '/run/lab/state/lock', 'true'])).code === 0;
   const wentBack = () => until('it goes back', async () => (await rules()) === old);
   const holds =
     /^cfsync: held since \S+ \(.*\); nothing is changed; cfsync apply at a terminal ends the hold\n$/;
@@ -88,7 +91,8 @@ describeLive('apply --confirm', { programs }, () => {
     const applied = await rules();
     const waits =
       /^cfsync: an apply waits [1-6] s more for its confirmation; nothing was changed; /;
-    for (const args of [line('old'), line('new', '--confirm=9'), ['remove']])
+    const adopt = ['adopt', '-b', 'iptables', '--source=/run/lab/old'];
+    for (const args of [line('old'), line('new', '--confirm=9'), ['remove'], adopt])
       expect(await lab.cfsync(args)).toEqual({
         code: exit.busy,
         stdout: '',
@@ -109,6 +113,43 @@ describeLive('apply --confirm', { programs }, () => {
 
   it('waits for nothing when nothing was changed', async () => {
     expect(await apply('old', '--confirm=60')).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+    expect((await apply('new')).code).toBe(exit.ok);
+  });
+
+  it('counts the time from the end of the apply', async () => {
+    await apply('old', '-b', 'iptables');
+    old = await rules();
+    const halt = await Halt.before(lab.origin, '/usr/sbin/iptables-restore');
+    const running = apply('new', '-b', 'iptables', '--confirm=3');
+    await halt.reached();
+    await sleep(3500);
+    await halt.goOn();
+    expect((await running).code).toBe(exit.ok);
+    expect(await rules()).not.toBe(old);
+    expect((await apply('new')).code).toBe(exit.busy);
+    await wentBack();
+  });
+
+  it('changes nothing when its watcher cannot be started', async () => {
+    const log = '/run/lab/log';
+    const run = (act: string) =>
+      lab.cfsync(line('new', '--confirm=60'), {
+        env: {
+          CFSYNC_TEST_LOG: log,
+          CFSYNC_TEST_ACT: act,
+          NODE_OPTIONS: `--import=${preload}`,
+        },
+      });
+    expect((await run('')).code).toBe(exit.ok);
+    const start = (await shell(`grep watcher.js ${log}`)).trim();
+    expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
+    await shell('rm /run/lab/state/hold.json');
+    const { code, stderr } = await run(`fail:EACCES run ${JSON.parse(start).n}`);
+    expect(stderr).toMatch(
+      /^cfsync: the watcher of --confirm cannot be started: .*; nothing was changed\n$/,
+    );
+    expect(code).toBe(exit.failed);
+    expect(await rules()).toBe(old);
     expect((await apply('new')).code).toBe(exit.ok);
   });
 
@@ -151,11 +192,9 @@ describeLive('apply --confirm', { programs }, () => {
 
     it('the end of the terminal and of the session that started it', async () => {
       session(...line('new', '--confirm=4'));
-      await until(
-        'it is applied',
-        async () => (await shell('cat /run/lab/ended || true')) === '0\n',
-      );
-      expect(await rules()).not.toBe(old);
+      await until('it is applied', async () => (await rules()) !== old && (await waits()));
+      // It counts down there, and would say so.
+      expect(await shell('cat /run/lab/ended || true')).toBe('');
       await loseTerminal();
       expect(await watchers()).not.toBe('');
       expect(await rules()).not.toBe(old);
@@ -284,13 +323,22 @@ END
       expect((await apply('new')).code).toBe(exit.ok);
     });
 
-    it('that does not end takes it back', async () => {
+    it.for([
+      ['a program', '[sleep, "1000"]', 'sleep 1000 did not end within 30 s'],
+      [
+        'a URL',
+        'http://127.0.0.1:8080/silent',
+        'http://127.0.0.1:8080/silent did not answer within 30 s',
+      ],
+    ] as const)('that is %s without an end takes it back', async ([, probe, why]) => {
+      const server = lab.origin.spawn([process.execPath, '-e', agent]);
+      await new Promise((ready) => server.stdout.once('data', ready));
       const { code, stderr } = await lab.cfsync(
-        line('new', await probing('[sleep, "1000"]')),
+        line('new', await probing(probe)),
         // Waits pass faster; no program is made to hang.
         { env: { NODE_OPTIONS: `--import=${preload}`, CFSYNC_TEST_ACT: 'hang-before run 9999' } },
       );
-      expect(stderr).toContain('the probe failed: sleep 1000 did not end within 30 s;');
+      expect(stderr).toContain(`the probe failed: ${why};`);
       expect(code).toBe(exit.rolledBack);
       expect(await rules()).toBe(old);
     });

@@ -77,17 +77,21 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     ...Object.entries(scrubbed).map(([name, value]) => `${name}=${value}`),
     ...argv,
   ];
-  const command = (...args: string[]) =>
-    child(process.execPath, cfsync, 'apply', '--source', 'bundled', ...args);
-  /** Runs `cfsync apply` below a program that holds connections, nowhere with an SSH_CONNECTION. */
-  const below = (server: End, ...args: string[]): Promise<Outcome> =>
+  const command = (...args: string[]) => child(process.execPath, cfsync, ...args);
+  const applying = ['apply', '--source', 'bundled'];
+  /** Runs cfsync below a program that holds connections, nowhere with an SSH_CONNECTION. */
+  const run = (server: End, ...args: string[]): Promise<Outcome> =>
     server.ask({ argv: command(...args), env: scrubbed });
+  const below = (server: End, ...args: string[]): Promise<Outcome> =>
+    run(server, ...applying, ...args);
   /** Runs it below a shell that has an SSH_CONNECTION, with one that has been taken away from the child. */
-  const named = (connection: string, ...args: string[]): Promise<Outcome> =>
+  const runNamed = (connection: string, ...args: string[]): Promise<Outcome> =>
     lab.origin.run(command(...args), {
       env: { SSH_CONNECTION: connection },
       timeout: 60_000,
     });
+  const named = (connection: string, ...args: string[]): Promise<Outcome> =>
+    runNamed(connection, ...applying, ...args);
   const extra = async (...prefixes: string[]): Promise<string[]> => {
     await write('/run/lab/cfsync.yaml', JSON.stringify({ extra: prefixes }));
     return ['--config', '/run/lab/cfsync.yaml'];
@@ -183,6 +187,84 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
       expect(ports.code, ports.stderr).toBe(exit.refused);
       expect(await client.alive()).toBe(true);
     });
+  });
+
+  it('judges where rollback goes back to', async () => {
+    const server = await End.start(lab.origin, ['serve', '::', '443']);
+    expect(await below(server, ...lockdown)).toMatchObject({ code: exit.ok });
+    expect(await below(server, '-b', 'nftables')).toMatchObject({ code: exit.ok });
+    const client = await End.start(lab.stranger, ['dial', lab.origin.v4, '443']);
+    const before = await ruleset();
+    for (const dry of [['--dry-run'], []]) {
+      const { code, stderr } = await run(server, 'rollback', ...dry);
+      expect(code, stderr).toBe(exit.refused);
+      expect(stderr).toContain(
+        `nftables: refused: this could cut the session it runs in: ${lab.stranger.v4} to TCP port 443 would no longer be let in; nothing was changed; go on with --allow-lockout, from a session that stays`,
+      );
+      expect(await ruleset()).toBe(before);
+    }
+    // Nor does it hold.
+    expect(await below(server, '-b', 'nftables')).toEqual({
+      code: exit.ok,
+      stdout: '',
+      stderr: '',
+    });
+    expect(await client.alive()).toBe(true);
+    const { code, stderr } = await run(server, 'rollback', '--allow-lockout');
+    expect(code, stderr).toBe(exit.ok);
+    expect(await client.alive()).toBe(false);
+  });
+
+  it('lets rollback and remove lift a lockdown that keeps the session out', async () => {
+    const server = await End.start(lab.origin, ['serve', '::', '443']);
+    for (const command of ['rollback', 'remove']) {
+      const client = await End.start(lab.stranger, ['dial', lab.origin.v4, '443']);
+      expect(await below(server, ...lockdown, '--allow-lockout')).toMatchObject({ code: exit.ok });
+      expect(await client.alive()).toBe(false);
+      expect(await run(server, command)).toMatchObject({ code: exit.ok });
+      client.end();
+      await lab.origin.must(['rm', '-f', '/run/lab/state/hold.json']);
+    }
+  });
+
+  it('judges what remove leaves', async () => {
+    const server = await End.start(lab.origin, ['serve', '::', '443']);
+    const client = await End.start(lab.stranger, ['dial', lab.origin.v6!, '443']);
+    const office = await extra('2001:db8::/64');
+    expect(await below(server, ...lockdown, ...office)).toMatchObject({ code: exit.ok });
+    const before = await ruleset();
+    for (const dry of [['--dry-run'], []]) {
+      const { code, stderr } = await run(server, 'remove', '-b', 'nftables', ...dry);
+      expect(code, stderr).toBe(exit.refused);
+      expect(stderr).toContain(`${lab.stranger.v6} to TCP port 443 would no longer be let in`);
+      expect(await ruleset()).toBe(before);
+    }
+    const { code, stderr } = await run(server, 'remove', '-b', 'nftables', '--allow-lockout');
+    expect(code, stderr).toBe(exit.ok);
+    expect(await ruleset()).toBe('');
+    expect(await client.alive()).toBe(true);
+  });
+
+  it('knows that rules which adopt took over come back with rollback', async () => {
+    await lab.origin.nft(`table inet admin {
+      chain input {
+        type filter hook input priority 0; policy drop
+        tcp dport 22 accept
+        ip saddr 173.245.48.0/20 tcp dport 443 accept
+      }
+    }`);
+    const connection = '173.245.48.10 50000 203.0.113.5 443';
+    const list = ['-b', 'nftables', '--source', 'bundled', '--ports=443'];
+    const adopted = await runNamed(connection, 'adopt', ...list);
+    expect(adopted.code, adopted.stderr).toBe(exit.ok);
+    expect(adopted.stdout).toContain('ip saddr 173.245.48.0/20');
+    const { code, stderr } = await runNamed(connection, 'rollback');
+    expect(code, stderr).toBe(exit.ok);
+    expect(await ruleset()).toContain('ip saddr 173.245.48.0/20 tcp dport 443 accept');
+    // Nothing of a first apply is left.
+    await lab.origin.must(['rm', '-r', '/run/lab/state']);
+    expect(await runNamed(connection, 'apply', ...list)).toMatchObject({ code: exit.ok });
+    expect(await runNamed(connection, 'rollback')).toMatchObject({ code: exit.refused });
   });
 
   it('judges the port that the session came to, not others', async () => {
@@ -319,10 +401,10 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
       End.start(lab.origin, ['dial', lab.origin.v4, '443']),
       End.start(lab.container, ['dial', lab.origin.v4, '443']),
     ]);
-    const run = (...args: string[]) =>
+    const lock = (...args: string[]) =>
       lab.cfsync(['apply', '--source', 'bundled', ...lockdown, '--ports', '80,443,2083', ...args]);
-    expect((await run('--dry-run')).code).toBe(exit.ok);
-    const { code, stderr } = await run();
+    expect((await lock('--dry-run')).code).toBe(exit.ok);
+    const { code, stderr } = await lock();
     expect(code, stderr).toBe(exit.ok);
     expect(stderr.split('\n').filter((line) => line.startsWith('cfsync: warning: '))).toEqual([
       'cfsync: warning: nftables: TCP port 443: 1 connected peer would no longer be let in: 198.51.100.10',
@@ -332,11 +414,11 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     const alive = await Promise.all(clients.map((client) => client.alive()));
     expect(alive).toEqual([false, false, false, true, true, true]);
     // A change of the ranges under it says none of this again.
-    expect(await run(...(await extra('192.0.2.0/24')))).toMatchObject({
+    expect(await lock(...(await extra('192.0.2.0/24')))).toMatchObject({
       code: exit.ok,
       stderr: '',
     });
-    expect(await run(...(await extra('192.0.2.0/24')))).toEqual({
+    expect(await lock(...(await extra('192.0.2.0/24')))).toEqual({
       code: exit.ok,
       stdout: '',
       stderr: '',

@@ -178,10 +178,13 @@ childProcess.spawn = (program, args, options) => {
   return child;
 };
 
+const faster = (time) => (time >= 30_000 ? Math.round(time / 30) : time);
+
 if (verb.startsWith('hang-')) {
   const { setTimeout } = globalThis;
-  globalThis.setTimeout = (work, time, ...rest) =>
-    setTimeout(work, time >= 30_000 ? time / 30 : time, ...rest);
+  globalThis.setTimeout = (work, time, ...rest) => setTimeout(work, faster(time), ...rest);
+  const timeout = AbortSignal.timeout.bind(AbortSignal);
+  AbortSignal.timeout = (time) => timeout(faster(time));
 }
 
 syncBuiltinESMExports();

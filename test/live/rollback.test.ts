@@ -162,6 +162,19 @@ describeLive('rollback', { programs }, () => {
     expect(await readFile(lab.origin.path(ours), 'utf8')).toBe(theirs);
   });
 
+  it('goes back also where the hold cannot be written down', async () => {
+    await apply(1, ...both);
+    const first = await rules();
+    await apply(2, ...both);
+    await shell('mkdir /run/lab/state/hold.json');
+    const { code, stderr } = await rollback();
+    expect(stderr).toMatch(
+      /^cfsync: warning: .*hold\.json.*; so the next timer run applies again$/m,
+    );
+    expect(code).toBe(exit.ok);
+    expect(await rules()).toBe(first);
+  });
+
   describe('--all-or-nothing', () => {
     beforeEach(() => apply(1, ...both));
 

@@ -254,6 +254,26 @@ describeLive('signals', { programs }, () => {
       await isWhole(before);
     });
 
+    it('does not take the lock of UFW from the undo with ^C', async () => {
+      await shell('ufw --force enable');
+      expect(await apply('old', '-b', 'ufw')).toMatchObject({ code: exit.ok });
+      const before = await rules();
+      const halt = await Halt.before(lab.origin, '/usr/sbin/iptables-restore');
+      const terminal = atTerminal(...line('new', '-b', 'ufw'));
+      await halt.reached();
+      const lock = 'fcntl.lockf(open("/run/ufw.lock", "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)';
+      const take = () => lab.origin.run(['python3', '-c', `import fcntl; ${lock}`]);
+      terminal.stdin.write('\x03');
+      let said = '';
+      terminal.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
+      await until('the signal is answered', () => said.includes('what was begun is undone'));
+      expect((await take()).stderr).toContain('BlockingIOError');
+      await halt.goOn();
+      expect(await ended()).toBe(exit.rolledBack);
+      expect(await rules()).toBe(before);
+      expect((await take()).code).toBe(0);
+    });
+
     it('that goes away ends the apply like a signal, and the undo is not hindered', async () => {
       const { before, halt } = await inTheMiddle();
       const terminal = atTerminal(...line('new', ...both, '--verbose'));

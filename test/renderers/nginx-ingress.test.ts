@@ -108,8 +108,8 @@ describe('a cluster', () => {
       recorded({
         answers: {
           [`${kubectl} ${api}/configmaps/ingress-nginx-controller`]:
-            'code' in answer ? answer : JSON.stringify(answer),
-          [`${kubectl} ${api}/services`]: JSON.stringify(services),
+            'code' in answer ? answer : JSON.stringify({ kind: 'ConfigMap', ...answer }),
+          [`${kubectl} ${api}/services`]: JSON.stringify({ kind: 'ServiceList', ...services }),
         },
       }),
       ingress.options(raw),

@@ -1,18 +1,19 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
-import { hexAddress } from '../../proc.ts';
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
-import { BackendError } from '../../errors.ts';
+import { BackendError, CfsyncError } from '../../errors.ts';
+import { observeFilters, type FilterSeen } from '../filters.ts';
+import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { surveyOf } from '../survey.ts';
+import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
-/** A TCP socket that waits for connections. */
-export interface Listener {
-  readonly address: string;
-  readonly port: number;
-}
-
 interface Seen {
+  /** A port may be sent on to another one, or to a container; null where the rules cannot be read. */
+  readonly filters: FilterSeen | null;
   readonly listeners: readonly Listener[];
+  /** Web servers that have a configuration here. */
+  readonly servers: readonly string[];
   /** What `ss -Hltnp` printed; null where there is no ss. */
   readonly ss: string | null;
   /** Whether the host has an IPv6 address that is neither link-local nor of its own site alone. */
@@ -28,7 +29,12 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     return {
+      filters: await observeFilters(host).catch((error: unknown) => {
+        if (error instanceof CfsyncError) return null;
+        throw error;
+      }),
       listeners: await listeners(host),
+      servers: await installed(host),
       ss: await socketStatistics(host),
       hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
     };
@@ -36,28 +42,42 @@ export default defineCheck<Seen>({
 
   judge(seen, context) {
     const strange = context.ports.filter((port) => !proxied.includes(port));
+    const asked = {
+      ...context,
+      ports: context.ports.filter((port) => !isSentOn(seen, port, context)),
+    };
     return [
-      ...absent(seen, context),
-      ...oneFamily(seen, context),
+      ...absent(seen, asked),
+      ...oneFamily(seen, asked),
       ...(strange.length === 0 ? [] : [notProxied(strange)]),
     ];
   },
 });
 
+/** Whether the rules send a port on to where something listens, or to another host such as a container. */
+function isSentOn(
+  { filters, listeners: all }: Seen,
+  port: number,
+  context: DoctorContext,
+): boolean {
+  if (filters === null) return false;
+  const doors = surveyOf(filters, context).doors.filter((door) => door.port === port);
+  return doors
+    .flatMap(({ cloudflare }) => cloudflare)
+    .some(
+      ({ packet }) =>
+        packet.translated !== undefined &&
+        (packet.to !== 'here' || all.some((listener) => listener.port === packet.port)),
+    );
+}
+
 /** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
 const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
 
-/** A line of proc_net_tcp(5) whose state is 0A, TCP_LISTEN. */
-const line = /^ *\d+: ([\dA-F]+):([\dA-F]{4}) \S+ 0A /gm;
-
-export async function listeners(host: Pick<Host, 'read'>): Promise<readonly Listener[]> {
-  const texts = await Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map((f) => host.read(f)));
-  return texts.flatMap((text) =>
-    [...(text ?? '').matchAll(line)].map(([, address, port]) => ({
-      address: hexAddress(address!),
-      port: Number.parseInt(port!, 16),
-    })),
-  );
+async function installed(host: Pick<Host, 'list'>): Promise<readonly string[]> {
+  const names = ['nginx', 'apache2', 'httpd', 'caddy', 'haproxy', 'lighttpd'];
+  const folders = await Promise.all(names.map((name) => host.list(`/etc/${name}`)));
+  return names.filter((_, i) => folders[i] !== undefined);
 }
 
 /** Only it tells whether a socket on `::` takes IPv4 as well (then it prints `*`), and whose each one is. */
@@ -85,22 +105,24 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
     findings.push({
       ...weigh(missing),
       causes: [521],
-      title: `Nothing listens on ${named(missing)}`,
+      title: `Nothing listens on ${portsText(missing)}`,
       evidence: [
         'no socket of /proc/net/tcp and tcp6 listens there',
         ...elsewhere(seen, ports, missing),
       ],
       ...(gone === ports.length
-        ? { command: 'systemctl status nginx apache2 caddy haproxy --no-pager' }
+        ? seen.servers[0] === undefined
+          ? { advice: 'Start the web server, or name the ports that it has with --ports.' }
+          : { command: `systemctl restart ${seen.servers[0]}` }
         : {
-            advice: `This is right if Cloudflare never connects to ${named(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
+            advice: `This is right if Cloudflare never connects to ${portsText(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
           }),
     });
   if (loopback.length > 0)
     findings.push({
       ...weigh(loopback),
       causes: [521],
-      title: `Only loopback is listened on for ${named(loopback)}`,
+      title: `Only loopback is listened on for ${portsText(loopback)}`,
       evidence: loopback.flatMap((port) =>
         on(port).map((one) => `${textOf(one)}${owner(seen, port)}`),
       ),
@@ -147,7 +169,7 @@ function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
       level: 'warning',
       share: 'part',
       causes: [521],
-      title: `Only IPv6 is listened on for ${named(v4)}`,
+      title: `Only IPv6 is listened on for ${portsText(v4)}`,
       evidence: v4.flatMap((port) => lines(seen, port)),
       advice:
         'Cloudflare connects over IPv4 to every name with an A record; let the web server listen on 0.0.0.0 as well (nginx: listen 443 ssl; next to listen [::]:443 ssl;).',
@@ -157,7 +179,7 @@ function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
       level: 'note',
       share: 'part',
       causes: [521],
-      title: `Only IPv4 is listened on for ${named(v6)}, and the host has IPv6`,
+      title: `Only IPv4 is listened on for ${portsText(v6)}, and the host has IPv6`,
       evidence: v6.flatMap((port) => lines(seen, port)),
       advice:
         'Cloudflare connects over IPv6 only to names with an AAAA record; have none, or listen on [::] as well.',
@@ -170,15 +192,11 @@ function notProxied(ports: readonly number[]): Finding {
     level: 'warning',
     share: 'part',
     causes: [],
-    title: `Cloudflare does not proxy to ${named(ports)}`,
+    title: `Cloudflare does not proxy to ${portsText(ports)}`,
     evidence: [`it proxies to ${proxied.join(', ')}`],
     advice:
       'Move the web server to one of these ports (443 is usual), or use Spectrum or a tunnel.',
   };
-}
-
-export function isLoopback({ address }: Listener): boolean {
-  return address.startsWith('127.') || address === '::1';
 }
 
 function lines(seen: Seen, port: number): readonly string[] {
@@ -203,8 +221,4 @@ function owner({ ss }: Seen, port: number): string {
     if (local?.endsWith(`:${port}`) === true && name !== undefined) return ` (${name})`;
   }
   return '';
-}
-
-function named(ports: readonly number[]): string {
-  return ports.length === 1 ? `port ${ports[0]}` : `ports ${ports.join(', ')}`;
 }

@@ -4,7 +4,7 @@ import type { Host } from '../../renderer.ts';
 import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lookAtNginx } from '../nginx.ts';
-import { isLoopback, listeners } from './listening.ts';
+import { isLoopback, listeners } from '../listeners.ts';
 
 /** A unit as `systemctl show` prints it: names and values of org.freedesktop.systemd1(5). */
 type Unit = Readonly<Record<string, string>>;

@@ -5,7 +5,7 @@ import { checkServerIdentity, connect, type PeerCertificate, type TLSSocket } fr
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { targetOf } from '../target.ts';
-import { isLoopback, listeners } from './listening.ts';
+import { isLoopback, listeners } from '../listeners.ts';
 
 /** How one address answered. */
 export interface End {

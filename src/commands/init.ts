@@ -1,0 +1,162 @@
+/** `init`: write a configuration for the backends that are in use here, and the timer. */
+import { existsSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { defaultConfig } from '../config.ts';
+import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { ensureDir, writeFileAtomic } from '../files.ts';
+import { failure, host } from '../host.ts';
+import { choose, lookForBackends, type Choice } from '../in-use.ts';
+import type { Context } from '../main.ts';
+import type { Output } from '../output.ts';
+import { makeJob, type Settings } from '../settings.ts';
+import { starterText } from '../starter.ts';
+import { count, escape, hang } from '../text.ts';
+import { composeTimer, type Timer } from '../timer.ts';
+import { mustBeTrusted } from '../trust.ts';
+
+export async function run({ settings, output }: Context): Promise<ExitCode> {
+  const { values } = settings;
+  const file = resolve((values.config as string | undefined) ?? defaultConfig);
+  const installs = values['install-timer'] === true;
+  const isDry = values['dry-run'] === true;
+  const isThere = existsSync(file);
+  // An existing configuration can still be given its timer.
+  if (isThere && !installs)
+    throw new CfsyncError(
+      exit.failed,
+      `${escape(file)} is there already; nothing was changed; cfsync config show prints what counts, cfsync init --config FILE writes another one`,
+    );
+  const given = file === defaultConfig ? undefined : file;
+  const timer = await composeTimer(host, [process.execPath, process.argv[1]!], given);
+  if (installs) await mustBeInstallable(timer);
+  const config = isThere ? undefined : await starter(settings, output);
+  if (isDry) {
+    if (config !== undefined) output.print(config.text);
+    if (installs) printTimer(timer, output);
+    output.note('nothing was written');
+    return exit.ok;
+  }
+  if (config !== undefined) {
+    await writeConfig(file, config.text);
+    const { length } = config.choices;
+    output.sentence(
+      `${escape(file)}: written, with ${count(length, 'backend')}${length > 0 ? ':' : ''}`,
+    );
+    printChoices(config.choices, output);
+  }
+  if (installs) await install(timer!, output);
+  else {
+    output.print('\n');
+    printTimer(timer, output);
+    output.print('\n');
+  }
+  printNext(given, installs, output);
+  return exit.ok;
+}
+
+/** What is in use here, and the configuration for that. */
+async function starter(
+  settings: Settings,
+  output: Output,
+): Promise<{ readonly text: string; readonly choices: readonly Choice[] }> {
+  const { choices, besides } = choose(await lookForBackends(host));
+  const unusable = new Map<string, string>();
+  for (const { name, later } of choices) {
+    const why = later ?? (await whyUnusable(settings, name));
+    if (why === undefined) continue;
+    unusable.set(name, why);
+    output.warning(`${name} is left out for now: ${why}`, { backend: name });
+  }
+  for (const text of besides)
+    output.warning(`${text}; the configuration names one packet filter alone`);
+  const usable = choices.filter(({ name }) => !unusable.has(name));
+  if (usable.length === 0)
+    output.warning(
+      'no backend is in use here that could be kept in step; cfsync backends says what is missing',
+    );
+  return { text: starterText(choices, unusable, besides), choices: usable };
+}
+
+async function whyUnusable(settings: Settings, name: string): Promise<string | undefined> {
+  try {
+    const { renderer, options } = await makeJob(settings, name);
+    await renderer.observe(host, options);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    return error.message.replace(`${name}: `, '');
+  }
+}
+
+async function writeConfig(file: string, text: string): Promise<void> {
+  const folder = dirname(file);
+  await ensureDir(folder, 0o755);
+  // Where others can write, cfsync would refuse to read it.
+  await mustBeTrusted(folder, 'folder of the configuration');
+  await writeFileAtomic(file, text, { mode: 0o644, expect: null });
+}
+
+/** Asked before anything is written. */
+async function mustBeInstallable(timer: Timer | undefined): Promise<void> {
+  if (timer === undefined)
+    throw new CfsyncError(
+      exit.failed,
+      'there is neither systemd nor /etc/cron.d here, so no timer can be installed; nothing was changed; run cfsync apply every week by other means',
+    );
+  await mustBeTrusted(process.argv[1]!, 'program');
+  for (const { path, content } of timer.files) {
+    const now = await host.read(path);
+    if (now !== undefined && now !== content)
+      throw new CfsyncError(
+        exit.failed,
+        `${path} is there already, with other content; it is left as it is, and nothing was changed; delete it first to have it written anew`,
+      );
+  }
+}
+
+async function install({ files, commands, begins }: Timer, output: Output): Promise<void> {
+  const names = files.map(({ path }) => path).join(' and ');
+  for (const { path, content } of files)
+    if ((await host.read(path)) === undefined)
+      await writeFileAtomic(path, content, { mode: 0o644, expect: null });
+  for (const argv of commands) {
+    const why = await failure({ argv });
+    if (why !== undefined)
+      throw new CfsyncError(
+        exit.failed,
+        `the timer does not run yet: ${why}; ${names} are written; mend that, then run ${commands.map((words) => words.join(' ')).join(' && ')}`,
+      );
+  }
+  output.sentence(`${names}: installed; ${begins}`);
+}
+
+function printTimer(timer: Timer | undefined, output: Output): void {
+  if (timer === undefined) {
+    output.print('There is neither systemd nor /etc/cron.d here: run cfsync apply every week.');
+    return;
+  }
+  output.print(timer.files.map(({ content }) => content).join('\n'));
+}
+
+function printChoices(choices: readonly Choice[], output: Output): void {
+  for (const { name, why } of choices)
+    output.print(`  ${name.padEnd(10)}${hang(why, process.stdout, 12)}`);
+}
+
+function printNext(config: string | undefined, installed: boolean, output: Output): void {
+  const named = config === undefined ? '' : ` --config ${escape(config)}`;
+  output.print(
+    [
+      ...(installed
+        ? []
+        : [
+            'The above runs it every week; to install that:',
+            `  cfsync init${named} --install-timer`,
+          ]),
+      'See what it would do, do it with a way back, and keep it:',
+      `  cfsync apply${named} --dry-run`,
+      `  cfsync apply${named} --confirm 60`,
+      '  cfsync confirm',
+    ].join('\n'),
+  );
+}

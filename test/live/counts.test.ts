@@ -1,0 +1,88 @@
+/** What a run starts and writes does not depend on how many ranges there are; test/bench/README.md lists the numbers. */
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { afterEach, expect, test } from 'vitest';
+import { exit } from '../../src/errors.ts';
+import { prefixes } from '../bench/lists.ts';
+import { published } from '../helpers/feeds.ts';
+import { Lab } from './lab.ts';
+import { describeLive } from './privileges.ts';
+
+const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const table = fileURLToPath(new URL('../bench/README.md', import.meta.url));
+const log = '/run/lab/log';
+
+interface Counts {
+  readonly programs: readonly string[];
+  /** Outside of the state directory; a temporary folder is gone afterwards and does not count. */
+  readonly written: readonly string[];
+}
+
+const setups: Readonly<
+  Record<string, { readonly args: readonly string[]; readonly setup: string }>
+> = {
+  nftables: { args: ['-b', 'nftables'], setup: 'true' },
+  iptables: { args: ['-b', 'iptables'], setup: 'true' },
+  'iptables --ipset': { args: ['-b', 'iptables', '--ipset'], setup: 'true' },
+  ufw: { args: ['-b', 'ufw'], setup: 'ufw allow 22/tcp; ufw --force enable' },
+  fail2ban: {
+    args: ['-b', 'fail2ban'],
+    setup: `rm -f /etc/fail2ban/jail.d/*; mkdir -p /run/fail2ban; echo 'nameserver 127.0.0.1' > /etc/resolv.conf
+: > /run/lab.log
+printf '[DEFAULT]\\nbackend = polling\\nusedns = no\\n[lab]\\nenabled = true\\nfilter = sshd\\nlogpath = /run/lab.log\\n' > /etc/fail2ban/jail.local
+fail2ban-server start`,
+  },
+};
+
+describeLive('counts', { programs: ['nft', 'iptables', 'ipset', 'ufw', 'fail2ban-server'] }, () => {
+  let lab: Lab;
+  afterEach(() => lab.close());
+
+  const shell = (script: string) => lab.origin.must(['sh', '-ec', script], { timeout: 60_000 });
+
+  async function apply(...args: string[]): Promise<Counts> {
+    await rm(lab.origin.path(log), { force: true });
+    const env = { NODE_OPTIONS: `--import ${preload}`, CFSYNC_TEST_LOG: log };
+    const { code, stderr } = await lab.cfsync(['apply', ...args], { env });
+    expect(code, stderr).toBe(exit.ok);
+    const lines = (await readFile(lab.origin.path(log), 'utf8')).trim().split('\n');
+    const operations = lines.map(
+      (line) => JSON.parse(line) as Record<'kind' | 'what', string> & { readonly changes: boolean },
+    );
+    return {
+      programs: operations.filter(({ kind }) => kind === 'run').map(({ what }) => what),
+      written: operations
+        .filter(({ kind, changes }) => kind === 'file' && changes)
+        .map(({ what }) => what.split(' ').at(-1)!)
+        .filter((what) => !/^(\/run\/lab\/state|\/tmp\/cfsync-)/.test(what)),
+    };
+  }
+
+  test.for(Object.entries(setups))('%s', async ([name, { args, setup }]) => {
+    lab = await Lab.create({ privateDirs: ['/var/lib/fail2ban', '/var/log'] });
+    await shell(setup);
+    // fail2ban itself takes 40 s to read 10,000.
+    const many = prefixes(name === 'fail2ban' ? 1000 : 10_000);
+    const lists = {
+      few: published,
+      many: { v4: many.v4.join('\n'), v6: many.v6.join('\n') },
+    };
+    const counts: (readonly [number, number])[] = [];
+    for (const [size, { v4, v6 }] of Object.entries(lists)) {
+      const folder = `/run/lab/${size}`;
+      await mkdir(lab.origin.path(folder));
+      await writeFile(lab.origin.path(`${folder}/ips-v4`), v4);
+      await writeFile(lab.origin.path(`${folder}/ips-v6`), v6);
+      const first = await apply(...args, '--source', folder);
+      const again = await apply(...args, '--source', folder);
+      expect(again.written).toEqual([]);
+      counts.push([first.programs.length, again.programs.length]);
+      expect((await lab.cfsync(['remove', ...args.slice(0, 2)])).code).toBe(exit.ok);
+      await rm(lab.origin.path('/run/lab/state'), { recursive: true });
+    }
+    expect(counts[1]).toEqual(counts[0]);
+    const rows = (await readFile(table, 'utf8')).split('\n').map((line) => line.split(/ *\| */));
+    const documented = rows.find(([, backend]) => backend === name)?.slice(2, 4);
+    expect(counts[0]).toEqual(documented?.map(Number));
+  });
+});
