@@ -105,7 +105,7 @@ function ufw(
         ...new Set(rules.map(({ place, text }) => `${place}: ${text}`)),
       ].slice(0, 6),
       command: 'ufw disable && ufw enable',
-      explains: rules.map(({ id }) => id),
+      explains: [...new Set(rules.map(({ id }) => id))],
     },
   ];
 }
