@@ -182,7 +182,11 @@ const nftUnknown = pick('meta length 0-1500', 'ip ttl < 255', 'meta day "Monday"
 function agreeing(list: readonly string[]): readonly string[] {
   const asked = { network: new Set<string>(), transport: new Set<string>() };
   return list.filter((text) => {
-    const network = /ip6|ipv6/.test(text) ? ['ip6'] : /\bip\b|ipv4|icmp /.test(text) ? ['ip'] : [];
+    const network = /ip6|ipv6|exthdr/.test(text)
+      ? ['ip6']
+      : /\bip\b|ipv4|icmp /.test(text)
+        ? ['ip']
+        : [];
     const transport =
       /udp dport|icmp type|l4proto \{/.exec(text) ?? (/\btcp\b/.test(text) ? ['tcp'] : []);
     for (const [layer, found] of [
