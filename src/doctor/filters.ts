@@ -57,6 +57,16 @@ export function observeFilters(host: DoctorHost): Promise<FilterSeen> {
   return seen;
 }
 
+/** The same, and null where the rules cannot be read: for checks that have more to look at. */
+export async function tryFilters(host: DoctorHost): Promise<FilterSeen | null> {
+  try {
+    return await observeFilters(host);
+  } catch (error) {
+    if (error instanceof CfsyncError) return null;
+    throw error;
+  }
+}
+
 async function observe(host: DoctorHost): Promise<FilterSeen> {
   const [json, text, interfaces, links, table] = await Promise.all([
     output(host, { argv: ['nft', '-j', 'list', 'ruleset'] }),
