@@ -6,24 +6,6 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { defineConfig } from 'rolldown';
 
-/**
- * Of undici only what src/http.ts takes. Its index also loads fetch, WebSocket, caches and mocks, and with them the
- * copy of undici within Node: 80 ms of 110 (7.30.2 on Node 20.20), and no bundler can tell that nobody uses them.
- */
-const partOfUndici = {
-  name: 'part-of-undici',
-  resolveId: (id) => (id === 'undici' ? '\0undici' : null),
-  load: (id) =>
-    id === '\0undici'
-      ? `import Agent from 'undici/lib/dispatcher/agent.js';
-import Dispatcher from 'undici/lib/dispatcher/dispatcher.js';
-import EnvHttpProxyAgent from 'undici/lib/dispatcher/env-http-proxy-agent.js';
-import request from 'undici/lib/api/api-request.js';
-Dispatcher.prototype.request = request;
-export { Agent, EnvHttpProxyAgent };`
-      : null,
-};
-
 /** The packages of which something is in the bundle, by their folders. */
 function bundledPackages(bundle) {
   const modules = Object.values(bundle).flatMap((file) => Object.keys(file.modules ?? {}));
@@ -71,7 +53,7 @@ const entries = [
 export default defineConfig({
   input: Object.fromEntries(entries.map((name) => [`src/${name}`, `src/${name}.ts`])),
   platform: 'node',
-  plugins: [partOfUndici, papers],
+  plugins: [papers],
   treeshake: {
     // Of yargs its parser alone is used; what the rest does when it is loaded matters to nobody.
     moduleSideEffects: (id) => !/\/node_modules\/(?!yargs-parser|undici|ipaddr)/.test(id),

@@ -325,8 +325,13 @@ function withMarks(files: Fail2banAround['files']): Readonly<Record<string, stri
 }
 
 function isStray(strays: readonly Fail2banStray[], file: string) {
-  return ({ section }: Setting, { text }: Entry): boolean =>
-    strays.some((one) => one.file === file && one.section === section && one.values.includes(text));
+  const key = (section: string, value: string): string => `${section}\n${value}`;
+  const all = new Set(
+    strays
+      .filter((stray) => stray.file === file)
+      .flatMap(({ section, values }) => values.map((value) => key(section, value))),
+  );
+  return ({ section }: Setting, { text }: Entry): boolean => all.has(key(section, text));
 }
 
 /**

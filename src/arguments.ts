@@ -39,7 +39,8 @@ export function parseArguments(argv: readonly string[]): Arguments {
     if (!Object.hasOwn(flags, name) || !taken.includes(name)) {
       const dashes = name.length === 1 ? '-' : '--';
       const what = Object.hasOwn(flags, name) ? `${command} takes no` : 'unknown option';
-      throw usage(`${what} ${dashes}${escape(name)}${suggest(name, taken)}`, command);
+      const near = suggest(name, taken, '--');
+      throw usage(`${what} ${dashes}${escape(name)}${near}`, command);
     }
     values[name] = checked(name, flags[name as keyof typeof flags], value, command);
   }

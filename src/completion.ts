@@ -1,4 +1,5 @@
 /** Writes shell completion from the tables in flags.ts. */
+import { checkNames } from './doctor/checks.ts';
 import { commands, commandSpec, flagSpec } from './flags.ts';
 
 export const shells = ['bash', 'zsh', 'fish'] as const;
@@ -31,8 +32,13 @@ function values(backends: readonly string[]): readonly (readonly [string, Words]
   return [...all].flatMap((name): (readonly [string, Words])[] => {
     const { type, short, choices = [], value = '' } = flagSpec(name)!;
     if (type === 'switch') return [];
-    const known = name === 'source' ? ['auto', 'bundled', 'snapshot'] : choices;
-    const words = name === 'backend' ? backends : known;
+    const known: Readonly<Record<string, readonly string[]>> = {
+      source: ['auto', 'bundled', 'snapshot'],
+      backend: backends,
+      only: checkNames,
+      skip: checkNames,
+    };
+    const words = known[name] ?? choices;
     const files = ['FILE', 'DIR', 'PATH', 'SOURCE'].includes(value);
     const found = { words, files };
     return [[`--${name}`, found], ...(short === undefined ? [] : [[`-${short}`, found] as const])];

@@ -1,7 +1,9 @@
 /** Reads the configuration file. */
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import type { Document } from 'yaml';
 import { CfsyncError, errno, exit } from './errors.ts';
+import { why } from './files.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';
@@ -55,7 +57,9 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     if (path === undefined && errno(cause) === 'ENOENT') return noConfig;
     throw new CfsyncError(
       exit.failed,
-      `cannot read the configuration ${escape(file)}: ${errno(cause)}; nothing was changed`,
+      `cannot read the configuration ${escape(file)}: ${why(cause)}; nothing was changed${
+        errno(cause) === 'ENOENT' ? '; cfsync init --config FILE writes one' : ''
+      }`,
       { cause },
     );
   }
@@ -65,7 +69,7 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   const at = (offset: number): string => `${escape(file)}:${lines.linePos(offset).line}`;
   // Warnings are not wanted: Node would say them, with whatever stands in the file.
   const options = { lineCounter: lines, prettyErrors: false, logLevel: 'error' } as const;
-  const document = readable(at, () => parseDocument(text, options));
+  const document = parseDocument(text, options);
   const [mistake] = document.errors;
   if (mistake !== undefined)
     throw new CfsyncError(exit.usage, `${at(mistake.pos[0])}: ${escape(mistake.message)}`, {
@@ -84,13 +88,7 @@ export async function readConfig(path: string | undefined): Promise<Config> {
     }
     return at(offset);
   };
-  const value = readable(at, () => {
-    // Aliases that multiply are only found when the values are made, and those that go round when they are written.
-    const made: unknown = document.toJS({ maxAliasCount: 100 });
-    JSON.stringify(made);
-    return made;
-  });
-  const top = section(value ?? {}, place());
+  const top = section(readValue(document, at), place());
   knownKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], place);
   const backends = section(top.backends ?? {}, place('backends'), 'backends');
   for (const name of Object.keys(backends))
@@ -112,13 +110,18 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   };
 }
 
-/** What is nested too deeply is no mistake to the parser, but more than it can take. */
-function readable<T>(at: (offset: number) => string, read: () => T): T {
+/**
+ * Aliases that multiply are only found when the values are made, and those that go round when they are written, as
+ * options are to the state directory.
+ */
+function readValue(document: Document, at: (offset: number) => string): unknown {
   try {
-    return read();
+    const value: unknown = document.toJS({ maxAliasCount: 100 }) ?? {};
+    JSON.stringify(value);
+    return value;
   } catch (cause) {
-    const [why] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
-    throw new CfsyncError(exit.usage, `${at(0)}: ${why}`, { cause });
+    const [first] = (cause instanceof Error ? cause.message : String(cause)).split('\n');
+    throw new CfsyncError(exit.usage, `${at(0)}: ${first}`, { cause });
   }
 }
 

@@ -252,6 +252,7 @@ async function entryOf(
     ...run,
     at: new Date().toISOString(),
     before: open?.before ?? plan.observed.owned,
+    wanted: plan.wanted,
     files: [...files, ...(open?.files ?? [])],
     desired,
     options: job.raw,

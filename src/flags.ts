@@ -154,6 +154,17 @@ export const flags = {
     backend: ['csf', 'reload'],
     help: 'csf: run csf -r, which flushes every rule of iptables, and not rule by rule',
   },
+  only: {
+    type: 'list',
+    value: 'CHECK',
+    help: 'doctor: make only these checks; repeat it for more',
+  },
+  skip: { type: 'list', value: 'CHECK', help: 'doctor: make all checks but these' },
+  list: { type: 'switch', help: 'doctor: name the checks' },
+  probe: {
+    type: 'switch',
+    help: 'doctor: say in one line what it comes to, for timers and monitors',
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'log-format': {
@@ -313,7 +324,7 @@ export const commands = {
     example: 'cfsync contains 173.245.48.10 --source bundled',
   },
   init: {
-    help: 'write a configuration for what is in use on this host, and print the timer for it',
+    help: 'write a configuration for what is in use here, and print its timer',
     flags: ['install-timer', 'dry-run', ...common.filter((name) => name !== 'state-dir')],
     example: 'cfsync init --dry-run',
   },
@@ -327,6 +338,11 @@ export const commands = {
     help: 'list the backends: usable here, and why not',
     flags: [...cluster, 'format', ...common],
     example: 'cfsync backends',
+  },
+  doctor: {
+    help: 'find out why Cloudflare answers 521 or 522 for this host; changes nothing',
+    flags: ['ports', 'only', 'skip', 'list', 'probe', 'format', ...common],
+    example: 'cfsync doctor',
   },
   completion: {
     help: 'print the completion for a shell',

@@ -25,6 +25,8 @@ export interface Choice {
   readonly name: string;
   /** Why, in a few words. */
   readonly why: string;
+  /** Why it cannot be worked on as the configuration begins, in mode allow. */
+  readonly later?: string;
   /** Options of its section. */
   readonly options?: Readonly<Record<string, string>>;
 }
@@ -59,8 +61,10 @@ function chosen(name: (typeof filters)[number], why: string): Choice {
   if (name !== 'firewalld') return { name, why };
   return {
     name: 'nftables',
-    why: `${why}; it opens the ports (firewall-cmd), and this only restricts them, with mode: lockdown`,
+    why,
     options: { chain: 'none' },
+    later:
+      'the ports are opened with firewall-cmd; this keeps all others off them with mode: lockdown, and has nothing to do before that',
   };
 }
 

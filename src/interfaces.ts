@@ -51,14 +51,14 @@ export async function reachedThrough(host: Host, names: readonly string[]): Prom
   return reached;
 }
 
-interface Route {
+export interface Route {
   readonly prefix: string;
   readonly length: number;
   /** The interface. */
   readonly name: string;
 }
 
-async function routes(host: Host): Promise<readonly Route[]> {
+export async function routes(host: Host): Promise<readonly Route[]> {
   const fields = async (file: string): Promise<string[][]> =>
     ((await host.read(file)) ?? '').split('\n').map((line) => line.trim().split(/\s+/));
   const isHex = (digits: number, ...words: (string | undefined)[]): boolean =>

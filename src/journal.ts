@@ -25,6 +25,8 @@ export interface Entry extends Run {
   readonly at: string;
   /** The owned state to go back to. */
   readonly before: Owned;
+  /** What it was to be, for whoever has to look by hand. */
+  readonly wanted: Owned;
   /** The files that the steps write, as SHA-256 (hex) before and after; null: no such file. */
   readonly files: readonly FileChange[];
   /** What was desired, and the backend's options: how to look at it again. */
@@ -76,6 +78,7 @@ function validEntry(content: unknown): Entry {
     command: textOf(entry.command),
     boot: textOf(entry.boot),
     before: owned(entry.before),
+    wanted: owned(entry.wanted),
     files: entry.files.map((file: unknown) => {
       const { path, before, after } = fields(file);
       const sum = (value: unknown): string | null => (value === null ? null : textOf(value));

@@ -52,7 +52,7 @@ export async function loadRenderer(
   } catch (cause) {
     throw new CfsyncError(
       exit.failed,
-      `backend ${name}: the renderer ${escape(file)} cannot be loaded: ${escape(cause instanceof Error ? cause.message : String(cause))}`,
+      `backend ${name}: the renderer ${escape(file)} cannot be loaded: ${escape(cause instanceof Error ? cause.message : String(cause))}; nothing was changed; mend it, or take the backend out of the configuration`,
       { cause },
     );
   }
@@ -84,7 +84,7 @@ function checked(value: unknown, name: string, file: string): Renderer {
         renderer?.api === 1
           ? `it has no function ${missing.join(', ')}`
           : 'its default export needs api: 1'
-      }`,
+      }; nothing was changed; cfsync/testing checks a renderer`,
     );
   return renderer as unknown as Renderer;
 }

@@ -35,7 +35,7 @@ export function log(level: Level, text: string, about: About = {}): void {
 
 function asText(level: Level, message: string, detail: readonly string[]): string {
   const first = `cfsync: ${level === 'warning' ? 'warning: ' : ''}${message}`;
-  const prefix = isJournal() ? `<${priorities[level]}>` : '';
+  const prefix = journalPrefix(level, process.stderr.fd);
   const lines = [hang(first, process.stderr, 2), ...detail.map((line) => `  ${line}`)];
   return lines.map((line) => `${prefix}${line}\n`).join('');
 }
@@ -61,12 +61,12 @@ export function withoutName(text: string, backend: string): string {
 }
 
 /**
- * Whether standard error goes straight to the journal, which takes the priority from the start of each line:
- * JOURNAL_STREAM in systemd.exec(5).
+ * What goes in front of a line that a stream takes straight to the journal, which reads the priority from there:
+ * JOURNAL_STREAM in systemd.exec(5). Elsewhere nothing.
  */
-function isJournal(): boolean {
+export function journalPrefix(level: Level, fd: number): string {
   const { JOURNAL_STREAM } = process.env;
-  if (!JOURNAL_STREAM) return false;
-  const { dev, ino } = fstatSync(2, { bigint: true });
-  return JOURNAL_STREAM === `${dev}:${ino}`;
+  if (!JOURNAL_STREAM) return '';
+  const { dev, ino } = fstatSync(fd, { bigint: true });
+  return JOURNAL_STREAM === `${dev}:${ino}` ? `<${priorities[level]}>` : '';
 }

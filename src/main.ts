@@ -36,6 +36,7 @@ const load: Readonly<Record<Exclude<CommandName, 'completion'>, () => Promise<Co
   init: () => import('./commands/init.ts'),
   config: () => import('./commands/config.ts'),
   backends: () => import('./commands/backends.ts'),
+  doctor: () => import('./commands/doctor.ts'),
 };
 
 export async function main(argv: readonly string[]): Promise<ExitCode> {

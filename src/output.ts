@@ -4,11 +4,13 @@ import { log, logAsJson, type About } from './log.ts';
 import { addresses } from './prefix.ts';
 import { clearProgress, wantProgress } from './progress.ts';
 import type { Notice, Ranges } from './renderer.ts';
-import { count, escape, number } from './text.ts';
+import { count, escape, hang, number } from './text.ts';
 
 export interface Output {
   /** The answer. */
   print(text: string): void;
+  /** A sentence of the answer: on a terminal it is broken between words. */
+  sentence(text: string): void;
   /** What was said to have gone wrong, so far. */
   readonly errors: readonly string[];
   /** What went wrong. */
@@ -37,6 +39,7 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
   const errors: string[] = [];
   const output: Output = {
     print,
+    sentence: (text) => print(hang(text, process.stdout, 2)),
     errors,
     error: (text, about) => {
       errors.push(text);

@@ -35,14 +35,17 @@ export async function probe(what: Probe): Promise<string | undefined> {
 }
 
 async function ask(url: URL): Promise<string | undefined> {
-  const { request } = await import('undici');
+  const { makeClients } = await import('./http.ts');
+  const clients = makeClients(2 ** 20);
   const signal = AbortSignal.timeout(timeout);
   try {
-    const { statusCode, body } = await request(url, { signal });
+    const { statusCode, body } = await clients.request(url, { method: 'GET', signal });
     await body.dump({ limit: 128 * 1024, signal });
     return statusCode < 400 ? undefined : `${escape(url.href)} answered ${statusCode}`;
   } catch (error) {
     if (!signal.aborted) throw error;
     return `${escape(url.href)} did not answer within ${timeout / 1000} s`;
+  } finally {
+    await clients.destroy();
   }
 }

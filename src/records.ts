@@ -1,9 +1,12 @@
 /** What was last applied to each backend. */
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { removeFile } from './files.ts';
 import { host } from './host.ts';
-import type { Desired, Notice } from './renderer.ts';
-import { readRecord, tolerant, writeRecord } from './store.ts';
+import { parsePorts } from './ports.ts';
+import { parseRanges } from './prefix.ts';
+import type { Desired, Notice, Ranges } from './renderer.ts';
+import { fields, readRecord, texts, tolerant, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
 export interface Applied {
@@ -17,13 +20,33 @@ function appliedPath(stateDir: string, name: string): string {
 }
 
 export function validApplied(content: unknown): Applied {
-  const { desired, options } = content as Applied;
-  const { ranges, extra, tcpPorts, udpPorts, mode } = desired;
-  for (const list of [ranges.v4, ranges.v6, extra.v4, extra.v6, tcpPorts, udpPorts])
-    if (!Array.isArray(list)) throw new Error('a list is missing');
+  const { desired, options } = fields(content);
+  const { ranges, extra, tcpPorts, udpPorts, mode } = fields(desired);
   if (mode !== 'allow' && mode !== 'lockdown') throw new Error('the mode is missing');
-  if (typeof options !== 'object') throw new Error('the options are missing');
-  return { desired: { ranges, extra, tcpPorts, udpPorts, mode }, options };
+  return {
+    desired: {
+      ranges: rangesOf(ranges),
+      extra: rangesOf(extra),
+      tcpPorts: portsOf(tcpPorts),
+      udpPorts: portsOf(udpPorts),
+      mode,
+    },
+    options: fields(options),
+  };
+}
+
+/** Renderers rely on canonical text, sorted and minimal. */
+function rangesOf(value: unknown): Ranges {
+  const { v4, v6 } = fields(value);
+  const ranges = { v4: texts(v4), v6: texts(v6) };
+  if (!isDeepStrictEqual(parseRanges([...ranges.v4, ...ranges.v6]), ranges))
+    throw new Error('its ranges are not canonical');
+  return ranges;
+}
+
+function portsOf(value: unknown): readonly number[] {
+  if (!Array.isArray(value)) throw new Error('a list of ports is missing');
+  return value.length === 0 ? [] : parsePorts(value, 'ports');
 }
 
 /** What follows when the record cannot be used. */

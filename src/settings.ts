@@ -139,7 +139,9 @@ function backendNames(settings: Settings): readonly string[] {
   throw new CfsyncError(
     exit.usage,
     `no backend: name one with --backend (cfsync backends lists them)${
-      settings.config.file === undefined ? '' : `, or under backends in ${settings.config.file}`
+      settings.config.file === undefined
+        ? ', or run cfsync init, which writes a configuration for those in use here'
+        : `, or under backends in ${settings.config.file}`
     }`,
   );
 }

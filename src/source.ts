@@ -325,9 +325,8 @@ async function read(path: string): Promise<string> {
   try {
     bytes = await readFile(path);
   } catch (cause) {
-    throw new CfsyncError(exit.failed, escape(`cannot read the source ${path}: ${why(cause)}`), {
-      cause,
-    });
+    const message = `cannot read the source ${path}: ${why(cause)}; a source is auto, bundled, snapshot, a file, or a folder with ips-v4 and ips-v6`;
+    throw new CfsyncError(exit.failed, escape(message), { cause });
   }
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);

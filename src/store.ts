@@ -226,7 +226,8 @@ function canonical(value: unknown): string {
 
 /** Lists of texts stay as they are: to look at each of 100,000 would take half of the time of writing them. */
 function sorted(value: unknown): unknown {
-  if (Array.isArray(value)) return value.some(isObject) ? value.map(sorted) : value;
+  if (Array.isArray(value))
+    return value.some((part) => typeof part === 'object') ? value.map(sorted) : value;
   if (!isObject(value)) return value;
   const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
   return Object.fromEntries(entries.map(([key, part]) => [key, sorted(part)]));
@@ -277,7 +278,7 @@ export function fields(value: unknown): Readonly<Record<string, unknown>> {
 }
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null;
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 export function textOf(value: unknown): string {

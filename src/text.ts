@@ -81,10 +81,10 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** ` (did you mean X?)`, or nothing. */
-export function suggest(word: string, known: readonly string[]): string {
+/** ` (did you mean X?)`, or nothing; `before` stands in front of the word that is meant. */
+export function suggest(word: string, known: readonly string[], before = ''): string {
   const near = nearest(word, known);
-  return near === undefined ? '' : ` (did you mean ${near}?)`;
+  return near === undefined ? '' : ` (did you mean ${before}${near}?)`;
 }
 
 /** Lines of at most `width` characters, broken at blanks; a longer word stays whole. */

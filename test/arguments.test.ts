@@ -31,7 +31,7 @@ describe('parseArguments', () => {
 
   it.each([
     ['aply', 'unknown command aply (did you mean apply?)'],
-    ['apply --bakend nftables', 'unknown option --bakend (did you mean backend?)'],
+    ['apply --bakend nftables', 'unknown option --bakend (did you mean --backend?)'],
     ['apply --backend.x 1', 'unknown option --backend.x'],
     ['apply --dryRun', 'unknown option --dryRun'],
     ['apply --no-dry-run', 'unknown option --no-dry-run'],

@@ -1,4 +1,5 @@
 /** The built program, end to end, as an ordinary user would run it: feeds on loopback, no firewall. */
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -16,6 +17,8 @@ import { exit } from '../src/errors.ts';
 import { writeRecord } from '../src/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
 import { listRenderer, runProgram, type Ended } from './helpers/program.ts';
+
+const bin = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
 
 let folder: string;
 let state: string;
@@ -232,6 +235,7 @@ describe('a renderer of somebody else, named in the configuration', () => {
     const own = '; among them your own 10.1.2.3/32 (the office)\n';
     const apply = (...args: string[]) => run('apply', '--source', 'bundled', ...args);
     expect((await apply('--dry-run')).stdout).toContain(own);
+    expect((await run('diff', '--source', 'bundled', '-v')).stderr).toContain(own);
     expect((await apply()).stdout).toContain(own);
     expect(await apply()).toMatchObject({ code: exit.ok, stdout: '' });
     const { stdout } = await run('config', 'show');
@@ -299,11 +303,11 @@ describe('a renderer of somebody else, named in the configuration', () => {
       expect(edited).toMatchObject({ code: exit.failed, stdout: '' });
       expect(edited.stderr).toContain('plan.json is corrupt');
       const record = JSON.parse(text) as { content: object; digest: string };
-      const forged = JSON.stringify(record.content).replace('173.245.48.0/20', '10.0.0.0/8');
+      const forged = JSON.stringify(record.content).replace('172.64.0.0/13', '172.16.0.0/12');
       await writeRecord(file, 'plan', JSON.parse(forged), (content) => content);
       const refused = await run('apply', '--plan', 'plan.json');
       expect(refused).toMatchObject({ code: exit.failed, stdout: '' });
-      expect(refused.stderr).toContain('10.0.0.0/8');
+      expect(refused.stderr).toContain('172.16.0.0/12');
       expect(await run('apply', '--plan', 'none')).toMatchObject({ code: exit.failed });
       expect(readdirSync(folder)).not.toContain('cloudflare.lst');
     });
@@ -366,6 +370,31 @@ describe('config', () => {
     const file = (await config('show')).stdout.replaceAll(/ +/g, ' ');
     expect(file).toContain(`backends.ufw.ports: [443] # ${join(folder, 'config.yaml')}:4\n`);
     expect(await config('shwo')).toMatchObject({ code: exit.usage });
+  });
+});
+
+describe('standard output', () => {
+  const shell = (line: string) =>
+    spawnSync('sh', ['-c', `${line}; echo "exit $?" >&2`, process.execPath, bin], {
+      encoding: 'utf8',
+      env: { ...process.env, CFSYNC_STATE_DIR: state },
+    });
+
+  it('may have a reader that has seen enough', () => {
+    // Longer than a pipe holds.
+    const list = Array.from(
+      { length: 20_000 },
+      (_, i) => `${(i >> 12) + 20}.${(i >> 4) & 255}.${(i & 15) * 16}.0/32`,
+    );
+    writeFileSync(join(folder, 'ips'), `${list.join('\n')}\n2606:4700::/32\n`);
+    const { stdout, stderr } = shell(`"$0" "$1" show --source ${folder}/ips | head -n 1`);
+    expect(stdout).toMatch(/^20\.\S+\n$/);
+    expect(stderr).toBe('exit 0\n');
+  });
+
+  it('that cannot be written is said', () => {
+    const { stderr } = shell('"$0" "$1" show --source bundled >/dev/full');
+    expect(stderr).toMatch(/^cfsync: standard output cannot be written: ENOSPC.*\nexit 1\n$/);
   });
 });
 

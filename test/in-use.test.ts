@@ -82,7 +82,11 @@ describe('the choice', () => {
   it('only restricts under firewalld', () => {
     const { choices } = choose({ installed, firewalld: 'firewalld runs' });
     expect(choices).toEqual([
-      expect.objectContaining({ name: 'nftables', options: { chain: 'none' } }),
+      expect.objectContaining({
+        name: 'nftables',
+        options: { chain: 'none' },
+        later: expect.stringContaining('mode: lockdown') as string,
+      }),
     ]);
   });
 });

@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { commands, flags } from '../src/flags.ts';
+import { builtIn } from '../src/load.ts';
+import { optionsOf } from './helpers/options.ts';
 
 const page = (name: string): string =>
   readFileSync(join(import.meta.dirname, '..', 'man', name), 'utf8');
@@ -25,6 +27,13 @@ it('names every command, and only those that there are', () => {
   const section = /^\.Sh COMMANDS\n([^]*?)^\.Sh /m.exec(manual)![1]!;
   const named = [...section.matchAll(/^\.It Ic (\S+)/gm)].map(([, name]) => name!);
   expect([...new Set(named)].sort()).toEqual(Object.keys(commands).sort());
+});
+
+it.each(Object.keys(builtIn))('names every option of a backend: %s', async (name) => {
+  const section = /^\.Sh BACKENDS\n([^]*?)^\.Sh /m.exec(page('cfsync.yaml.5'))![1]!;
+  const items = section.split('\n.It ').find((item) => item.startsWith(`${name}\n`)) ?? '';
+  for (const key of await optionsOf(name))
+    expect(items).toMatch(new RegExp(`^\\.Cm .*\\b${key}\\b`, 'm'));
 });
 
 it('names every setting of the configuration', () => {

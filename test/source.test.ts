@@ -594,7 +594,7 @@ describe('resolveSource', () => {
       await writeFile(join(dir, 'ips-v4'), a);
       const error = await failure(resolve(dir));
       expect(error.message).toBe(
-        `cannot read the source ${join(dir, 'ips-v6')}: ENOENT: no such file or directory`,
+        `cannot read the source ${join(dir, 'ips-v6')}: ENOENT: no such file or directory; a source is auto, bundled, snapshot, a file, or a folder with ips-v4 and ips-v6`,
       );
       expect(error.code).toBe(exit.failed);
     });
@@ -608,7 +608,7 @@ describe('resolveSource', () => {
     test('nothing there', async () => {
       const file = join(dir, '\u001b[2J');
       expect((await failure(resolve(file))).message).toBe(
-        `cannot read the source ${dir}/\\u001b[2J: ENOENT: no such file or directory`,
+        `cannot read the source ${dir}/\\u001b[2J: ENOENT: no such file or directory; a source is auto, bundled, snapshot, a file, or a folder with ips-v4 and ips-v6`,
       );
     });
   });

@@ -325,7 +325,7 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
     if (plan.steps.length === 0) output.note(`${name}: no changes`);
     for (const [i, step] of plan.steps.entries()) output.print(`step ${i + 1}: ${step.summary}`);
     const change = planText(plan);
-    if (change !== '') output.print(`${name}: ${change}`);
+    if (change !== '') output.sentence(`${name}: ${change}`);
   }
   if (plans.some((p) => p.steps.length > 0))
     output.print(`plan ${planId(plans)}: nothing was changed`);
@@ -360,7 +360,7 @@ export async function applyOne(
   }
   for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
   const parts = [result.message, planText(plan)];
-  output.print(parts.filter((part) => part !== '').join('; '));
+  output.sentence(parts.filter((part) => part !== '').join('; '));
   return result;
 }
 

@@ -5,7 +5,7 @@ import { changed, unified } from '../diff.ts';
 import { CfsyncError, errno, exit, type ExitCode } from '../errors.ts';
 import { makePlan, planDiff, planId, type Plan } from '../engine.ts';
 import type { Context } from '../main.ts';
-import { forRanges } from '../job.ts';
+import { forRanges, ownAmong } from '../job.ts';
 import { changeText } from '../output.ts';
 import { merge, none, subtract } from '../prefix.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
@@ -24,7 +24,7 @@ export async function run(context: Context): Promise<ExitCode> {
   if ([dir, out, plan].filter((value) => value !== undefined).length > 1)
     throw new CfsyncError(exit.usage, '--dir, --out and --plan exclude each other');
   if (plan !== undefined) return printSaved(plan, context);
-  const { code, ...report } =
+  const { code, own, ...report } =
     dir === undefined ? await live(context, out) : await onDisk(context, dir);
   const { files, before, after } = report;
   const { format } = settings.values;
@@ -33,7 +33,8 @@ export async function run(context: Context): Promise<ExitCode> {
   else {
     for (const file of files) output.diff(unified(file, ['a', 'b']));
     const change = changeText(subtract(after, before), subtract(before, after));
-    if (change !== '') output.note(change);
+    const among = own === '' ? '' : `; among them your own ${own}`;
+    if (change !== '') output.note(`${change}${among}`);
     if (files.length === 0) output.note('no changes');
   }
   if (code !== exit.ok) return code;
@@ -50,6 +51,8 @@ async function printSaved(path: string, { settings, output }: Context): Promise<
 
 interface Outcome extends Report {
   readonly code: ExitCode;
+  /** The admin's own prefixes that come or go, by their comments. */
+  readonly own: string;
 }
 
 /** @param out Where to save the plan. */
@@ -81,6 +84,9 @@ async function live(context: Context, out: string | undefined): Promise<Outcome>
     before: merge(subtract(after, gained), lost),
     after,
     code: refused.length > 0 ? exit.refused : exit.ok,
+    own: [...new Set(plans.map((p) => ownAmong(p.job, p.added, p.removed)).filter(Boolean))].join(
+      ', ',
+    ),
   };
 }
 
@@ -99,6 +105,7 @@ async function onDisk({ settings, output }: Context, dir: string): Promise<Outco
     before: old,
     after: answer.ranges,
     code: exit.ok,
+    own: '',
   };
 }
 

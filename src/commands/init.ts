@@ -10,7 +10,7 @@ import type { Context } from '../main.ts';
 import type { Output } from '../output.ts';
 import { makeJob, type Settings } from '../settings.ts';
 import { starterText } from '../starter.ts';
-import { escape, hang } from '../text.ts';
+import { count, escape, hang } from '../text.ts';
 import { composeTimer, type Timer } from '../timer.ts';
 import { mustBeTrusted } from '../trust.ts';
 
@@ -38,7 +38,10 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
   }
   if (config !== undefined) {
     await writeConfig(file, config.text);
-    output.print(`${escape(file)}: written, for`);
+    const { length } = config.choices;
+    output.sentence(
+      `${escape(file)}: written, with ${count(length, 'backend')}${length > 0 ? ':' : ''}`,
+    );
     printChoices(config.choices, output);
   }
   if (installs) await install(timer!, output);
@@ -58,13 +61,14 @@ async function starter(
 ): Promise<{ readonly text: string; readonly choices: readonly Choice[] }> {
   const { choices, besides } = choose(await lookForBackends(host));
   const unusable = new Map<string, string>();
-  for (const { name } of choices) {
-    const why = await whyUnusable(settings, name);
+  for (const { name, later } of choices) {
+    const why = later ?? (await whyUnusable(settings, name));
     if (why === undefined) continue;
     unusable.set(name, why);
-    output.warning(`${name} is in use, and left out for now: ${why}`, { backend: name });
+    output.warning(`${name} is left out for now: ${why}`, { backend: name });
   }
-  for (const text of besides) output.warning(`${text}; one packet filter is kept, see above`);
+  for (const text of besides)
+    output.warning(`${text}; the configuration names one packet filter alone`);
   const usable = choices.filter(({ name }) => !unusable.has(name));
   if (usable.length === 0)
     output.warning(
@@ -123,7 +127,7 @@ async function install({ files, commands, begins }: Timer, output: Output): Prom
         `the timer does not run yet: ${why}; ${names} are written; mend that, then run ${commands.map((words) => words.join(' ')).join(' && ')}`,
       );
   }
-  output.print(`${names}: installed; ${begins}`);
+  output.sentence(`${names}: installed; ${begins}`);
 }
 
 function printTimer(timer: Timer | undefined, output: Output): void {

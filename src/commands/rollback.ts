@@ -119,7 +119,7 @@ async function goBackAll(context: Context, reversals: readonly Reversal[]): Prom
     record.backend(reversal.name, { code: exit.ok, message, ...moved });
     for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
     const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
-    output.print(parts.filter((part) => part !== '').join('; '));
+    output.sentence(parts.filter((part) => part !== '').join('; '));
   }
   // Where only some backends go back, the others still wait for their confirmation.
   const pending = await readPending(stateDir);

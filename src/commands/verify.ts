@@ -43,7 +43,7 @@ async function verifyOne(name: string, { settings, output, record }: Context): P
     if (!(error instanceof Unplannable)) throw error;
     const message = `${name}: drift: ${withoutName(error.message, name)}`;
     record.backend(name, { code: exit.pending, message });
-    output.print(message);
+    output.sentence(message);
     for (const line of error.detail) output.print(`  ${line}`);
     return exit.pending;
   }
@@ -63,6 +63,6 @@ async function verifyOne(name: string, { settings, output, record }: Context): P
   for (const file of planDiff(plan)) output.diff(unified(file, ['is', 'should-be']));
   const message = `${name}: drift: the system differs from what was applied; cfsync apply repairs it`;
   record.backend(name, { code: exit.pending, message });
-  output.print(message);
+  output.sentence(message);
   return exit.pending;
 }

@@ -197,6 +197,16 @@ describe('a configuration', () => {
     expect(await askedOrRefused(read, exit.usage)).toBe(undefined);
   });
 
+  test.each(['? [a, b]\n: c\n', '? {a: b}\n: c\n', 'mode: !<tag:\u001b[2J> allow\n'])(
+    'leads to nothing that Node says by itself: %j',
+    async (content) => {
+      const warned = vi.spyOn(process, 'emitWarning');
+      await writeFile(file, content);
+      await askedOrRefused(() => readConfig(file), exit.usage);
+      expect(warned).not.toHaveBeenCalled();
+    },
+  );
+
   test.each(pumps)(
     'of %j without end is read in time that grows with its length',
     async (piece) => {

@@ -121,6 +121,17 @@ describe('what kubectl prints', () => {
     }
   });
 
+  test('may have such a key of ours, which is given up', async () => {
+    const { owned } = ingress.want(desired(), ingress.options({}));
+    const data = { ...owned.data, constructor: 'x' };
+    const fields = Object.fromEntries(Object.keys(data).map((key) => [`f:${key}`, {}]));
+    const entry = { manager: 'cfsync', operation: 'Apply', fieldsV1: { 'f:data': fields } };
+    const content = { kind: 'ConfigMap', data, metadata: { managedFields: [entry] } };
+    const observed = await observe(JSON.stringify(content));
+    expect(observed.owned.data.constructor).toBe('x');
+    expect(ingress.plan(owned, observed)).toHaveLength(1);
+  });
+
   test('is refused wherever it is cut off', async () => {
     const text = JSON.stringify(map);
     for (let length = 0; length < text.length; length++)

@@ -100,6 +100,15 @@ describe('the sessions', () => {
     );
   });
 
+  test.each(['x', '', '-1', '1e1', '0x16', '22.5', '123456', '22 443'])(
+    'are not told by an SSH_CONNECTION to port %j',
+    async (port) => {
+      const environ = `A=b\0SSH_CONNECTION=198.51.100.10 50000 198.51.100.5 ${port}\0C=d\0`;
+      const files = { '/proc/self/stat': '7 (a) S 0 0', '/proc/7/environ': environ };
+      expect((await observeSessions(recorded({ files }), [22], true)).own).toEqual([]);
+    },
+  );
+
   test('end at a process that is its own parent', async () => {
     const files = {
       '/proc/self/stat': '7 (a) S 8 0',

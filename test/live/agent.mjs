@@ -41,8 +41,8 @@ const echo = {
  * returns how to end it.
  */
 const roundTrip = {
-  tcp: (host, port, bound, settle) => {
-    const socket = createConnection({ host, port, noDelay: true });
+  tcp: (host, port, bound, settle, source) => {
+    const socket = createConnection({ host, port, noDelay: true, localAddress: source });
     // Node 20 connects in the next tick, and after an error it no longer knows the port.
     nextTick(() => bound(socket.localPort));
     socket.on('connect', () => socket.write('ping\n'));
@@ -69,7 +69,7 @@ const roundTrip = {
 };
 
 /** One echo round trip: its outcome is `open`, `refused`, `reset` or `timeout`. */
-function attempt({ host, port, proto, timeout }) {
+function attempt({ host, port, proto, timeout, source }) {
   return new Promise((resolve, reject) => {
     let settled = false;
     let from;
@@ -84,7 +84,7 @@ function attempt({ host, port, proto, timeout }) {
     };
     // Timers run before input is read: after a stall of this process the answer may be waiting there.
     const timer = setTimeout(() => setImmediate(settle, 'timeout'), timeout);
-    const end = roundTrip[proto](host, port, (local) => (from = local), settle);
+    const end = roundTrip[proto](host, port, (local) => (from = local), settle, source);
   });
 }
 

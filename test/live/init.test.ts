@@ -122,8 +122,29 @@ describeLive('init', { programs }, () => {
       echo 'http {' >/etc/nginx/nginx.conf`);
     const { file, said, text } = await written();
     expect(Object.keys(file.backends as object)).not.toContain('nginx');
-    expect(said).toMatch(/warning: nginx is in use, and left out for now: ./);
+    expect(said).toMatch(/warning: nginx is left out for now: ./);
     expect(text).toMatch(/^ {2}# nginx: nginx.service is enabled; left out for now: /m);
+  });
+
+  test('under firewalld nothing is promised that mode allow could not keep', async () => {
+    // Known by its name, as any process.
+    await shell(
+      'cp /bin/sleep /run/lab/firewalld; setsid /run/lab/firewalld 600 >/dev/null 2>&1 &',
+    );
+    await lab.origin.nft(
+      'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; tcp dport 22 accept; drop; }; }',
+    );
+    const { file, said, text } = await written();
+    expect(file).toMatchObject({ backends: null });
+    expect(said).toContain('warning: nftables is left out for now: the ports are opened with fire');
+    // As it says: in lockdown it is right.
+    const locked = text
+      .replace('mode: allow\n', 'mode: lockdown\n')
+      .replace('  # nftables:\n  #   chain: none\n', '  nftables:\n    chain: none\n');
+    await lab.origin.must(['tee', config], { stdin: locked });
+    const applied = await lab.cfsync(['apply', '--source', 'bundled']);
+    expect(applied.code, applied.stderr).toBe(exit.ok);
+    expect(applied.stdout).toContain('nftables: applied and verified');
   });
 
   test('--dry-run prints the file alone, and writes nothing', async () => {

@@ -187,13 +187,17 @@ export class Host {
     await this.#call('listen', { tcp, udp });
   }
 
-  /** One echo round trip to a literal address; `timeout` in milliseconds. */
+  /** One echo round trip to a literal address; `timeout` in milliseconds, `source` one of this host's addresses. */
   async connect(
     address: string,
     port: number,
-    { proto = 'tcp', timeout = silence }: { proto?: Protocol; timeout?: number } = {},
+    {
+      proto = 'tcp',
+      timeout = silence,
+      source,
+    }: { proto?: Protocol; timeout?: number; source?: string } = {},
   ): Promise<Reach> {
-    return this.#call('connect', { host: address, port, proto, timeout });
+    return this.#call('connect', { host: address, port, proto, timeout, source });
   }
 
   /** One round trip to each address of a host, side by side. */

@@ -1,0 +1,49 @@
+/** All checks, each loaded only when it is made. */
+import { CfsyncError, exit } from '../errors.ts';
+import { escape, suggest } from '../text.ts';
+import type { Check } from './check.ts';
+
+type Load = () => Promise<{ readonly default: Check<any> }>;
+
+/**
+ * In the order in which findings of the same weight are told: first what explains one cause exactly, then what only
+ * sees its effect.
+ */
+const checks: Readonly<Record<string, Load>> = {
+  'firewall-state': () => import('./checks/firewall-state.ts'),
+  'two-firewalls': () => import('./checks/two-firewalls.ts'),
+  bans: () => import('./checks/bans.ts'),
+  'allow-list': () => import('./checks/allow-list.ts'),
+  ipv6: () => import('./checks/ipv6.ts'),
+  'packet-filter': () => import('./checks/packet-filter.ts'),
+  'published-ports': () => import('./checks/published-ports.ts'),
+  'open-to-all': () => import('./checks/open-to-all.ts'),
+  listening: () => import('./checks/listening.ts'),
+};
+
+/** Their names, in order. */
+export const checkNames: readonly string[] = Object.keys(checks);
+
+/**
+ * The names to run, in order.
+ * @throws CfsyncError with code `usage` for a name that no check has.
+ */
+export function chosen(
+  only: readonly string[] | undefined,
+  skip: readonly string[] | undefined,
+): readonly string[] {
+  for (const [flag, names] of Object.entries({ only, skip }))
+    for (const name of names ?? [])
+      if (!checkNames.includes(name))
+        throw new CfsyncError(
+          exit.usage,
+          `--${flag}: there is no check ${escape(name)}${suggest(name, checkNames)}; cfsync doctor --list names them`,
+        );
+  return checkNames.filter(
+    (name) => only?.includes(name) !== false && skip?.includes(name) !== true,
+  );
+}
+
+export async function loadCheck(name: string): Promise<Check<any>> {
+  return (await checks[name]!()).default;
+}

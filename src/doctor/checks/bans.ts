@@ -1,0 +1,254 @@
+/** Does a ban list hold addresses of Cloudflare's: of fail2ban, of CSF, in a set or in single rules? */
+import { CfsyncError } from '../../errors.ts';
+import type { Family } from '../../prefix.ts';
+import type { Ranges } from '../../renderer.ts';
+import { count } from '../../text.ts';
+import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
+import { intervalsOf } from '../conditions.ts';
+import { line, observeFilters, type FilterSeen } from '../filters.ts';
+import {
+  common,
+  fromPrefixes,
+  size,
+  toPrefixes,
+  union,
+  without,
+  type Intervals,
+} from '../intervals.ts';
+import { isBan, surveyOf } from '../survey.ts';
+import type { Rule } from '../walk.ts';
+
+interface Seen {
+  readonly filters: FilterSeen;
+  readonly fail2ban: readonly {
+    readonly jail: string;
+    readonly addresses: readonly string[];
+    /** What `fail2ban-client get JAIL banip --with-time` printed. */
+    readonly times: string;
+  }[];
+  /** csf.deny and csf.tempban, as they are. */
+  readonly csf: { readonly deny: string; readonly temporary: string };
+}
+
+/** An address or a network that somebody banned. */
+interface Ban {
+  readonly address: string;
+  /** Where, and since when. */
+  readonly where: string;
+}
+
+/** What a rule keeps out of Cloudflare's ranges. */
+interface Hit {
+  readonly rule: Rule;
+  readonly verdict: 'drop' | 'reject';
+  readonly sources: Record<Family, Intervals>;
+}
+
+export default defineCheck<Seen>({
+  name: 'bans',
+  title: "addresses of Cloudflare's that fail2ban, CSF, a set or a rule bans",
+
+  async observe(host) {
+    const [filters, fail2ban, deny, temporary] = await Promise.all([
+      observeFilters(host),
+      jails(host),
+      host.read('/etc/csf/csf.deny'),
+      host.read('/var/lib/csf/csf.tempban'),
+    ]);
+    return { filters, fail2ban, csf: { deny: deny ?? '', temporary: temporary ?? '' } };
+  },
+
+  judge(seen, context) {
+    const { ranges } = context;
+    const hits = hitsOf(seen.filters, context);
+    const found: Finding[] = [];
+    const left = new Set(hits);
+    const add = (what: string, bans: readonly Ban[], command: string): void => {
+      const inside = bans.filter(({ address }) => touches(address, ranges));
+      if (inside.length === 0) return;
+      const banned = inside.map(({ address }) => address);
+      const own = [...left].filter((hit) => isWithin(hit, banned));
+      for (const hit of own) left.delete(hit);
+      const title = `${what} bans ${count(inside.length, 'address', 'addresses')} of Cloudflare's`;
+      found.push({
+        ...weight(own, ranges),
+        title,
+        evidence: [
+          ...shown(inside.map(({ address, where }) => `${address}: ${where}`)),
+          ...shown(own.map(({ rule }) => line(rule))),
+        ],
+        command,
+      });
+    };
+    add('fail2ban', fail2banBans(seen), 'cfsync apply --backend fail2ban');
+    const denied = csfBans(seen);
+    const [first] = denied.filter(({ address }) => touches(address, ranges));
+    add(
+      'CSF',
+      denied,
+      `csf ${first?.where.includes('tempban') === true ? '-trd' : '-dr'} ${first?.address ?? ''}`,
+    );
+    const places = new Map<string, Hit[]>();
+    for (const hit of left) {
+      const place = hit.rule.sets[0] ?? hit.rule.place;
+      const list = places.get(place);
+      if (list === undefined) places.set(place, [hit]);
+      else list.push(hit);
+    }
+    for (const list of places.values()) found.push(other(list, seen.filters, ranges));
+    return found;
+  },
+});
+
+async function jails(host: DoctorHost): Promise<Seen['fail2ban']> {
+  let banned;
+  try {
+    banned = await host.query({ argv: ['fail2ban-client', 'banned'] });
+  } catch (error) {
+    if (error instanceof CfsyncError) return [];
+    throw error;
+  }
+  // It is not running, and then it bans nobody.
+  if (banned.code !== 0) return [];
+  const found = [...banned.stdout.matchAll(/'((?:[^'\\]|\\.)*)': \[([^\]]*)\]/g)].map(
+    ([, jail, list]) => ({
+      jail: jail!,
+      addresses: [...list!.matchAll(/'([^']*)'/g)].map(([, address]) => address!),
+    }),
+  );
+  return Promise.all(
+    found
+      .filter(({ addresses }) => addresses.length > 0)
+      .map(async ({ jail, addresses }) => {
+        const argv = ['fail2ban-client', 'get', jail, 'banip', '--with-time'] as const;
+        const { code, stdout } = await host.query({ argv });
+        return { jail, addresses, times: code === 0 ? stdout : '' };
+      }),
+  );
+}
+
+function fail2banBans({ fail2ban }: Seen): readonly Ban[] {
+  return fail2ban.flatMap(({ jail, addresses, times }) =>
+    addresses.map((address) => {
+      const words = times.split('\n').find((text) => text.split(/\s/)[0] === address);
+      const [, since] = /\t(\S+ \S+) \+/.exec(words ?? '') ?? [];
+      return { address, where: `jail ${jail}${since === undefined ? '' : `, since ${since}`}` };
+    }),
+  );
+}
+
+function csfBans({ csf }: Seen): readonly Ban[] {
+  const permanent = csf.deny.split('\n').flatMap((text): Ban[] => {
+    const [address = ''] = text.trim().split(/[\s#]/);
+    return intervalsOf([address]) === undefined
+      ? []
+      : [{ address, where: `/etc/csf/csf.deny: ${text.trim()}` }];
+  });
+  const temporary = csf.temporary.split('\n').flatMap((text): Ban[] => {
+    const [since, address = ''] = text.split('|');
+    if (intervalsOf([address]) === undefined) return [];
+    const at = new Date(Number(since) * 1000).toISOString();
+    return [{ address, where: `/var/lib/csf/csf.tempban, since ${at}` }];
+  });
+  return [...permanent, ...temporary];
+}
+
+function touches(address: string, ranges: Ranges): boolean {
+  const set = intervalsOf([address]);
+  const family = address.includes(':') ? 'v6' : 'v4';
+  return set !== undefined && common(set, fromPrefixes(ranges[family])).length > 0;
+}
+
+/** Whether a rule keeps out nothing but what these bans name. */
+function isWithin({ sources }: Hit, banned: readonly string[]): boolean {
+  return (['v4', 'v6'] as const).every((family) => {
+    const own = banned.filter((address) => address.includes(':') === (family === 'v6'));
+    return without(sources[family], intervalsOf(own) ?? []).length === 0;
+  });
+}
+
+function hitsOf(seen: FilterSeen, context: Parameters<typeof surveyOf>[1]): readonly Hit[] {
+  const hits = new Map<string, Hit>();
+  for (const { family, cloudflare } of surveyOf(seen, context).doors)
+    for (const result of cloudflare) {
+      const { verdict, rules, sources } = result;
+      const [rule] = rules;
+      if ((verdict !== 'drop' && verdict !== 'reject') || rule === undefined) continue;
+      if (!isBan(result, context.ranges[family])) continue;
+      const hit = hits.get(rule.id) ?? { rule, verdict, sources: { v4: [], v6: [] } };
+      hits.set(rule.id, hit);
+      hit.sources[family] = union(hit.sources[family], sources);
+    }
+  return [...hits.values()];
+}
+
+function weight(
+  hits: readonly Hit[],
+  ranges: Ranges,
+): Pick<Finding, 'level' | 'share' | 'causes' | 'explains'> {
+  const verdicts = hits.map(({ verdict }) => verdict);
+  const isAll = hits.some(
+    ({ sources }) =>
+      ranges.v4.length > 0 && size(without(fromPrefixes(ranges.v4), sources.v4)) === 0n,
+  );
+  return {
+    level: 'problem',
+    share: isAll ? 'all' : 'part',
+    // Which of the two it is, the rule tells; without one (another way to ban) either may be.
+    causes:
+      verdicts.length === 0
+        ? [521, 522]
+        : [
+            ...(verdicts.includes('reject') ? ([521] as const) : []),
+            ...(verdicts.includes('drop') ? ([522] as const) : []),
+          ],
+    explains: hits.map(({ rule }) => rule.id),
+  };
+}
+
+/** Bans of one set or one chain, which neither fail2ban nor CSF knows of. */
+function other(hits: readonly Hit[], seen: FilterSeen, ranges: Ranges): Finding {
+  const [{ rule, sources } = hits[0]!] = hits;
+  const addressesOf = (of: Hit['sources']): readonly string[] =>
+    (['v4', 'v6'] as const)
+      .flatMap((family) => toPrefixes(of[family], family))
+      .map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+  const all = hits.flatMap((hit) => addressesOf(hit.sources));
+  const [set] = rule.sets;
+  const what = count(all.length, 'address or network', 'addresses and networks');
+  return {
+    ...weight(hits, ranges),
+    title:
+      set === undefined
+        ? `Rules of ${rule.place} ban ${what} of Cloudflare's`
+        : `The set ${set.replace(/^ipset /, '')} bans ${what} of Cloudflare's`,
+    evidence: [...shown(all), ...shown(hits.map((hit) => line(hit.rule)))],
+    ...(hits.length > 1 && { advice: 'This lifts the first one; the others go likewise.' }),
+    command: liftCommand(rule, addressesOf(sources), seen),
+  };
+}
+
+/** Takes it out of the set that the rule asks, or takes the rule away. */
+function liftCommand(
+  { sets, id, place, text }: Rule,
+  addresses: readonly string[],
+  seen: FilterSeen,
+): string {
+  const [set = ''] = sets;
+  const [address = ''] = addresses;
+  if (set.startsWith('ipset ')) return `ipset del ${set.slice(6)} ${address}`;
+  if (set !== '') return `nft 'delete element ${set} { ${addresses.join(', ')} }'`;
+  const handle = /handle (\d+)$/.exec(id)?.[1];
+  if (place.startsWith('nft ')) return `nft delete rule ${place.slice(4)} handle ${handle}`;
+  const [, table = 'filter'] = place.split(' ');
+  const family = address.includes(':') ? 'v6' : 'v4';
+  const legacy = seen.saves.some(
+    (s) => s.variant === 'legacy' && s.family === family && s.text.includes(text),
+  );
+  const tool = `${family === 'v6' ? 'ip6tables' : 'iptables'}${legacy ? '-legacy' : ''}`;
+  return `${tool}${table === 'filter' ? '' : ` -t ${table}`} ${text.replace(/^-A /, '-D ')}`;
+}
+
+function shown(list: readonly string[]): readonly string[] {
+  return list.length > 5 ? [...list.slice(0, 5), `and ${list.length - 5} more`] : list;
+}

@@ -1,0 +1,224 @@
+/** Does anything listen on the web ports, where Cloudflare can reach it? */
+import type { Host } from '../../renderer.ts';
+import { count } from '../../text.ts';
+import { BackendError, CfsyncError } from '../../errors.ts';
+import { observeFilters, type FilterSeen } from '../filters.ts';
+import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { surveyOf } from '../survey.ts';
+import { portsText } from '../words.ts';
+import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
+
+interface Seen {
+  /** A port may be sent on to another one, or to a container; null where the rules cannot be read. */
+  readonly filters: FilterSeen | null;
+  readonly listeners: readonly Listener[];
+  /** Web servers that have a configuration here. */
+  readonly servers: readonly string[];
+  /** What `ss -Hltnp` printed; null where there is no ss. */
+  readonly ss: string | null;
+  /** Whether the host has an IPv6 address that is neither link-local nor of its own site alone. */
+  readonly hasIpv6: boolean;
+}
+
+/** https://developers.cloudflare.com/fundamentals/reference/network-ports/ */
+const proxied = [80, 443, 2052, 2053, 2082, 2083, 2086, 2087, 2095, 2096, 8080, 8443, 8880];
+
+export default defineCheck<Seen>({
+  name: 'listening',
+  title: 'something listens on the web ports, and not on loopback alone',
+
+  async observe(host) {
+    return {
+      filters: await observeFilters(host).catch((error: unknown) => {
+        if (error instanceof CfsyncError) return null;
+        throw error;
+      }),
+      listeners: await listeners(host),
+      servers: await installed(host),
+      ss: await socketStatistics(host),
+      hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
+    };
+  },
+
+  judge(seen, context) {
+    const strange = context.ports.filter((port) => !proxied.includes(port));
+    const asked = {
+      ...context,
+      ports: context.ports.filter((port) => !isSentOn(seen, port, context)),
+    };
+    return [
+      ...absent(seen, asked),
+      ...oneFamily(seen, asked),
+      ...(strange.length === 0 ? [] : [notProxied(strange)]),
+    ];
+  },
+});
+
+/** Whether the rules send a port on to where something listens, or to another host such as a container. */
+function isSentOn(
+  { filters, listeners: all }: Seen,
+  port: number,
+  context: DoctorContext,
+): boolean {
+  if (filters === null) return false;
+  const doors = surveyOf(filters, context).doors.filter((door) => door.port === port);
+  return doors
+    .flatMap(({ cloudflare }) => cloudflare)
+    .some(
+      ({ packet }) =>
+        packet.translated !== undefined &&
+        (packet.to !== 'here' || all.some((listener) => listener.port === packet.port)),
+    );
+}
+
+/** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
+const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
+
+async function installed(host: Pick<Host, 'list'>): Promise<readonly string[]> {
+  const names = ['nginx', 'apache2', 'httpd', 'caddy', 'haproxy', 'lighttpd'];
+  const folders = await Promise.all(names.map((name) => host.list(`/etc/${name}`)));
+  return names.filter((_, i) => folders[i] !== undefined);
+}
+
+/** Only it tells whether a socket on `::` takes IPv4 as well (then it prints `*`), and whose each one is. */
+async function socketStatistics(host: Pick<Host, 'query'>): Promise<string | null> {
+  try {
+    return (await host.query({ argv: ['ss', '-Hltnp'] })).stdout;
+  } catch (error) {
+    if (error instanceof BackendError) return null;
+    throw error;
+  }
+}
+
+function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
+  const on = (port: number): readonly Listener[] =>
+    seen.listeners.filter((listener) => listener.port === port);
+  const loopback = ports.filter((port) => on(port).length > 0 && on(port).every(isLoopback));
+  const missing = ports.filter((port) => on(port).length === 0);
+  const findings: Finding[] = [];
+  const gone = loopback.length + missing.length;
+  const weigh = (list: readonly number[]): Pick<Finding, 'level' | 'share'> =>
+    gone === ports.length
+      ? { level: 'problem', share: 'all' }
+      : { level: list.some((port) => port !== 80) ? 'warning' : 'note', share: 'part' };
+  if (missing.length > 0)
+    findings.push({
+      ...weigh(missing),
+      causes: [521],
+      title: `Nothing listens on ${portsText(missing)}`,
+      evidence: [
+        'no socket of /proc/net/tcp and tcp6 listens there',
+        ...elsewhere(seen, ports, missing),
+      ],
+      ...(gone === ports.length
+        ? seen.servers[0] === undefined
+          ? { advice: 'Start the web server, or name the ports that it has with --ports.' }
+          : { command: `systemctl restart ${seen.servers[0]}` }
+        : {
+            advice: `This is right if Cloudflare never connects to ${portsText(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
+          }),
+    });
+  if (loopback.length > 0)
+    findings.push({
+      ...weigh(loopback),
+      causes: [521],
+      title: `Only loopback is listened on for ${portsText(loopback)}`,
+      evidence: loopback.flatMap((port) =>
+        on(port).map((one) => `${textOf(one)}${owner(seen, port)}`),
+      ),
+      advice:
+        'Let the web server listen on all addresses (nginx: listen 443 ssl; and listen [::]:443 ssl;), then restart it.',
+    });
+  return findings;
+}
+
+/** Where else something listens that the Internet can reach: the admin may know the web server by it. */
+function elsewhere(
+  seen: Seen,
+  ports: readonly number[],
+  missing: readonly number[],
+): readonly string[] {
+  if (missing.length < ports.length) return [];
+  const others = new Map<number, string>();
+  for (const listener of seen.listeners)
+    if (!isLoopback(listener)) others.set(listener.port, owner(seen, listener.port));
+  const list = [...others].sort(([a], [b]) => a - b);
+  if (list.length === 0) return ['nothing else listens on this host either'];
+  const shown = list.slice(0, 8).map(([port, who]) => `${port}${who}`);
+  const more = list.length > 8 ? ` and ${count(list.length - 8, 'more', 'more')}` : '';
+  return [`listening instead: ${shown.join(', ')}${more}`];
+}
+
+function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
+  const findings: Finding[] = [];
+  const inFamily = (port: number, family: 'v4' | 'v6'): boolean =>
+    seen.listeners.some(
+      (one) =>
+        one.port === port &&
+        !isLoopback(one) &&
+        (one.address.includes(':') === (family === 'v6') ||
+          // Without ss nobody knows, and most programs take both.
+          (one.address === '::' && (seen.ss === null || isDual(seen.ss, port)))),
+    );
+  const heard = ports.filter((port) => inFamily(port, 'v4') || inFamily(port, 'v6'));
+  const without = (family: 'v4' | 'v6'): readonly number[] =>
+    heard.filter((port) => !inFamily(port, family));
+  const [v4, v6] = [without('v4'), without('v6')];
+  if (v4.length > 0)
+    findings.push({
+      level: 'warning',
+      share: 'part',
+      causes: [521],
+      title: `Only IPv6 is listened on for ${portsText(v4)}`,
+      evidence: v4.flatMap((port) => lines(seen, port)),
+      advice:
+        'Cloudflare connects over IPv4 to every name with an A record; let the web server listen on 0.0.0.0 as well (nginx: listen 443 ssl; next to listen [::]:443 ssl;).',
+    });
+  if (v6.length > 0 && seen.hasIpv6)
+    findings.push({
+      level: 'note',
+      share: 'part',
+      causes: [521],
+      title: `Only IPv4 is listened on for ${portsText(v6)}, and the host has IPv6`,
+      evidence: v6.flatMap((port) => lines(seen, port)),
+      advice:
+        'Cloudflare connects over IPv6 only to names with an AAAA record; have none, or listen on [::] as well.',
+    });
+  return findings;
+}
+
+function notProxied(ports: readonly number[]): Finding {
+  return {
+    level: 'warning',
+    share: 'part',
+    causes: [],
+    title: `Cloudflare does not proxy to ${portsText(ports)}`,
+    evidence: [`it proxies to ${proxied.join(', ')}`],
+    advice:
+      'Move the web server to one of these ports (443 is usual), or use Spectrum or a tunnel.',
+  };
+}
+
+function lines(seen: Seen, port: number): readonly string[] {
+  return seen.listeners
+    .filter((one) => one.port === port)
+    .map((one) => `${textOf(one)}${owner(seen, port)}`);
+}
+
+function textOf({ address, port }: Listener): string {
+  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+function isDual(ss: string, port: number): boolean {
+  return ss.split('\n').some((text) => text.split(/\s+/)[3] === `*:${port}`);
+}
+
+/** ` (nginx)`, where ss names the program. */
+function owner({ ss }: Seen, port: number): string {
+  for (const text of (ss ?? '').split('\n')) {
+    const [, local] = /^\S+\s+\S+\s+\S+\s+(\S+)/.exec(text) ?? [];
+    const [, name] = /users:\(\("((?:[^"\\]|\\.)*)"/.exec(text) ?? [];
+    if (local?.endsWith(`:${port}`) === true && name !== undefined) return ` (${name})`;
+  }
+  return '';
+}

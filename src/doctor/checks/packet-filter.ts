@@ -1,0 +1,117 @@
+/** Do the rules that are in force let Cloudflare's ranges in, on each port? */
+import type { Family } from '../../prefix.ts';
+import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
+import {
+  applyCommand,
+  described,
+  line,
+  observeFilters,
+  type Filters,
+  type FilterSeen,
+} from '../filters.ts';
+import { fromPrefixes, size, without, type Intervals } from '../intervals.ts';
+import { sourcesOf, surveyOf } from '../survey.ts';
+import type { Doubt, Rule } from '../walk.ts';
+import { portsText } from '../words.ts';
+
+/** Where one rule, or one lack of understanding, keeps Cloudflare out. */
+interface Group {
+  readonly verdict: 'drop' | 'reject' | 'unclear' | 'limited';
+  readonly rules: readonly Rule[];
+  readonly doubts: readonly Doubt[];
+  readonly hits: { readonly family: Family; readonly port: number; readonly sources: Intervals }[];
+}
+
+export default defineCheck<FilterSeen>({
+  name: 'packet-filter',
+  title: "rules that drop, reject or limit connections from Cloudflare's ranges",
+  observe: observeFilters,
+
+  judge(seen, context) {
+    const { filters, doors } = surveyOf(seen, context);
+    const groups = new Map<string, Group>();
+    const add = (
+      { verdict, rules, doubts }: Pick<Group, 'verdict' | 'rules' | 'doubts'>,
+      hit: Group['hits'][number],
+    ): void => {
+      const key = [verdict, ...rules.map(({ id }) => id)].join('\n');
+      const group = groups.get(key) ?? { verdict, rules, doubts, hits: [] };
+      groups.set(key, group);
+      group.hits.push(hit);
+    };
+    for (const { family, port, cloudflare } of doors) {
+      for (const { verdict, rules, doubts, sources } of cloudflare)
+        if (verdict !== 'accept') add({ verdict, rules, doubts }, { family, port, sources });
+      const quiet = sourcesOf(cloudflare, 'accept');
+      for (const { verdict, rules, doubts, sources } of filters.ask({
+        family,
+        port,
+        sources: quiet,
+        busy: true,
+      }))
+        if (verdict === 'drop' || verdict === 'reject')
+          add({ verdict: 'limited', rules, doubts }, { family, port, sources });
+    }
+    return [...groups.values()].map((group) => finding(group, filters, context));
+  },
+});
+
+function finding(
+  { verdict, rules, doubts, hits }: Group,
+  filters: Filters,
+  context: DoctorContext,
+): Finding {
+  const ports = portsText(hits.map(({ port }) => port));
+  const where = [...new Set(hits.map(({ family }) => family))].map((family) => {
+    const own = hits.filter((hit) => hit.family === family);
+    const [{ sources } = { sources: [] }] = own;
+    const on = portsText(own.map(({ port }) => port));
+    return `concerned: ${described(sources, context.ranges, family)}, on ${on}`;
+  });
+  const evidence = [...rules.map(line), ...where];
+  const [rule] = rules;
+  const command = applyCommand(filters, rule, context);
+  if (verdict === 'unclear')
+    return {
+      level: 'warning',
+      share: 'maybe',
+      causes: [521, 522],
+      title: `Whether Cloudflare gets in on ${ports} depends on what the doctor does not know`,
+      evidence: [
+        ...doubts.map(({ rule: one, why }) => `not understood (${why}): ${line(one)}`),
+        ...evidence,
+      ],
+      advice:
+        'Look at these rules yourself: do they apply to new connections from Cloudflare? The doctor does not guess.',
+    };
+  if (verdict === 'limited')
+    return {
+      level: 'warning',
+      share: 'maybe',
+      causes: [522],
+      title: `New connections from Cloudflare to ${ports} are limited in number`,
+      evidence,
+      advice:
+        'A few addresses of Cloudflare stand for all visitors, so a limit that suits one visitor turns many away. Let its ranges in before the limit.',
+      command,
+    };
+  const isDrop = verdict === 'drop';
+  return {
+    level: 'problem',
+    share: isAll(hits, filters, context) ? 'all' : 'part',
+    causes: [isDrop ? 522 : 521],
+    title: `The packet filter ${isDrop ? 'drops' : 'rejects'} Cloudflare's connections to ${ports}`,
+    evidence,
+    command,
+    ...(rule !== undefined && { effect: rule.id }),
+  };
+}
+
+/** Whether there is a port on which nothing of Cloudflare's comes in over the host's main family. */
+function isAll(hits: Group['hits'], { families }: Filters, { ranges }: DoctorContext): boolean {
+  const [main] = families;
+  return hits.some(
+    ({ family, sources }) =>
+      family === main && size(without(fromPrefixes(ranges[family]), sources)) === 0n,
+  );
+}

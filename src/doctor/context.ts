@@ -1,0 +1,64 @@
+/** Gathers what is known before the host is looked at. */
+import { CfsyncError } from '../errors.ts';
+import { parsePorts } from '../ports.ts';
+import { appliedNames, readUsable } from '../records.ts';
+import { sourceOptions, type Settings } from '../settings.ts';
+import { resolveSource } from '../source.ts';
+import { readState } from '../store.ts';
+import type { DoctorContext } from './check.ts';
+
+/** Nothing is downloaded: the doctor is asked when the network may be what is broken. */
+export async function gatherContext(settings: Settings): Promise<DoctorContext> {
+  const applied = await appliedHere(settings.stateDir);
+  return {
+    ...(await list(settings)),
+    maxAge: settings.maxAge,
+    ports: ports(settings, applied),
+    applied,
+    now: new Date(),
+    isRoot: process.geteuid?.() === 0,
+    values: settings.values,
+  };
+}
+
+async function list(settings: Settings): Promise<Pick<DoctorContext, 'ranges' | 'list'>> {
+  const { snapshot, check } = (await readable(() => readState(settings.stateDir))) ?? {};
+  if (snapshot !== undefined) {
+    const { ranges, origin, acceptedAt } = snapshot;
+    const asOf = origin.kind === 'bundled' ? origin.detail : (check?.believed?.at ?? acceptedAt);
+    const ages = check?.believed !== undefined || check?.problem !== undefined;
+    return { ranges, list: { kind: 'snapshot', asOf, ages } };
+  }
+  const { ranges, origin } = await resolveSource({ ...sourceOptions(settings), source: 'bundled' });
+  return { ranges, list: { kind: 'bundled', asOf: origin.detail, ages: false } };
+}
+
+async function appliedHere(stateDir: string): Promise<DoctorContext['applied']> {
+  const names = (await readable(() => appliedNames(stateDir))) ?? [];
+  const records = await Promise.all(
+    names.map(async (name) => {
+      const { content } = (await readable(() => readUsable(stateDir, name))) ?? {};
+      return content === undefined
+        ? []
+        : [{ name, mode: content.desired.mode, ports: content.desired.tcpPorts }];
+    }),
+  );
+  return records.flat();
+}
+
+/** What only root may read is not there for others: they get as much as can be had without. */
+async function readable<T>(read: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await read();
+  } catch (error) {
+    if (error instanceof CfsyncError) return undefined;
+    throw error;
+  }
+}
+
+function ports({ values, config }: Settings, applied: DoctorContext['applied']): readonly number[] {
+  if (values.ports !== undefined) return parsePorts(values.ports, '--ports');
+  if (config.settings.ports !== undefined) return parsePorts(config.settings.ports, 'ports');
+  const all = applied.flatMap((backend) => backend.ports);
+  return all.length === 0 ? [80, 443] : [...new Set(all)].sort((a, b) => a - b);
+}

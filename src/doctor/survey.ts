@@ -1,0 +1,127 @@
+/** Asks the packet filters about Cloudflare and about strangers, once for all checks that judge them. */
+import type { Family } from '../prefix.ts';
+import type { DoctorContext } from './check.ts';
+import {
+  filtersOf,
+  isEverybody,
+  namedBy,
+  strangers,
+  type Filters,
+  type FilterSeen,
+} from './filters.ts';
+import { common, fromPrefixes, size, union, without, type Intervals } from './intervals.ts';
+import type { Packet, Result, Rule } from './walk.ts';
+
+/** What comes in at one door. */
+export interface Door {
+  readonly family: Family;
+  readonly port: number;
+  /** Of Cloudflare's ranges. */
+  readonly cloudflare: readonly Result[];
+  /** Of everybody else. */
+  readonly strangers: readonly Result[];
+  /** Rules that let in or pass on Cloudflare's ranges by name. */
+  readonly allowing: readonly Rule[];
+}
+
+export interface Survey {
+  readonly filters: Filters;
+  readonly doors: readonly Door[];
+}
+
+const known = new WeakMap<
+  FilterSeen,
+  { readonly context: DoctorContext; readonly survey: Survey }
+>();
+
+/** @throws BackendError when a listing cannot be read. */
+export function surveyOf(seen: FilterSeen, context: DoctorContext): Survey {
+  const before = known.get(seen);
+  if (before?.context === context) return before.survey;
+  const survey = make(seen, context);
+  known.set(seen, { context, survey });
+  return survey;
+}
+
+function make(seen: FilterSeen, { ranges, ports }: DoctorContext): Survey {
+  const filters = filtersOf(seen);
+  const others = strangers(ranges);
+  const doors = filters.families.flatMap((family) => {
+    const ours = fromPrefixes(ranges[family]);
+    return ports.map((port): Door => {
+      const cloudflare = filters.ask({ family, port, sources: ours });
+      return {
+        family,
+        port,
+        cloudflare,
+        strangers: filters.ask({ family, port, sources: others[family] }),
+        allowing: cloudflare[0] === undefined ? [] : allowing(filters, cloudflare[0].packet, ours),
+      };
+    });
+  });
+  return { filters, doors };
+}
+
+/** Rules that let in ranges of Cloudflare's by name; those of one chain may be one for each range. */
+function allowing({ ruleset }: Filters, packet: Packet, ours: Intervals): readonly Rule[] {
+  const rules = [...ruleset.chains.values()]
+    .flat()
+    .filter(({ actions }) =>
+      actions.some(({ kind }) => kind === 'accept' || kind === 'return' || kind === 'jump'),
+    );
+  const named = rules.flatMap((rule) => {
+    if (rule.conditions.some((condition) => condition(packet) === false)) return [];
+    const sources = namedBy(rule, packet);
+    const own = sources === undefined ? [] : common(sources, ours);
+    // One address of Cloudflare's may be let in for another reason.
+    return own.length > 0 && sources !== undefined && size(own) * 2n >= size(sources)
+      ? [{ rule, own }]
+      : [];
+  });
+  const all = named.reduce<Intervals>((sum, { own }) => union(sum, own), []);
+  return size(all) * 4n >= size(ours) ? named.map(({ rule }) => rule) : [];
+}
+
+export function sourcesOf(results: readonly Result[], verdict: Result['verdict']): Intervals {
+  return results
+    .filter((result) => result.verdict === verdict)
+    .reduce<Intervals>((all, { sources }) => union(all, sources), []);
+}
+
+/** What is kept out for certain. */
+export function keptOut(results: readonly Result[]): Intervals {
+  return union(sourcesOf(results, 'drop'), sourcesOf(results, 'reject'));
+}
+
+/** Whether most of all strangers come in. */
+export function isOpen({ strangers: results }: Door): boolean {
+  return isEverybody(sourcesOf(results, 'accept'), allOf(results));
+}
+
+/** Whether most of all strangers are kept out. */
+export function isClosed({ strangers: results }: Door): boolean {
+  return isEverybody(keptOut(results), allOf(results));
+}
+
+function allOf(results: readonly Result[]): Intervals {
+  return results.reduce<Intervals>((all, { sources }) => union(all, sources), []);
+}
+
+/** Published ranges of which nothing comes in. */
+export function rangesOut(
+  results: readonly Result[],
+  ranges: readonly string[],
+): readonly string[] {
+  const out = keptOut(results);
+  return ranges.filter((range) => without(fromPrefixes([range]), out).length === 0);
+}
+
+/**
+ * Whether a rule keeps out what it names, or parts of published ranges alone, as bans do; a policy or a rule at the
+ * end keeps out what nobody let in before.
+ */
+export function isBan({ sources, rules, packet }: Result, ranges: readonly string[]): boolean {
+  const [rule] = rules;
+  if (rule !== undefined && namedBy(rule, packet) !== undefined) return true;
+  return ranges.every((range) => without(fromPrefixes([range]), sources).length > 0);
+}
