@@ -351,7 +351,18 @@ export const commands = {
   },
   doctor: {
     help: 'find out why Cloudflare answers 521 or 522 for this host; changes nothing',
-    flags: ['ports', 'host', 'origin-ip', 'only', 'skip', 'list', 'probe', 'format', ...common],
+    flags: [
+      'ports',
+      'host',
+      'origin-ip',
+      ...cluster,
+      'only',
+      'skip',
+      'list',
+      'probe',
+      'format',
+      ...common,
+    ],
     example: 'cfsync doctor',
   },
   completion: {

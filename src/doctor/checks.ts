@@ -23,6 +23,7 @@ const checks: Readonly<Record<string, Load>> = {
   tls: () => import('./checks/tls.ts'),
   dns: () => import('./checks/dns.ts'),
   'real-ip': () => import('./checks/real-ip.ts'),
+  ingress: () => import('./checks/ingress.ts'),
   'keep-alive': () => import('./checks/keep-alive.ts'),
   overload: () => import('./checks/overload.ts'),
   'error-log': () => import('./checks/error-log.ts'),
