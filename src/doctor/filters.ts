@@ -20,7 +20,7 @@ import {
 } from './intervals.ts';
 import { legacyBases, readTable } from './iptables.ts';
 import { IpSets } from './ipset.ts';
-import { readNft } from './nft.ts';
+import { hidesFamily, readNft } from './nft.ts';
 import { walk, type Base, type Packet, type Result, type Rule, type Ruleset } from './walk.ts';
 
 /** What iptables-save or ip6tables-save printed. */
@@ -34,7 +34,12 @@ interface Save {
 /** All that the rules are judged by; plain data. */
 export interface FilterSeen {
   /** What `nft -j list ruleset` and `nft -a -t list ruleset` printed; null where there is no nft. */
-  readonly nft: { readonly json: string; readonly text: string } | null;
+  readonly nft: {
+    readonly json: string;
+    readonly text: string;
+    /** What `nft --debug=netlink list ruleset` printed, where a rule hides its family; else empty. */
+    readonly debug?: string;
+  } | null;
   readonly saves: readonly Save[];
   /** What `ipset save` printed, where a rule asks a set. */
   readonly ipset: string;
@@ -75,7 +80,11 @@ async function observe(host: DoctorHost): Promise<FilterSeen> {
     output(host, { argv: ['ip', '-j', 'address', 'show'] }),
     routes(host),
   ]);
-  const nft = json === undefined ? null : { json, text: text ?? '' };
+  const debug =
+    json !== undefined && hidesFamily(json)
+      ? await output(host, { argv: ['nft', '--debug=netlink', '-t', 'list', 'ruleset'] })
+      : undefined;
+  const nft = json === undefined ? null : { json, text: text ?? '', debug: debug ?? '' };
   const saves = await observeSaves(host, nft?.json);
   const asks = saves.some((save) => save.text.includes('--match-set'));
   const ipset = asks ? await output(host, { argv: ['ipset', 'save'] }) : undefined;
@@ -215,7 +224,8 @@ function read(seen: FilterSeen): Filters {
         else chains.set(`${prefix} ${table.name} ${name}`, list);
       if (!isKept) bases.push(...legacyBases(table, family));
     }
-  const nft = seen.nft === null ? undefined : readNft(seen.nft.json, seen.nft.text, kept);
+  const nft =
+    seen.nft === null ? undefined : readNft(seen.nft.json, seen.nft.text, kept, seen.nft.debug);
   for (const [name, list] of nft?.chains ?? []) chains.set(name, list);
   const ruleset = { bases: [...(nft?.bases ?? []), ...bases], chains };
   const plain = { ...ruleset, bases: ruleset.bases.filter(({ nat }) => !nat) };

@@ -40,15 +40,18 @@ export interface NftRules {
  * @param text What `nft -a -t list ruleset` printed; for evidence alone.
  * @param kept By family, table and chain, as `ip filter INPUT`: what iptables-nft-save says of the tables that are
  *   its own, because half of such a rule is hidden from nft.
+ * @param debug What `nft --debug=netlink list ruleset` printed, where `hidesFamily` says that it is needed.
  * @throws BackendError when it is no listing.
  */
 export function readNft(
   json: string,
   text: string,
   kept: ReadonlyMap<string, readonly Rule[]>,
+  debug = '',
 ): NftRules {
   const listing = parseListing(json);
   const words = wordings(text);
+  const hidden = hiddenFamilies(debug);
   const named = setsOf(json);
   const keptTables = new Set([...kept.keys()].map((key) => key.split(' ').slice(0, 2).join(' ')));
   const chains = new Map<string, Rule[]>();
@@ -58,7 +61,8 @@ export function readNft(
     const key = `${table} ${rule.chain}`;
     const list = chains.get(`nft ${key}`) ?? [];
     chains.set(`nft ${key}`, list);
-    const own = translate(rule, (set) => named.get(`${table} ${set}`), words, table);
+    const said = translate(rule, (set) => named.get(`${table} ${set}`), words, table);
+    const own = withFamily(said, rule, hidden);
     const theirs = kept.get(key)?.[list.length];
     if (theirs === undefined) list.push(own);
     else if (rule.expr.some((e) => 'xt' in e)) list.push(renamed(theirs, rule.family));
@@ -94,6 +98,44 @@ export function readNft(
     return [{ ...shared, chain: `${name} (device)`, policy: 'accept' }];
   });
   return { bases, chains, native };
+}
+
+/**
+ * Of `meta nfproto ipv6 tcp dport 443 reject with tcp reset` in a table of both families, nft 1.0.6 prints neither in
+ * text nor in JSON that it is for one family.
+ */
+export function hidesFamily(json: string): boolean {
+  return /"type": ?"tcp reset"/.test(json);
+}
+
+/** The families of rules that ask for one, by table, chain and handle; `any` for those that do not. */
+function hiddenFamilies(debug: string): ReadonlyMap<string, Family | 'any'> {
+  const found = new Map<string, Family | 'any'>();
+  const rules = debug.matchAll(/^(\S+ \S+ \S+ \d+)(?: \d+)? *\n((?: +\[.*\]\n?)+)/gm);
+  for (const [, name = '', code = ''] of rules) {
+    const [, , family] =
+      /meta load nfproto => reg (\d+) \]\s+\[ cmp eq reg \1 0x0*(2|a|02000000|0a000000) \]/.exec(
+        code,
+      ) ?? [];
+    found.set(name, family === undefined ? 'any' : /a/.test(family) ? 'v6' : 'v4');
+  }
+  return found;
+}
+
+function withFamily(
+  own: Rule,
+  { family, table, chain, handle, expr }: Listed,
+  hidden: ReadonlyMap<string, Family | 'any'>,
+): Rule {
+  const isHiding = family === 'inet' && expr.some((e) => at(e, 'reject', 'type') === 'tcp reset');
+  if (!isHiding) return own;
+  const only = hidden.get(`${family} ${table} ${chain} ${handle}`);
+  if (only === 'any') return own;
+  const condition: Condition =
+    only === undefined
+      ? () => unknown('a family that nft does not print')
+      : (packet) => packet.family === only;
+  return { ...own, conditions: [...own.conditions, condition] };
 }
 
 /** A rule of iptables, with the chains that it leads to under the names that nft has for them. */

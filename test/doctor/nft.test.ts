@@ -156,3 +156,28 @@ describe('a chain of nft', () => {
     expect(long!.text).toBe('ip saddr { 192.0.2.1, 192.0.2.2 } drop');
   });
 });
+
+describe('reject with tcp reset, of which nft 1.0.6 does not print the family', () => {
+  const file = (name: string): string =>
+    readFileSync(join(import.meta.dirname, '..', 'fixtures', 'doctor', name), 'utf8');
+  /** By rule: whether all of its conditions hold for a packet of the family to port 80. */
+  const holding = (debug: string, family: 'v4' | 'v6') =>
+    readNft(file('hidden-family.listing'), '', new Map(), debug)
+      .chains.get('nft inet t input')!
+      .slice(0, 4)
+      .map(({ conditions }) => {
+        const all = conditions.map((condition) => condition({ ...packet, family, port: 80 }));
+        return all.find((match) => match !== true) ?? true;
+      });
+
+  it('is read from the code of the rule', () => {
+    const debug = file('hidden-family.debug');
+    expect(holding(debug, 'v6')).toEqual([true, false, true, false]);
+    expect(holding(debug, 'v4')).toEqual([false, false, false, false]);
+  });
+
+  it('is not guessed where that cannot be had', () => {
+    const unknown = { unknown: 'a family that nft does not print' };
+    expect(holding('', 'v4')).toEqual([unknown, false, unknown, false]);
+  });
+});
