@@ -46,21 +46,24 @@ async function loaded(line: string): Promise<readonly string[]> {
   return [...new Set([...files, ...modules].map((file) => basename(file)))].sort();
 }
 
-/** How many files of the program each may load, and which of the large packages. */
+/**
+ * How many files of the program each may load, and which of the large packages. Where it is more than ten, three are
+ * to spare: what two commands share is bundled as a file of its own.
+ */
 const budgets: readonly (readonly [line: string, most: number, ...packages: string[]])[] = [
   ['--version', 1],
   ['--help', 4],
   ['apply --help', 4],
   ['completion bash', 11],
-  ['show --source bundled', 25],
-  ['contains --source bundled 173.245.48.1', 25],
-  ['backends', 38],
-  ['config check --config config.yaml', 24, 'yaml'],
-  ['render --backend nftables --source bundled --out rendered', 33],
-  ['diff --backend nftables --source bundled --dir rendered', 45, 'diff'],
-  ['apply --config config.yaml --source bundled', 41, 'diff', 'yaml'],
-  ['apply --config config.yaml FEEDS', 45, 'diff', 'undici', 'yaml'],
-  ['verify --config config.yaml', 40, 'diff', 'yaml'],
+  ['show --source bundled', 27],
+  ['contains --source bundled 173.245.48.1', 27],
+  ['backends', 42],
+  ['config check --config config.yaml', 26, 'yaml'],
+  ['render --backend nftables --source bundled --out rendered', 36],
+  ['diff --backend nftables --source bundled --dir rendered', 49, 'diff'],
+  ['apply --config config.yaml --source bundled', 45, 'diff', 'yaml'],
+  ['apply --config config.yaml FEEDS', 48, 'diff', 'undici', 'yaml'],
+  ['verify --config config.yaml', 44, 'diff', 'yaml'],
 ];
 
 describe('start-up', () => {
