@@ -2,8 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Document } from 'yaml';
-import { CfsyncError, errno, exit } from './errors.ts';
-import { why } from './files.ts';
+import { CfsyncError, errno, exit, why } from './errors.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
 import { mustBeTrusted } from './trust.ts';

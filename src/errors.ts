@@ -82,3 +82,9 @@ export function errno(error: unknown): string | undefined {
     ? error.code
     : undefined;
 }
+
+/** `ENOSPC: no space left on device`, without the call and the (temporary) file that Node adds. */
+export function why(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return errno(error) === undefined ? message : message.replace(/, [a-z]+( '.*)?$/s, '');
+}

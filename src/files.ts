@@ -19,7 +19,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { CfsyncError, errno, exit } from './errors.ts';
+import { CfsyncError, errno, exit, why } from './errors.ts';
 import type { Stage } from './renderer.ts';
 import { escape } from './text.ts';
 
@@ -290,10 +290,4 @@ async function attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
     if (errno(cause) === undefined) throw cause;
     throw new CfsyncError(exit.failed, escape(`${what}: ${why(cause)}`), { cause });
   }
-}
-
-/** `ENOSPC: no space left on device`, without the call and the (temporary) file that Node adds. */
-export function why(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  return errno(error) === undefined ? message : message.replace(/, [a-z]+( '.*)?$/s, '');
 }

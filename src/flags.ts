@@ -165,6 +165,16 @@ export const flags = {
     type: 'switch',
     help: 'doctor: say in one line what it comes to, for timers and monitors',
   },
+  host: {
+    type: 'text',
+    value: 'NAME',
+    help: 'doctor: the name that visitors use: its certificate and its address in DNS are looked at',
+  },
+  'origin-ip': {
+    type: 'text',
+    value: 'IP',
+    help: "doctor: the address that Cloudflare's DNS has for this host",
+  },
   quiet: { type: 'switch', short: 'q', help: 'say only what went wrong' },
   verbose: { type: 'switch', short: 'v', help: 'say also what did not change' },
   'log-format': {
@@ -341,7 +351,18 @@ export const commands = {
   },
   doctor: {
     help: 'find out why Cloudflare answers 521 or 522 for this host; changes nothing',
-    flags: ['ports', 'only', 'skip', 'list', 'probe', 'format', ...common],
+    flags: [
+      'ports',
+      'host',
+      'origin-ip',
+      ...cluster,
+      'only',
+      'skip',
+      'list',
+      'probe',
+      'format',
+      ...common,
+    ],
     example: 'cfsync doctor',
   },
   completion: {

@@ -1,8 +1,8 @@
 /** Keeps a file of metrics for the textfile collector of Prometheus' node_exporter. */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { CfsyncError, errno, exit } from './errors.ts';
-import { digest, why, writeFileAtomic } from './files.ts';
+import { CfsyncError, errno, exit, why } from './errors.ts';
+import { digest, writeFileAtomic } from './files.ts';
 import { withFlock } from './lock.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 import type { Settings } from './settings.ts';

@@ -2,8 +2,8 @@
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CfsyncError, errno, exit } from './errors.ts';
-import { digest, ensureDir, moveAside, removeFile, why, writeFileAtomic } from './files.ts';
+import { CfsyncError, errno, exit, why } from './errors.ts';
+import { digest, ensureDir, moveAside, removeFile, writeFileAtomic } from './files.ts';
 import { host } from './host.ts';
 import { equal, parseRanges } from './prefix.ts';
 import type { Notice, Ranges } from './renderer.ts';

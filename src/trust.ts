@@ -1,8 +1,7 @@
 /** Refuses, as root, files that somebody else could have written. */
 import { lstat, realpath } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { CfsyncError, exit } from './errors.ts';
-import { why } from './files.ts';
+import { CfsyncError, exit, why } from './errors.ts';
 import { escape } from './text.ts';
 
 const groupOrOthersWrite = 0o022;

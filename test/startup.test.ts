@@ -55,6 +55,7 @@ const budgets: readonly (readonly [line: string, most: number, ...packages: stri
   ['--help', 4],
   ['apply --help', 4],
   ['completion bash', 11],
+  ['doctor --list --only listening', 38],
   ['show --source bundled', 27],
   ['contains --source bundled 173.245.48.1', 27],
   ['backends', 42],

@@ -2,6 +2,7 @@
 import { checkNames, chosen, loadCheck } from '../doctor/checks.ts';
 import { gatherContext } from '../doctor/context.ts';
 import { codeOf, examine } from '../doctor/examine.ts';
+import { targetOf } from '../doctor/target.ts';
 import { asJson, asProbe, asText } from '../doctor/report.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { host } from '../host.ts';
@@ -17,6 +18,7 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
       exit.usage,
       '--format: doctor prints text or json; see cfsync doctor --help',
     );
+  targetOf(values);
   const names = chosen(list(values.only), list(values.skip));
   if (values.list === true) {
     const all = await Promise.all(names.map(loadCheck));

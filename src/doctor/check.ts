@@ -1,5 +1,6 @@
 /** The contract between the doctor and its checks: what is observed as data, and judged without the host. */
 import type { Host, Mode, Ranges } from '../renderer.ts';
+import type { IngressOptions } from '../../renderers/nginx-ingress.ts';
 import type { ProcessHost } from '../sessions.ts';
 
 /** The errors of Cloudflare's that a visitor sees, which a finding may be the cause of. */
@@ -56,6 +57,8 @@ export interface DoctorContext {
   }[];
   readonly now: Date;
   readonly isRoot: boolean;
+  /** How to reach the ingress controller's ConfigMap; null where no cluster is configured. */
+  readonly ingress: IngressOptions | null;
   /** The options of the command line, by name. */
   readonly values: Readonly<Record<string, unknown>>;
 }

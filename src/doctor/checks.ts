@@ -18,7 +18,15 @@ const checks: Readonly<Record<string, Load>> = {
   'packet-filter': () => import('./checks/packet-filter.ts'),
   'published-ports': () => import('./checks/published-ports.ts'),
   'open-to-all': () => import('./checks/open-to-all.ts'),
+  service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
+  tls: () => import('./checks/tls.ts'),
+  dns: () => import('./checks/dns.ts'),
+  'real-ip': () => import('./checks/real-ip.ts'),
+  ingress: () => import('./checks/ingress.ts'),
+  'keep-alive': () => import('./checks/keep-alive.ts'),
+  overload: () => import('./checks/overload.ts'),
+  'error-log': () => import('./checks/error-log.ts'),
 };
 
 /** Their names, in order. */

@@ -2,7 +2,7 @@
 import { CfsyncError } from '../errors.ts';
 import { parsePorts } from '../ports.ts';
 import { appliedNames, readUsable } from '../records.ts';
-import { sourceOptions, type Settings } from '../settings.ts';
+import { makeJob, sourceOptions, type Settings } from '../settings.ts';
 import { resolveSource } from '../source.ts';
 import { readState } from '../store.ts';
 import type { DoctorContext } from './check.ts';
@@ -17,6 +17,7 @@ export async function gatherContext(settings: Settings): Promise<DoctorContext> 
     applied,
     now: new Date(),
     isRoot: process.geteuid?.() === 0,
+    ingress: await ingress(settings, applied),
     values: settings.values,
   };
 }
@@ -61,4 +62,16 @@ function ports({ values, config }: Settings, applied: DoctorContext['applied']):
   if (config.settings.ports !== undefined) return parsePorts(config.settings.ports, 'ports');
   const all = applied.flatMap((backend) => backend.ports);
   return all.length === 0 ? [80, 443] : [...new Set(all)].sort((a, b) => a - b);
+}
+
+/** A cluster is configured by a section, by --kubeconfig or KUBECONFIG, or by an apply; kubectl's own default is not. */
+async function ingress(
+  settings: Settings,
+  applied: DoctorContext['applied'],
+): Promise<DoctorContext['ingress']> {
+  const name = 'nginx-ingress';
+  const given =
+    settings.config.backends[name] ?? settings.values.kubeconfig ?? process.env.KUBECONFIG;
+  if (!given && !applied.some((backend) => backend.name === name)) return null;
+  return (await makeJob(settings, name)).options as DoctorContext['ingress'];
 }

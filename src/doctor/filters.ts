@@ -57,6 +57,16 @@ export function observeFilters(host: DoctorHost): Promise<FilterSeen> {
   return seen;
 }
 
+/** The same, and null where the rules cannot be read: for checks that have more to look at. */
+export async function tryFilters(host: DoctorHost): Promise<FilterSeen | null> {
+  try {
+    return await observeFilters(host);
+  } catch (error) {
+    if (error instanceof CfsyncError) return null;
+    throw error;
+  }
+}
+
 async function observe(host: DoctorHost): Promise<FilterSeen> {
   const [json, text, interfaces, links, table] = await Promise.all([
     output(host, { argv: ['nft', '-j', 'list', 'ruleset'] }),
@@ -132,7 +142,7 @@ async function output(host: DoctorHost, command: Command): Promise<string | unde
 /** From `ip -j address show` (iproute2 6.1). */
 function addressesOn(json: string, interfaces: readonly string[]): FilterSeen['addresses'] {
   const found: Record<Family, string[]> = { v4: [], v6: [] };
-  for (const link of JSON.parse(json) as readonly unknown[]) {
+  for (const link of parsed(json)) {
     if (!interfaces.includes(String(at(link, 'ifname')))) continue;
     const list = at(link, 'addr_info');
     for (const info of Array.isArray(list) ? (list as readonly unknown[]) : []) {
@@ -142,6 +152,19 @@ function addressesOn(json: string, interfaces: readonly string[]): FilterSeen['a
     }
   }
   return found;
+}
+
+function parsed(json: string): readonly unknown[] {
+  try {
+    const links: unknown = JSON.parse(json);
+    if (Array.isArray(links)) return links as readonly unknown[];
+  } catch {
+    // Said below.
+  }
+  throw new BackendError(
+    'broken',
+    'what ip -j address printed cannot be read; look at what it says',
+  );
 }
 
 /** What the packet filters do. */

@@ -12,8 +12,11 @@ export function asText(report: Report): string {
   for (const [i, finding] of findings.entries()) lines.push(...one(finding, i + 1), '');
   if (unchecked.length > 0) {
     lines.push('Could not be checked here:');
-    for (const { check, why } of unchecked)
-      lines.push(...indented(`${check}: ${escape(why)}`, 2, 4));
+    // Many checks look at the same rules.
+    for (const why of new Set(unchecked.map((one) => one.why))) {
+      const names = unchecked.filter((one) => one.why === why).map(({ check }) => check);
+      lines.push(...indented(`${names.join(', ')}: ${escape(why)}`, 2, 4));
+    }
     lines.push('');
   }
   if (findings.length === 0 && checked.length > 0)

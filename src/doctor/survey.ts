@@ -55,7 +55,10 @@ function make(seen: FilterSeen, { ranges, ports }: DoctorContext): Survey {
         port,
         cloudflare,
         strangers: filters.ask({ family, port, sources: others[family] }),
-        allowing: cloudflare[0] === undefined ? [] : allowing(filters, cloudflare[0].packet, ours),
+        allowing:
+          cloudflare[0] === undefined
+            ? []
+            : allowing(filters, cloudflare[0].packet, ranges[family]),
       };
     });
   });
@@ -63,7 +66,12 @@ function make(seen: FilterSeen, { ranges, ports }: DoctorContext): Survey {
 }
 
 /** Rules that let in ranges of Cloudflare's by name; those of one chain may be one for each range. */
-function allowing({ ruleset }: Filters, packet: Packet, ours: Intervals): readonly Rule[] {
+function allowing(
+  { ruleset }: Filters,
+  packet: Packet,
+  ranges: readonly string[],
+): readonly Rule[] {
+  const ours = fromPrefixes(ranges);
   const rules = [...ruleset.chains.values()]
     .flat()
     .filter(({ actions }) =>
@@ -79,7 +87,8 @@ function allowing({ ruleset }: Filters, packet: Packet, ours: Intervals): readon
       : [];
   });
   const all = named.reduce<Intervals>((sum, { own }) => union(sum, own), []);
-  return size(all) * 4n >= size(ours) ? named.map(({ rule }) => rule) : [];
+  const isWhole = ranges.some((range) => without(fromPrefixes([range]), all).length === 0);
+  return isWhole ? named.map(({ rule }) => rule) : [];
 }
 
 export function sourcesOf(results: readonly Result[], verdict: Result['verdict']): Intervals {

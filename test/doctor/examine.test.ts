@@ -231,6 +231,24 @@ Could not be checked here:
     for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(80);
   });
 
+  it('says once what keeps several checks from being made', () => {
+    const why = 'nft: you must be root';
+    const unchecked = ['a', 'b'].map((check) => ({ check, why }));
+    expect(asText({ ...report, findings: [], unchecked })).toContain(`\n  a, b: ${why}\n`);
+  });
+
+  it('leaves out the effect of what another check explains', async () => {
+    const effect = check(
+      'effect',
+      finding('seen', { effect: 'x' }),
+      finding('other', { effect: 'y' }),
+    );
+    const cause = check('cause', finding('why', { explains: ['x'] }));
+    const { findings } = await look([effect, cause]);
+    expect(findings.map(({ title }) => title)).toEqual(['other', 'why']);
+    expect((await look([effect])).findings).toHaveLength(2);
+  });
+
   it('says what was looked at when nothing was found', () => {
     expect(asText({ ...report, findings: [], unchecked: [] })).toBe(
       'Nothing found (2 checks made).\n\nChecked: one, two.\n',

@@ -12,6 +12,7 @@ export function doctorContext(more: Partial<DoctorContext> = {}): DoctorContext 
     applied: [],
     now: new Date('2026-11-21T12:00:00Z'),
     isRoot: true,
+    ingress: null,
     values: {},
     ...more,
   };

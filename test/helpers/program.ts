@@ -14,7 +14,8 @@ interface Around {
   readonly cwd: string;
   /** All of its environment but PATH. */
   readonly env: Readonly<Record<string, string>>;
-  /** Where standard error goes instead of into the answer. */
+  /** Where standard output and standard error go instead of into the answer. */
+  readonly stdout?: number;
   readonly stderr?: number;
 }
 
@@ -24,10 +25,10 @@ export function runProgram(args: readonly string[], around: Around): Promise<End
     const child = spawn(process.execPath, [program, ...args], {
       cwd: around.cwd,
       env: { PATH, ...around.env },
-      stdio: ['ignore', 'pipe', around.stderr ?? 'pipe'],
+      stdio: ['ignore', around.stdout ?? 'pipe', around.stderr ?? 'pipe'],
     });
     let [stdout, stderr] = ['', ''];
-    child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text));
     child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
     child.on('error', reject);
     child.on('close', (code) => resolve({ code: code ?? -1, stdout, stderr }));

@@ -536,6 +536,9 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
       ...sources.v4.slice(1).map((address) => `address add ${address}/32 dev eth0`),
       ...sources.v6.slice(1).map((address) => `address add ${address}/128 dev eth0 nodad`),
     ]);
+    // By default one source gets six ICMP errors at once, then one a second, and a reject looks like a drop.
+    for (const limit of ['ipv4/icmp_ratelimit', 'ipv6/icmp/ratelimit'])
+      await lab.origin.must(['tee', `/proc/sys/net/${limit}`], { stdin: '0' });
     await lab.origin.listen({ tcp: [...ports, 8443] });
     // One neighbour entry must not cost the first connection its time.
     for (const source of [...sources.v4, ...sources.v6]) {

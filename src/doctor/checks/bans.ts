@@ -5,7 +5,7 @@ import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { intervalsOf } from '../conditions.ts';
-import { line, observeFilters, type FilterSeen } from '../filters.ts';
+import { line, tryFilters, type FilterSeen } from '../filters.ts';
 import {
   common,
   fromPrefixes,
@@ -19,7 +19,8 @@ import { isBan, surveyOf } from '../survey.ts';
 import type { Rule } from '../walk.ts';
 
 interface Seen {
-  readonly filters: FilterSeen;
+  /** Null where the rules cannot be read, which other checks say. */
+  readonly filters: FilterSeen | null;
   readonly fail2ban: readonly {
     readonly jail: string;
     readonly addresses: readonly string[];
@@ -50,7 +51,7 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     const [filters, fail2ban, deny, temporary] = await Promise.all([
-      observeFilters(host),
+      tryFilters(host),
       jails(host),
       host.read('/etc/csf/csf.deny'),
       host.read('/var/lib/csf/csf.tempban'),
@@ -95,7 +96,7 @@ export default defineCheck<Seen>({
       if (list === undefined) places.set(place, [hit]);
       else list.push(hit);
     }
-    for (const list of places.values()) found.push(other(list, seen.filters, ranges));
+    for (const list of places.values()) found.push(other(list, seen.filters?.saves ?? [], ranges));
     return found;
   },
 });
@@ -167,7 +168,8 @@ function isWithin({ sources }: Hit, banned: readonly string[]): boolean {
   });
 }
 
-function hitsOf(seen: FilterSeen, context: Parameters<typeof surveyOf>[1]): readonly Hit[] {
+function hitsOf(seen: FilterSeen | null, context: Parameters<typeof surveyOf>[1]): readonly Hit[] {
+  if (seen === null) return [];
   const hits = new Map<string, Hit>();
   for (const { family, cloudflare } of surveyOf(seen, context).doors)
     for (const result of cloudflare) {
@@ -207,7 +209,7 @@ function weight(
 }
 
 /** Bans of one set or one chain, which neither fail2ban nor CSF knows of. */
-function other(hits: readonly Hit[], seen: FilterSeen, ranges: Ranges): Finding {
+function other(hits: readonly Hit[], saves: FilterSeen['saves'], ranges: Ranges): Finding {
   const [{ rule, sources } = hits[0]!] = hits;
   const addressesOf = (of: Hit['sources']): readonly string[] =>
     (['v4', 'v6'] as const)
@@ -224,7 +226,7 @@ function other(hits: readonly Hit[], seen: FilterSeen, ranges: Ranges): Finding 
         : `The set ${set.replace(/^ipset /, '')} bans ${what} of Cloudflare's`,
     evidence: [...shown(all), ...shown(hits.map((hit) => line(hit.rule)))],
     ...(hits.length > 1 && { advice: 'This lifts the first one; the others go likewise.' }),
-    command: liftCommand(rule, addressesOf(sources), seen),
+    command: liftCommand(rule, addressesOf(sources), saves),
   };
 }
 
@@ -232,7 +234,7 @@ function other(hits: readonly Hit[], seen: FilterSeen, ranges: Ranges): Finding 
 function liftCommand(
   { sets, id, place, text }: Rule,
   addresses: readonly string[],
-  seen: FilterSeen,
+  saves: FilterSeen['saves'],
 ): string {
   const [set = ''] = sets;
   const [address = ''] = addresses;
@@ -242,7 +244,7 @@ function liftCommand(
   if (place.startsWith('nft ')) return `nft delete rule ${place.slice(4)} handle ${handle}`;
   const [, table = 'filter'] = place.split(' ');
   const family = address.includes(':') ? 'v6' : 'v4';
-  const legacy = seen.saves.some(
+  const legacy = saves.some(
     (s) => s.variant === 'legacy' && s.family === family && s.text.includes(text),
   );
   const tool = `${family === 'v6' ? 'ip6tables' : 'iptables'}${legacy ? '-legacy' : ''}`;

@@ -1,11 +1,12 @@
 /** Are CSF and ufw in a state in which their rules do what their files say? */
 import { isOn, parseConf } from '../../csf/conf.ts';
 import { defineCheck, type Finding } from '../check.ts';
-import { filtersOf, observeFilters, type FilterSeen } from '../filters.ts';
+import { filtersOf, tryFilters, type FilterSeen } from '../filters.ts';
 import { keptOut, surveyOf } from '../survey.ts';
 
 interface Seen {
-  readonly filters: FilterSeen;
+  /** Null where the rules cannot be read, which other checks say. */
+  readonly filters: FilterSeen | null;
   /** By path below /etc/csf; null for none. */
   readonly csf: Readonly<Record<'csf.conf' | 'csf.disable' | 'csf.error', string | null>>;
   /** /etc/ufw/ufw.conf, null for none. */
@@ -18,7 +19,7 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     const [filters, conf, disabled, failed, ufw] = await Promise.all([
-      observeFilters(host),
+      tryFilters(host),
       host.read('/etc/csf/csf.conf'),
       host.read('/etc/csf/csf.disable'),
       host.read('/etc/csf/csf.error'),
@@ -82,7 +83,7 @@ function ufw(
   { filters: seen, ufw: conf }: Seen,
   context: Parameters<typeof surveyOf>[1],
 ): readonly Finding[] {
-  if (!/^ENABLED=["']?yes/im.test(conf ?? '')) return [];
+  if (seen === null || !/^ENABLED=["']?yes/im.test(conf ?? '')) return [];
   const { ruleset } = filtersOf(seen);
   const has = (chain: string): boolean =>
     [...ruleset.chains.keys()].some((name) => name.endsWith(` filter ${chain}`));
@@ -104,7 +105,7 @@ function ufw(
         ...new Set(rules.map(({ place, text }) => `${place}: ${text}`)),
       ].slice(0, 6),
       command: 'ufw disable && ufw enable',
-      explains: rules.map(({ id }) => id),
+      explains: [...new Set(rules.map(({ id }) => id))],
     },
   ];
 }

@@ -1,8 +1,8 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
-import { BackendError, CfsyncError } from '../../errors.ts';
-import { observeFilters, type FilterSeen } from '../filters.ts';
+import { BackendError } from '../../errors.ts';
+import { tryFilters, type FilterSeen } from '../filters.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
 import { surveyOf } from '../survey.ts';
 import { portsText } from '../words.ts';
@@ -29,10 +29,7 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     return {
-      filters: await observeFilters(host).catch((error: unknown) => {
-        if (error instanceof CfsyncError) return null;
-        throw error;
-      }),
+      filters: await tryFilters(host),
       listeners: await listeners(host),
       servers: await installed(host),
       ss: await socketStatistics(host),

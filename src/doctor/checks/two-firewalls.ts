@@ -70,7 +70,7 @@ function bothVariants({ filters, doors }: Survey, { ranges }: DoctorContext): re
   const hidden = [...rules.values()].filter((rule) => isIn(rule.text));
   return [
     {
-      level: hidden.length > 0 ? 'problem' : 'warning',
+      level: hidden.length > 0 ? 'problem' : nft.length > 0 ? 'warning' : 'note',
       share: hidden.length > 0 ? 'all' : 'maybe',
       causes: hidden.length === 0 ? [] : kept.some((r) => r.verdict === 'drop') ? [522] : [521],
       title:

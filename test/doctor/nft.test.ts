@@ -1,0 +1,158 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { fromPrefixes, toPrefixes } from '../../src/doctor/intervals.ts';
+import { readNft } from '../../src/doctor/nft.ts';
+import { walk, type Packet, type Rule } from '../../src/doctor/walk.ts';
+
+const folder = join(import.meta.dirname, '..', 'fixtures', 'nftables');
+const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
+
+/** Two addresses of one range, one of another. */
+const sources = fromPrefixes(['173.245.48.10/32', '173.245.49.10/32', '104.16.0.1/32']);
+
+const packet: Packet = {
+  family: 'v4',
+  port: 443,
+  originalPort: 443,
+  to: 'here',
+  translated: undefined,
+  interfaces: ['eth0'],
+  addresses: ['203.0.113.5'],
+  tracked: true,
+  mark: 0,
+  connectionMark: 0,
+  busy: false,
+};
+
+const { chains } = readNft(read('judge.json'), '', new Map());
+const end: Rule = { id: 'end', place: '', text: 'end', conditions: [], actions: [], sets: [] };
+
+/** What a chain does: to all of the sources, or to each part of them. */
+function judge(name: string, more: Partial<Packet> = {}): string {
+  const base = {
+    hook: 'input',
+    priority: 0,
+    families: ['v4'],
+    chain: `nft inet judge ${name}`,
+    nat: false,
+    policy: 'accept',
+    end,
+  } as const;
+  const results = walk({ bases: [base], chains }, sources, { ...packet, ...more }, () => 'here');
+  const told = results.map(({ verdict, rules, doubts, sources: own }) => {
+    const word =
+      verdict === 'unclear'
+        ? `unclear (${doubts.map(({ why }) => why).join('; ')})`
+        : verdict === 'accept' && rules.length === 0
+          ? 'continue'
+          : verdict;
+    return `${word}: ${toPrefixes(own, 'v4')
+      .map((p) => p.split('/')[0])
+      .join(' ')}`;
+  });
+  return told.length === 1 ? told[0]!.replace(/: [\d. ]+$/, '') : told.sort().join(', ');
+}
+
+const cases: Readonly<Record<string, string>> = {
+  accept_all: 'accept',
+  accept_with_log: 'accept',
+  accept_port: 'accept',
+  accept_established: 'drop',
+  drop_invalid: 'continue',
+  drop_new: 'drop',
+  drop_not_established: 'drop',
+  drop_loopback: 'continue',
+  drop_not_loopback: 'drop',
+  drop_interface: 'continue',
+  drop_other_port: 'continue',
+  drop_other_range: 'continue',
+  drop_range: 'drop',
+  drop_not_port: 'drop',
+  drop_not_ours: 'continue',
+  drop_any_transport: 'drop',
+  drop_udp: 'continue',
+  drop_icmp: 'continue',
+  drop_tcp: 'drop',
+  drop_protocol: 'drop',
+  drop_v6: 'continue',
+  drop_source_elsewhere: 'continue',
+  drop_source_ours: 'drop',
+  drop_source_part: 'continue: 173.245.48.10 173.245.49.10, drop: 104.16.0.1',
+  drop_source_not: 'drop',
+  drop_source_named: 'continue',
+  drop_limited: 'continue',
+  drop_source_port: 'continue',
+  return_first: 'continue',
+  return_port: 'continue',
+  inner_drop: 'reject',
+  inner_unclear: 'continue',
+  jump_drop: 'reject',
+  jump_back: 'accept',
+  jump_maybe: 'accept',
+  goto_end: 'continue',
+  state_map: 'continue',
+  port_map: 'drop',
+};
+
+describe('a chain of nft', () => {
+  it.each(Object.entries(cases))('%s: %s', (name, verdict) => {
+    expect(judge(name)).toBe(verdict);
+  });
+
+  it('has all of its rules judged', () => {
+    expect(Object.keys(cases).map((name) => `nft inet judge ${name}`)).toEqual([...chains.keys()]);
+  });
+
+  it.each([
+    ['inner_unclear', 'unclear (meta iifname)'],
+    ['drop_loopback', 'continue'],
+    ['drop_not_loopback', 'drop'],
+    // Whether it jumps, nobody knows, and what would follow is the same with and without it.
+    ['jump_back', 'unclear (meta iifname)'],
+    ['jump_maybe', 'unclear (meta iifname)'],
+    ['goto_end', 'unclear (meta iifname)'],
+  ])('on a host with two ways in, %s: %s', (name, verdict) => {
+    expect(judge(name, { interfaces: ['eth0', 'eth1'] })).toBe(verdict);
+  });
+
+  it.each([
+    ['drop_limited', { busy: true }, 'drop'],
+    ['drop_new', { tracked: false }, 'continue'],
+    ['drop_not_established', { tracked: false }, 'drop'],
+    ['drop_other_port', { port: 25 }, 'drop'],
+    ['port_map', { port: 22 }, 'accept'],
+    ['port_map', { port: 80 }, 'continue'],
+  ] as const)('%s, for %j: %s', (name, more, verdict) => {
+    expect(judge(name, more)).toBe(verdict);
+  });
+
+  it('is named in the words that nft has for it', () => {
+    const text = `table inet judge { # handle 1
+\tchain drop_new { # handle 7
+\t\tct state new drop # handle 99
+\t}
+\tchain drop_source_ours { # handle 8
+\t\tip saddr { 192.0.2.1,
+\t\t\t   192.0.2.2 } drop # handle 98
+\t}
+}
+`;
+    const handles = new Map([
+      ['drop_new', 99],
+      ['drop_source_ours', 98],
+    ]);
+    const listing = JSON.parse(read('judge.json')) as {
+      nftables: { rule?: Record<string, unknown> }[];
+    };
+    for (const { rule } of listing.nftables) {
+      const handle = handles.get(String(rule?.chain));
+      if (rule !== undefined && handle !== undefined) rule.handle = handle;
+    }
+    const worded = readNft(JSON.stringify(listing), text, new Map()).chains;
+    const [first] = worded.get('nft inet judge drop_new')!;
+    expect(first).toMatchObject({ place: 'nft inet judge drop_new', text: 'ct state new drop' });
+    const [long] = worded.get('nft inet judge drop_source_ours')!;
+    expect(long!.text).toBe('ip saddr { 192.0.2.1, 192.0.2.2 } drop');
+  });
+});
