@@ -5,7 +5,6 @@ import { pathToFileURL } from 'node:url';
 import { CfsyncError, exit } from './errors.ts';
 import type { Renderer } from './renderer.ts';
 import { escape, suggest } from './text.ts';
-import { mustBeTrusted } from './trust.ts';
 
 type Module = { readonly default: unknown };
 
@@ -45,6 +44,7 @@ export async function loadRenderer(
   if (configFile === undefined)
     throw new CfsyncError(exit.usage, `backend ${name}: a renderer needs a configuration file`);
   const file = find(where, configFile, name);
+  const { mustBeTrusted } = await import('./trust.ts');
   await mustBeTrusted(file, `renderer of backend ${name}`);
   let loaded: Module;
   try {

@@ -46,22 +46,25 @@ async function loaded(line: string): Promise<readonly string[]> {
   return [...new Set([...files, ...modules].map((file) => basename(file)))].sort();
 }
 
-/** How many files of the program each may load, and which of the large packages. */
+/**
+ * How many files of the program each may load, and which of the large packages. Where it is more than ten, three are
+ * to spare: what two commands share is bundled as a file of its own.
+ */
 const budgets: readonly (readonly [line: string, most: number, ...packages: string[]])[] = [
   ['--version', 1],
   ['--help', 4],
   ['apply --help', 4],
-  ['completion bash', 13],
-  ['doctor --list --only listening', 36],
-  ['show --source bundled', 25],
-  ['contains --source bundled 173.245.48.1', 25],
-  ['backends', 40],
-  ['config check --config config.yaml', 24, 'yaml'],
-  ['render --backend nftables --source bundled --out rendered', 33],
-  ['diff --backend nftables --source bundled --dir rendered', 46, 'diff'],
-  ['apply --config config.yaml --source bundled', 42, 'diff', 'yaml'],
-  ['apply --config config.yaml FEEDS', 46, 'diff', 'undici', 'yaml'],
-  ['verify --config config.yaml', 41, 'diff', 'yaml'],
+  ['completion bash', 11],
+  ['doctor --list --only listening', 38],
+  ['show --source bundled', 27],
+  ['contains --source bundled 173.245.48.1', 27],
+  ['backends', 42],
+  ['config check --config config.yaml', 26, 'yaml'],
+  ['render --backend nftables --source bundled --out rendered', 36],
+  ['diff --backend nftables --source bundled --dir rendered', 49, 'diff'],
+  ['apply --config config.yaml --source bundled', 45, 'diff', 'yaml'],
+  ['apply --config config.yaml FEEDS', 48, 'diff', 'undici', 'yaml'],
+  ['verify --config config.yaml', 44, 'diff', 'yaml'],
 ];
 
 describe('start-up', () => {
