@@ -60,6 +60,10 @@ async function underSystemd(argv: readonly string[]): Promise<boolean> {
 /** Seconds before the end at which the line goes: the watcher writes to the same terminal then. */
 const margin = 0.5;
 
+/** Milliseconds between two looks, and after the end until somebody has to be told. */
+const interval = 200;
+const patience = 10_000;
+
 /**
  * Counts down at a terminal until an apply was confirmed or has gone back. It only watches: who ends it, ends nothing
  * else. Without a terminal there is nobody to see it.
@@ -76,7 +80,7 @@ export async function countDown(
   const text = (pending: Pending): string =>
     `goes back in ${Math.max(0, Math.ceil(secondsLeft(pending, boot)))} s unless confirmed; Ctrl-C: stop watching`;
   const still = async (): Promise<Pending | undefined> => {
-    await sleep(200);
+    await sleep(interval);
     const pending = await readPending(stateDir);
     return pending?.run === first.run ? pending : undefined;
   };
@@ -91,7 +95,13 @@ export async function countDown(
     },
     true,
   );
-  while (pending !== undefined) pending = await still();
+  for (let times = 0; pending !== undefined; times++) {
+    if (times === patience / interval)
+      output.warning(
+        'the time is over, and it has not gone back yet; where its watcher is gone, cfsync rollback takes it back',
+      );
+    pending = await still();
+  }
   const { content: hold } = await readHold(stateDir);
   if (hold === undefined) {
     output.tell('confirmed; it stays');

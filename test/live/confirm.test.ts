@@ -240,6 +240,23 @@ END
     expect(stderr).toMatch(/^System has not been booted with systemd|^Failed to .* bus/);
   });
 
+  it('at a terminal tells when nobody takes it back', async () => {
+    const running = lab.origin.spawn(
+      ['script', '-qec', command(...line('new', '--confirm=3')), '/dev/null'],
+      env,
+    );
+    let said = '';
+    running.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
+    await until('it counts down', () => said.includes('goes back in'));
+    await shell('kill -s KILL $(pgrep -f [/]watcher.js)');
+    await until('it tells', () => said.includes('it has not gone back yet'));
+    expect(await rules()).not.toBe(old);
+    expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
+    await until('it ends', () => running.exitCode !== null);
+    expect(said).toContain('the apply has gone back');
+    expect(running.exitCode).toBe(exit.rolledBack);
+  });
+
   describe('without its watcher goes back in the next run', () => {
     beforeEach(async () => {
       await apply('new', '--confirm=5');
