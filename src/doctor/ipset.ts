@@ -21,7 +21,7 @@ export class IpSets {
   /** @throws BackendError when it is not what ipset prints. */
   constructor(save: string) {
     const sets = new Map<string, IpSet & { readonly members: IpSet['members'][number][] }>();
-    for (const line of linesOf(save === '' ? '' : save, 'ipset save')) {
+    for (const line of linesOf(save, 'ipset save')) {
       const [kind, name = '', what = '', ...rest] = line.split(' ');
       if (kind === 'create') {
         const family = rest[rest.indexOf('family') + 1] === 'inet6' ? 'v6' : 'v4';
@@ -32,10 +32,6 @@ export class IpSets {
       else if (line !== '') throw unreadable('ipset save', line);
     }
     this.#sets = sets;
-  }
-
-  get names(): readonly string[] {
-    return [...this.#sets.keys()];
   }
 
   /** The sources in a set of addresses or networks alone; undefined for any other set. */

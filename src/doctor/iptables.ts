@@ -1,5 +1,5 @@
 /** Reads what iptables-save and ip6tables-save print (1.8.9, both variants) as rules that the walk understands. */
-import { isGoto, targetOf, wordsOf, type SavedTable } from '../iptables/save.ts';
+import { isGoto, optionsOf, targetOf, wordsOf, type SavedTable } from '../iptables/save.ts';
 import type { Family } from '../prefix.ts';
 import { fromInterval, PrefixError } from '../prefix.ts';
 import {
@@ -38,14 +38,15 @@ export function readTable(
   const chains = new Map<string, Rule[]>(table.chains.map(({ name }) => [name, []]));
   const names = new Set(chains.keys());
   for (const { chain, text } of table.rules) {
-    const { conditions, asked } = conditionsOf(wordsOf(text), family, sets);
+    const words = wordsOf(text);
+    const { conditions, asked } = conditionsOf(words, family, sets);
     const place = `iptables ${table.name} ${chain}`;
     chains.get(chain)?.push({
       id: `${place} ${text}`,
       place,
       text: `-A ${chain} ${text}`,
       conditions,
-      actions: actionsOf(wordsOf(text), `${prefix} ${table.name}`, names),
+      actions: actionsOf(words, `${prefix} ${table.name}`, names),
       sets: asked.map((name) => `ipset ${name}`),
     });
   }
@@ -197,22 +198,10 @@ function conditionsOf(
 ): { readonly conditions: readonly Condition[]; readonly asked: readonly string[] } {
   const conditions: Condition[] = [];
   const asked: string[] = [];
-  let flip = false;
-  for (let i = 0; i < words.length; i++) {
-    const option = words[i]!;
-    if (option === '-j' || option === '-g') break;
-    if (option === '!') {
-      flip = true;
-      continue;
-    }
-    const values: string[] = [];
-    // A comment is one word, whatever it begins with.
-    if (option === '--comment') i++;
-    else while (i + 1 < words.length && !/^(-|!$)/.test(words[i + 1]!)) values.push(words[++i]!);
+  for (const { option, values, negated } of optionsOf(words)) {
     const condition = read(option, values, words, family, sets);
     if (option === '--match-set' && values[1]?.startsWith('src') === true) asked.push(values[0]!);
-    if (condition !== undefined) conditions.push(flip ? opposite(condition) : condition);
-    flip = false;
+    if (condition !== undefined) conditions.push(negated ? opposite(condition) : condition);
   }
   return { conditions, asked };
 }

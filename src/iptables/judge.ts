@@ -1,7 +1,15 @@
 /** Judges what iptables rules do to new connections from Cloudflare. */
 import { equal, intersect, isEmpty, none, parseRanges, type Family } from '../prefix.ts';
 import type { Desired, Ranges } from '../renderer.ts';
-import { isGoto, rulesOf, targetOf, wordsOf, type SavedRule, type SavedTable } from './save.ts';
+import {
+  isGoto,
+  optionsOf,
+  rulesOf,
+  targetOf,
+  wordsOf,
+  type SavedRule,
+  type SavedTable,
+} from './save.ts';
 
 /** A new connection from a prefix of Cloudflare's to one of the ports. */
 export interface Probe {
@@ -152,26 +160,14 @@ function conditions(words: readonly string[], probe: Probe): Conditions {
   let holds: Answer = 'yes';
   let bare = true;
   let port = false;
-  let flip = false;
-  for (let i = 0; i < words.length; i++) {
-    const option = words[i]!;
-    if (option === '-j' || option === '-g') break;
-    if (option === '!') {
-      flip = true;
-      continue;
-    }
-    const values: string[] = [];
-    // A comment is one word, whatever it begins with.
-    if (option === '--comment') i++;
-    else while (i + 1 < words.length && !/^(-|!$)/.test(words[i + 1]!)) values.push(words[++i]!);
+  for (const { option, values, negated } of optionsOf(words)) {
     if (silent.includes(option)) continue;
     bare = false;
     if (/^--dports?$/.test(option)) port = true;
     const one = matches(option, values, probe);
     if (one === 'maybe') {
       if (holds === 'yes') holds = 'maybe';
-    } else if ((one === 'yes') === flip) holds = 'no';
-    flip = false;
+    } else if ((one === 'yes') === negated) holds = 'no';
   }
   return { holds, bare, port };
 }

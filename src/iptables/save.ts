@@ -106,6 +106,32 @@ export function isGoto(words: readonly string[]): boolean {
   return words[leadOf(words)] === '-g';
 }
 
+/** A condition of a rule: an option with its values, and whether a `!` stands in front of it. */
+interface Option {
+  readonly option: string;
+  readonly values: readonly string[];
+  readonly negated: boolean;
+}
+
+/** The conditions of a rule, up to its target; a comment comes without its text. */
+export function* optionsOf(words: readonly string[]): Generator<Option> {
+  let negated = false;
+  for (let i = 0; i < words.length; i++) {
+    const option = words[i]!;
+    if (option === '-j' || option === '-g') return;
+    if (option === '!') {
+      negated = true;
+      continue;
+    }
+    const values: string[] = [];
+    // A comment is one word, whatever it begins with.
+    if (option === '--comment') i++;
+    else while (i + 1 < words.length && !/^(-|!$)/.test(words[i + 1]!)) values.push(words[++i]!);
+    yield { option, values, negated };
+    negated = false;
+  }
+}
+
 /** A comment may say `-j` as well. */
 function leadOf(words: readonly string[]): number {
   return words.findIndex(

@@ -6,25 +6,12 @@ import { legacyBases, readTable } from '../../src/doctor/iptables.ts';
 import { IpSets } from '../../src/doctor/ipset.ts';
 import { walk, type Packet, type Rule } from '../../src/doctor/walk.ts';
 import { parseSave } from '../../src/iptables/save.ts';
+import { packet } from '../helpers/doctor.ts';
 
 const folder = join(import.meta.dirname, '..', 'fixtures', 'iptables');
 const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
 
 const sources = fromPrefixes(['173.245.48.10/32', '104.16.0.1/32']);
-
-const packet: Packet = {
-  family: 'v4',
-  port: 443,
-  originalPort: 443,
-  to: 'here',
-  translated: undefined,
-  interfaces: ['eth0'],
-  addresses: ['203.0.113.5'],
-  tracked: true,
-  mark: 0,
-  connectionMark: 0,
-  busy: false,
-};
 
 const ipset = `create net hash:net family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x6ba5fbbf
 add net 173.245.48.0/20

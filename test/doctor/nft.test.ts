@@ -4,26 +4,13 @@ import { describe, expect, it } from 'vitest';
 import { fromPrefixes, toPrefixes } from '../../src/doctor/intervals.ts';
 import { readNft } from '../../src/doctor/nft.ts';
 import { walk, type Packet, type Rule } from '../../src/doctor/walk.ts';
+import { packet } from '../helpers/doctor.ts';
 
 const folder = join(import.meta.dirname, '..', 'fixtures', 'nftables');
 const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
 
 /** Two addresses of one range, one of another. */
 const sources = fromPrefixes(['173.245.48.10/32', '173.245.49.10/32', '104.16.0.1/32']);
-
-const packet: Packet = {
-  family: 'v4',
-  port: 443,
-  originalPort: 443,
-  to: 'here',
-  translated: undefined,
-  interfaces: ['eth0'],
-  addresses: ['203.0.113.5'],
-  tracked: true,
-  mark: 0,
-  connectionMark: 0,
-  busy: false,
-};
 
 const { chains } = readNft(read('judge.json'), '', new Map());
 const end: Rule = { id: 'end', place: '', text: 'end', conditions: [], actions: [], sets: [] };

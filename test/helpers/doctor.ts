@@ -1,5 +1,6 @@
 /** What the doctor's checks are given in tests. */
 import type { DoctorContext } from '../../src/doctor/check.ts';
+import type { Packet } from '../../src/doctor/walk.ts';
 import { parseRanges } from '../../src/prefix.ts';
 
 /** Two ranges of each family, from a snapshot of the day before. */
@@ -17,3 +18,18 @@ export function doctorContext(more: Partial<DoctorContext> = {}): DoctorContext 
     ...more,
   };
 }
+
+/** A first packet to port 443 of a host with one way in. */
+export const packet: Packet = {
+  family: 'v4',
+  port: 443,
+  originalPort: 443,
+  to: 'here',
+  translated: undefined,
+  interfaces: ['eth0'],
+  addresses: ['203.0.113.5'],
+  tracked: true,
+  mark: 0,
+  connectionMark: 0,
+  busy: false,
+};
