@@ -44,6 +44,9 @@ const onward: Course = {
     'name the address under extra in the configuration, or go on with --allow-lockout, best with --confirm 120',
 };
 
+/** Advice for the ways back, which no configuration changes. */
+export const elsewhere = 'go on with --allow-lockout, from a session that stays';
+
 interface Judgement {
   /** The sessions that this process runs in and that would be cut. */
   readonly own: readonly Session[];

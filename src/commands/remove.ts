@@ -3,17 +3,14 @@ import { changing } from '../change.ts';
 import { locked, makeRemoval, check } from '../engine.ts';
 import { worst, type ExitCode } from '../errors.ts';
 import type { Run } from '../journal.ts';
-import { preflight, type Course } from '../lockout.ts';
+import { elsewhere, preflight, type Course } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { appliedNames } from '../records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
 import { whileChanging } from '../signals.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
 
-const course: Course = {
-  after: () => undefined,
-  advice: 'go on with --allow-lockout, from a session that stays',
-};
+const course: Course = { after: () => undefined, advice: elsewhere };
 
 export async function run(context: Context): Promise<ExitCode> {
   if (context.settings.values['dry-run'] === true) return removeAll(context, undefined);

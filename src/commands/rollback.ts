@@ -7,7 +7,7 @@ import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
 import { withRunLock } from '../lock.ts';
-import { preflight } from '../lockout.ts';
+import { elsewhere, preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { changeText } from '../output.ts';
 import { endPending, readPending } from '../pending.ts';
@@ -19,10 +19,10 @@ export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
   if (settings.values['dry-run'] === true)
     return withLast(context, async (reversals) => {
-      const plans = [];
-      for (const { job, entry } of reversals) plans.push(await makeRollback(job, entry));
-      printPlan(plans, output);
-      return (await lockedOut(context, reversals)) ?? exit.ok;
+      const entries = new Map<Plan, Reversal['entry']>();
+      for (const { job, entry } of reversals) entries.set(await makeRollback(job, entry), entry);
+      printPlan([...entries.keys()], output);
+      return (await lockedOut(context, entries)) ?? exit.ok;
     });
   const { stateDir, lockTimeout } = settings;
   return withRunLock(stateDir, lockTimeout, 'rollback', async () => {
@@ -67,22 +67,28 @@ async function withLast(
 /** Whether going back could cut the session it runs in: then none of the backends does. */
 async function lockedOut(
   context: Context,
-  reversals: readonly Reversal[],
+  entries: ReadonlyMap<Plan, Reversal['entry']>,
 ): Promise<ExitCode | undefined> {
   const codes: ExitCode[] = [];
+  await preflight([...entries.keys()], context, codes, {
+    after: (plan) => desiredBefore(entries.get(plan)!, plan),
+    advice: elsewhere,
+  });
+  return codes.length > 0 ? worst(codes) : undefined;
+}
+
+/** The plans of the packet filters, as far as they can be made: going back itself says where they cannot. */
+async function planFilters(
+  reversals: readonly Reversal[],
+): Promise<ReadonlyMap<Plan, Reversal['entry']>> {
   const entries = new Map<Plan, Reversal['entry']>();
   for (const { job, entry } of reversals)
     try {
-      entries.set(await makeRollback(job, entry), entry);
+      if (job.renderer.kind === 'filter') entries.set(await makeRollback(job, entry), entry);
     } catch (error) {
-      // Going back says so itself.
       if (!(error instanceof CfsyncError)) throw error;
     }
-  await preflight([...entries.keys()], context, codes, {
-    after: (plan) => desiredBefore(entries.get(plan)!, plan),
-    advice: 'go on with --allow-lockout, from a session that stays',
-  });
-  return codes.length > 0 ? worst(codes) : undefined;
+  return entries;
 }
 
 /** Rules that were taken over were for the same ports. */
@@ -93,7 +99,7 @@ function desiredBefore({ was, desired }: Reversal['entry'], { wanted }: Plan): D
 
 async function goBackAll(context: Context, reversals: readonly Reversal[]): Promise<ExitCode> {
   const { settings, output, record } = context;
-  const refused = await lockedOut(context, reversals);
+  const refused = await lockedOut(context, await planFilters(reversals));
   if (refused !== undefined) return refused;
   bringToEnd();
   const { stateDir } = settings;
