@@ -1,12 +1,10 @@
 /** What was last applied to each backend. */
 import { join } from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
 import { removeFile } from './files.ts';
 import { host } from './host.ts';
 import { parsePorts } from './ports.ts';
-import { parseRanges } from './prefix.ts';
-import type { Desired, Notice, Ranges } from './renderer.ts';
-import { fields, readRecord, texts, tolerant, writeRecord } from './store.ts';
+import type { Desired, Notice } from './renderer.ts';
+import { fields, rangesOf, readRecord, tolerant, writeRecord } from './store.ts';
 
 /** The last apply of a backend that was verified. */
 export interface Applied {
@@ -33,15 +31,6 @@ export function validApplied(content: unknown): Applied {
     },
     options: fields(options),
   };
-}
-
-/** Renderers rely on canonical text, sorted and minimal. */
-function rangesOf(value: unknown): Ranges {
-  const { v4, v6 } = fields(value);
-  const ranges = { v4: texts(v4), v6: texts(v6) };
-  if (!isDeepStrictEqual(parseRanges([...ranges.v4, ...ranges.v6]), ranges))
-    throw new Error('its ranges are not canonical');
-  return ranges;
 }
 
 function portsOf(value: unknown): readonly number[] {

@@ -4,8 +4,7 @@ import { planDiff, planId, type Plan } from './engine.ts';
 import { CfsyncError, exit } from './errors.ts';
 import { parseExtra, parseList } from './gate.ts';
 import type { Job } from './job.ts';
-import { parsePorts } from './ports.ts';
-import { none } from './prefix.ts';
+import { isEmpty, none } from './prefix.ts';
 import { validApplied, type Applied } from './records.ts';
 import type { Notice } from './renderer.ts';
 import { makeJob, type Settings } from './settings.ts';
@@ -79,15 +78,10 @@ function validPlan(content: unknown): SavedPlan {
         name: textOf(name),
         options,
         desired: {
-          mode: desired.mode,
+          ...desired,
           // The same gate as for a download: nothing but a public list gets in.
-          ranges: parseList([...texts(ranges.v4), ...texts(ranges.v6)].join('\n'), 'any', 'ranges'),
-          extra:
-            [...extra.v4, ...extra.v6].length === 0
-              ? none
-              : parseExtra([...texts(extra.v4), ...texts(extra.v6)]),
-          tcpPorts: parsePorts(desired.tcpPorts, 'ports'),
-          udpPorts: desired.udpPorts.length === 0 ? [] : parsePorts(desired.udpPorts, 'udp-ports'),
+          ranges: parseList([...ranges.v4, ...ranges.v6].join('\n'), 'any', 'ranges'),
+          extra: isEmpty(extra) ? none : parseExtra([...extra.v4, ...extra.v6]),
         },
       };
     }),

@@ -239,15 +239,11 @@ function warning(text: string): Notice {
 
 function validSnapshot(content: unknown): Snapshot {
   const snapshot = fields(content);
-  const ranges = fields(snapshot.ranges);
-  const parsed = parseRanges([...texts(ranges.v4), ...texts(ranges.v6)]);
-  // Renderers rely on canonical text, sorted and minimal.
-  if (canonical(parsed) !== canonical(ranges)) throw new Error('its ranges are not canonical');
   const origin = fields(snapshot.origin);
   const kinds: readonly Origin['kind'][] = ['feeds', 'bundled', 'dir', 'file'];
   const kind = oneOf(kinds, origin.kind);
   return {
-    ranges: parsed,
+    ranges: rangesOf(snapshot.ranges),
     origin: { kind, detail: textOf(origin.detail) },
     acceptedAt: time(snapshot.acceptedAt),
   };
@@ -279,6 +275,14 @@ export function fields(value: unknown): Readonly<Record<string, unknown>> {
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** Renderers rely on canonical text, sorted and minimal. */
+export function rangesOf(value: unknown): Ranges {
+  const ranges = fields(value);
+  const parsed = parseRanges([...texts(ranges.v4), ...texts(ranges.v6)]);
+  if (canonical(parsed) !== canonical(ranges)) throw new Error('its ranges are not canonical');
+  return parsed;
 }
 
 export function textOf(value: unknown): string {
