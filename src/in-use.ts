@@ -2,8 +2,8 @@
 import { BackendError } from './errors.ts';
 import { parseSave, targetOf, wordsOf, type SavedTable } from './iptables/save.ts';
 import { managedByIptables, parseListing, type Listing } from './nft/listing.ts';
-import { ofProcess } from './proc.ts';
-import type { Command, Host, Outcome } from './renderer.ts';
+import { pidsOf, unlessMissing } from './programs.ts';
+import type { Command, Host } from './renderer.ts';
 import { unitFolder } from './systemd.ts';
 import { count } from './text.ts';
 
@@ -95,7 +95,7 @@ export async function lookForBackends(host: Host): Promise<Signs> {
   return {
     csf,
     ufw,
-    firewalld: (await runs(host, 'firewalld')) ? 'firewalld runs' : undefined,
+    firewalld: (await pidsOf(host, ['firewalld'])).length > 0 ? 'firewalld runs' : undefined,
     nftables:
       (nft === undefined ? undefined : nftSign(parseListing(nft))) ??
       (nft !== undefined && enabled.has('nftables.service')
@@ -107,9 +107,10 @@ export async function lookForBackends(host: Host): Promise<Signs> {
       (await ask(host, ['fail2ban-client', 'ping'])) !== undefined
         ? 'its server answers'
         : await bootSign(host, enabled, 'fail2ban', '/usr/bin/fail2ban-server'),
-    nginx: (await runs(host, 'nginx'))
-      ? 'it runs'
-      : await bootSign(host, enabled, 'nginx', '/usr/sbin/nginx'),
+    nginx:
+      (await pidsOf(host, ['nginx'])).length > 0
+        ? 'it runs'
+        : await bootSign(host, enabled, 'nginx', '/usr/sbin/nginx'),
     installed: [
       ...(nft === undefined ? [] : (['nftables'] as const)),
       ...(iptables === undefined ? [] : (['iptables'] as const)),
@@ -191,23 +192,10 @@ async function enabledUnits(host: Host): Promise<ReadonlySet<string>> {
   return new Set(lists.flatMap((list) => list ?? []));
 }
 
-/** Whether a program runs, by its name (comm in proc(5)). */
-async function runs(host: Host, name: string): Promise<boolean> {
-  const pids = ((await host.list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
-  const names = await Promise.all(pids.map((pid) => ofProcess(host.read(`/proc/${pid}/comm`))));
-  return names.some((comm) => comm?.trim() === name);
-}
-
 /** What a program prints; undefined when it is not installed, or has nothing to answer. */
 async function ask(host: Host, argv: Command['argv']): Promise<string | undefined> {
-  let outcome: Outcome;
-  try {
-    outcome = await host.query({ argv });
-  } catch (error) {
-    if (error instanceof BackendError && error.reason === 'not installed') return undefined;
-    throw error;
-  }
-  if (outcome.code === 0) return outcome.stdout;
+  const outcome = await unlessMissing(host, argv);
+  if (outcome === undefined || outcome.code === 0) return outcome?.stdout;
   if (/not permitted|permission denied|must be root/i.test(outcome.stderr))
     throw new BackendError(
       'no permission',

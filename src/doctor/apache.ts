@@ -4,7 +4,7 @@ import type { Directive } from '../nginx/configuration.ts';
 import type { Command, Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import type { DoctorHost } from './check.ts';
-import { pidsOf, unlessMissing } from './processes.ts';
+import { pidsOf, unlessMissing } from '../programs.ts';
 
 export interface Apache {
   readonly running: boolean;

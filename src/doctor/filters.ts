@@ -6,6 +6,7 @@ import { at } from '../nft/listing.ts';
 import { type Family } from '../prefix.ts';
 import type { Command, Ranges } from '../renderer.ts';
 import { globalUnicastV6, specialPurpose } from '../special-purpose.ts';
+import { unlessMissing } from '../programs.ts';
 import { firstLines } from '../text.ts';
 import type { DoctorContext, DoctorHost } from './check.ts';
 import { holds } from './conditions.ts';
@@ -74,20 +75,20 @@ export async function tryFilters(host: DoctorHost): Promise<FilterSeen | null> {
 
 async function observe(host: DoctorHost): Promise<FilterSeen> {
   const [json, text, interfaces, links, table] = await Promise.all([
-    output(host, { argv: ['nft', '-j', 'list', 'ruleset'] }),
-    output(host, { argv: ['nft', '-a', '-t', 'list', 'ruleset'] }),
+    output(host, ['nft', '-j', 'list', 'ruleset']),
+    output(host, ['nft', '-a', '-t', 'list', 'ruleset']),
     defaultRouteInterfaces(host),
-    output(host, { argv: ['ip', '-j', 'address', 'show'] }),
+    output(host, ['ip', '-j', 'address', 'show']),
     routes(host),
   ]);
   const debug =
     json !== undefined && hidesFamily(json)
-      ? await output(host, { argv: ['nft', '--debug=netlink', '-t', 'list', 'ruleset'] })
+      ? await output(host, ['nft', '--debug=netlink', '-t', 'list', 'ruleset'])
       : undefined;
   const nft = json === undefined ? null : { json, text: text ?? '', debug: debug ?? '' };
   const saves = await observeSaves(host, nft?.json);
   const asks = saves.some((save) => save.text.includes('--match-set'));
-  const ipset = asks ? await output(host, { argv: ['ipset', 'save'] }) : undefined;
+  const ipset = asks ? await output(host, ['ipset', 'save']) : undefined;
   return {
     nft,
     saves,
@@ -117,8 +118,7 @@ async function observeSaves(host: DoctorHost, json: string | undefined): Promise
   const saves = await Promise.all(
     wanted.map(async ({ plain, ...save }): Promise<Save | undefined> => {
       // Where the program of one variant is missing, the plain one is the other's.
-      const found =
-        (await output(host, { argv: [save.program] })) ?? (await output(host, { argv: [plain] }));
+      const found = (await output(host, [save.program])) ?? (await output(host, [plain]));
       return found === undefined ? undefined : { ...save, text: found };
     }),
   );
@@ -133,19 +133,14 @@ function hasKept(json: string, family: string): boolean {
 }
 
 /** What a program printed; undefined where it is not installed. */
-async function output(host: DoctorHost, command: Command): Promise<string | undefined> {
-  try {
-    const { code, stdout, stderr } = await host.query(command);
-    if (code === 0) return stdout;
-    const [line = 'no reason'] = firstLines(stderr);
-    throw new CfsyncError(
-      exit.failed,
-      `${command.argv.join(' ')} ended with code ${code}: ${line}`,
-    );
-  } catch (error) {
-    if (error instanceof BackendError && error.reason === 'not installed') return undefined;
-    throw error;
-  }
+async function output(host: DoctorHost, argv: Command['argv']): Promise<string | undefined> {
+  const outcome = await unlessMissing(host, argv);
+  if (outcome === undefined || outcome.code === 0) return outcome?.stdout;
+  const [reason = 'no reason'] = firstLines(outcome.stderr);
+  throw new CfsyncError(
+    exit.failed,
+    `${argv.join(' ')} ended with code ${outcome.code}: ${reason}`,
+  );
 }
 
 /** From `ip -j address show` (iproute2 6.1). */

@@ -4,7 +4,7 @@ import { dumpedFiles, parse, type Directive } from '../nginx/configuration.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import type { DoctorHost } from './check.ts';
-import { pidsOf, unlessMissing } from './processes.ts';
+import { pidsOf, unlessMissing } from '../programs.ts';
 
 export interface Nginx {
   readonly running: boolean;

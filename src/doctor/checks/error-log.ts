@@ -9,7 +9,7 @@ import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Line, type Log } from '../logs.ts';
 import { lookAtNginx, seconds } from '../nginx.ts';
-import { unlessMissing } from '../processes.ts';
+import { unlessMissing } from '../../programs.ts';
 
 interface Seen {
   readonly nginx: readonly Log[];

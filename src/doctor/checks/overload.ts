@@ -4,7 +4,7 @@ import { count, number } from '../../text.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Log } from '../logs.ts';
 import { lookAtNginx } from '../nginx.ts';
-import { pidsOf, unlessMissing } from '../processes.ts';
+import { pidsOf, unlessMissing } from '../../programs.ts';
 
 /** An nginx worker. */
 interface Worker {

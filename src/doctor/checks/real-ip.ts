@@ -8,7 +8,7 @@ import { lookAtApache, type Apache } from '../apache.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { readable } from '../configuration.ts';
 import { lookAtNginx, serversOf, type Nginx } from '../nginx.ts';
-import { unlessMissing } from '../processes.ts';
+import { unlessMissing } from '../../programs.ts';
 
 interface Jail {
   readonly name: string;

@@ -1,12 +1,11 @@
 /** Finds the programs that run here, or could. */
-import { BackendError } from '../errors.ts';
-import { ofProcess } from '../proc.ts';
-import type { Command, Outcome } from '../renderer.ts';
-import type { DoctorHost } from './check.ts';
+import { BackendError } from './errors.ts';
+import { ofProcess } from './proc.ts';
+import type { Command, Host, Outcome } from './renderer.ts';
 
 /** The ids of the processes with one of these names (comm in proc(5), at most 15 bytes). */
 export async function pidsOf(
-  host: Pick<DoctorHost, 'read' | 'list'>,
+  host: Pick<Host, 'read' | 'list'>,
   names: readonly string[],
 ): Promise<readonly string[]> {
   const pids = ((await host.list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
@@ -21,7 +20,7 @@ export async function pidsOf(
 
 /** How a program ended, or undefined where it is not installed. */
 export async function unlessMissing(
-  host: Pick<DoctorHost, 'query'>,
+  host: Pick<Host, 'query'>,
   argv: Command['argv'],
 ): Promise<Outcome | undefined> {
   try {
