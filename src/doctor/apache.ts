@@ -3,7 +3,7 @@ import { BackendError, CfsyncError, exit } from '../errors.ts';
 import type { Directive } from '../nginx/configuration.ts';
 import type { Command, Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
-import type { DoctorHost } from './check.ts';
+import { onceFor, type DoctorHost } from './check.ts';
 import { pidsOf, unlessMissing } from '../programs.ts';
 
 export interface Apache {
@@ -29,7 +29,9 @@ function ask(program: string, module: string): Command['argv'] {
  * Undefined where there is no Apache.
  * @throws CfsyncError when there is one that cannot be asked.
  */
-export async function lookAtApache(host: DoctorHost): Promise<Apache | undefined> {
+export const lookAtApache = onceFor(look);
+
+async function look(host: DoctorHost): Promise<Apache | undefined> {
   const running = (await pidsOf(host, ['apache2', 'httpd'])).length > 0;
   const outcome = await first(host);
   if (outcome === undefined) {

@@ -91,3 +91,15 @@ export interface Check<Seen = unknown> {
 export function defineCheck<Seen>(check: Check<Seen>): Check<Seen> {
   return check;
 }
+
+/** Looks once for all checks of a run that want the same: what several read is taken apart once. */
+export function onceFor<T>(
+  look: (host: DoctorHost) => Promise<T>,
+): (host: DoctorHost) => Promise<T> {
+  const seen = new WeakMap<DoctorHost, Promise<T>>();
+  return (host) => {
+    let answer = seen.get(host);
+    if (answer === undefined) seen.set(host, (answer = look(host)));
+    return answer;
+  };
+}

@@ -1,6 +1,9 @@
-/** Says of a web server's configuration that it cannot be judged while the server itself refuses it. */
+/** The web servers that run here, and what their configurations say. */
 import { CfsyncError, exit } from '../errors.ts';
 import type { Directive } from '../nginx/configuration.ts';
+import { lookAtApache, type Apache } from './apache.ts';
+import type { DoctorHost } from './check.ts';
+import { lookAtNginx, type Nginx } from './nginx.ts';
 
 /** @throws CfsyncError when the server refuses its configuration: then nobody knows what it runs with. */
 export function readable(
@@ -12,4 +15,23 @@ export function readable(
     exit.failed,
     `${server} refuses its configuration, so what it runs with cannot be read`,
   );
+}
+
+/** Those that run; null for one that does not. */
+export interface Servers {
+  readonly nginx: Nginx | null;
+  readonly apache: Apache | null;
+}
+
+export async function runningServers(host: DoctorHost): Promise<Servers> {
+  const [nginx, apache] = await Promise.all([lookAtNginx(host), lookAtApache(host)]);
+  return {
+    nginx: nginx?.running === true ? nginx : null,
+    apache: apache?.running === true ? apache : null,
+  };
+}
+
+/** As it stands in evidence. */
+export function directiveText({ words, at }: Directive): string {
+  return `${at}: ${words.join(' ')}`;
 }

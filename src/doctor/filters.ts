@@ -8,7 +8,7 @@ import type { Command, Ranges } from '../renderer.ts';
 import { globalUnicastV6, specialPurpose } from '../special-purpose.ts';
 import { unlessMissing } from '../programs.ts';
 import { firstLines } from '../text.ts';
-import type { DoctorContext, DoctorHost } from './check.ts';
+import { onceFor, type DoctorContext, type DoctorHost } from './check.ts';
 import { holds } from './conditions.ts';
 import {
   common,
@@ -51,17 +51,11 @@ export interface FilterSeen {
   readonly routes: readonly Route[];
 }
 
-const seenOn = new WeakMap<DoctorHost, Promise<FilterSeen>>();
-
 /**
  * The same answer for every check that asks.
  * @throws BackendError when what is there cannot be read.
  */
-export function observeFilters(host: DoctorHost): Promise<FilterSeen> {
-  let seen = seenOn.get(host);
-  if (seen === undefined) seenOn.set(host, (seen = observe(host)));
-  return seen;
-}
+export const observeFilters = onceFor(observe);
 
 /** The same, and null where the rules cannot be read: for checks that have more to look at. */
 export async function tryFilters(host: DoctorHost): Promise<FilterSeen | null> {

@@ -3,7 +3,7 @@ import { BackendError, CfsyncError, exit } from '../errors.ts';
 import { dumpedFiles, parse, type Directive } from '../nginx/configuration.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
-import type { DoctorHost } from './check.ts';
+import { onceFor, type DoctorHost } from './check.ts';
 import { pidsOf, unlessMissing } from '../programs.ts';
 
 export interface Nginx {
@@ -18,7 +18,9 @@ export interface Nginx {
  * Undefined where there is no nginx.
  * @throws CfsyncError when there is one that cannot be asked.
  */
-export async function lookAtNginx(host: DoctorHost): Promise<Nginx | undefined> {
+export const lookAtNginx = onceFor(look);
+
+async function look(host: DoctorHost): Promise<Nginx | undefined> {
   const running = (await pidsOf(host, ['nginx'])).length > 0;
   const outcome = await dump(host, running);
   if (outcome === undefined) {

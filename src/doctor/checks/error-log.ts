@@ -8,6 +8,7 @@ import { count, number } from '../../text.ts';
 import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Line, type Log } from '../logs.ts';
+import { directiveText } from '../configuration.ts';
 import { lookAtNginx, seconds } from '../nginx.ts';
 import { unlessMissing } from '../../programs.ts';
 
@@ -265,5 +266,5 @@ function patience(directives: readonly Directive[]): string | null {
       /^(?:proxy|fastcgi|uwsgi|scgi|grpc)_read_timeout$/.test(words[0] ?? '') &&
       (seconds(words[1] ?? '') ?? 0) >= cloudflareWaits,
   );
-  return found === undefined ? null : `${found.at}: ${found.words.join(' ')}`;
+  return found === undefined ? null : directiveText(found);
 }

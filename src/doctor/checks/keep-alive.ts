@@ -1,15 +1,8 @@
 /** Does the web server close idle connections sooner than Cloudflare uses them again? */
 import type { Directive } from '../../nginx/configuration.ts';
-import { lookAtApache, type Apache } from '../apache.ts';
 import { defineCheck, type Finding } from '../check.ts';
-import { readable } from '../configuration.ts';
-import { counting, lookAtNginx, seconds, type Nginx } from '../nginx.ts';
-
-interface Seen {
-  /** Null where none runs. */
-  readonly nginx: Nginx | null;
-  readonly apache: Apache | null;
-}
+import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
+import { counting, seconds } from '../nginx.ts';
 
 /**
  * Seconds. Cloudflare uses a connection again for up to 900 s after its last request ("Proxy Idle Timeout" in
@@ -22,17 +15,11 @@ const least = 5;
 /** Requests on one connection; Apache comes with 100. */
 const fewRequests = 100;
 
-export default defineCheck<Seen>({
+export default defineCheck<Servers>({
   name: 'keep-alive',
   title: 'idle connections are kept long enough for Cloudflare to use them again',
 
-  async observe(host) {
-    const [nginx, apache] = await Promise.all([lookAtNginx(host), lookAtApache(host)]);
-    return {
-      nginx: nginx?.running === true ? nginx : null,
-      apache: apache?.running === true ? apache : null,
-    };
-  },
+  observe: runningServers,
 
   judge({ nginx, apache }) {
     return [
@@ -110,7 +97,7 @@ function short(
         share: 'maybe',
         causes: [],
         title: `${server}: how long connections are kept is not understood`,
-        evidence: [place(directive)],
+        evidence: [directiveText(directive)],
       },
     ];
   if (value === undefined || value >= enough) return [];
@@ -127,7 +114,7 @@ function short(
       evidence: [
         directive === undefined
           ? `no directive; ${server} comes with ${value} s`
-          : place(directive),
+          : directiveText(directive),
         'Cloudflare uses an idle connection again for up to 900 s; a request that meets its end fails',
       ],
       advice: `Say ${better}${directive === undefined ? '' : ` at ${directive.at}`}, then reload: systemctl reload ${reload}.`,
@@ -148,7 +135,7 @@ function few(
       share: share(directive),
       causes: [520],
       title: `${server} closes connections after ${value <= 1 ? 'each request' : `${value} requests`}`,
-      evidence: [place(directive)],
+      evidence: [directiveText(directive)],
       advice: `Say ${better} at ${directive.at}, then reload ${server}.`,
     },
   ];
@@ -158,8 +145,4 @@ function few(
 function share(directive: Directive | undefined): Finding['share'] {
   const depth = directive?.blocks.filter((block) => !block.startsWith('http#')).length ?? 0;
   return depth === 0 ? 'all' : 'part';
-}
-
-function place({ words, at }: Directive): string {
-  return `${at}: ${words.join(' ')}`;
 }

@@ -3,6 +3,7 @@ import { ofProcess } from '../../proc.ts';
 import { count, number } from '../../text.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Log } from '../logs.ts';
+import { directiveText } from '../configuration.ts';
 import { lookAtNginx } from '../nginx.ts';
 import { pidsOf, unlessMissing } from '../../programs.ts';
 
@@ -120,7 +121,7 @@ async function lookAtWorkers(
         ? { value: 512, line: 'no worker_connections; nginx comes with 512' }
         : {
             value: Number(directive.words[1]),
-            line: `${directive.at}: ${directive.words.join(' ')}`,
+            line: directiveText(directive),
           },
   };
 }

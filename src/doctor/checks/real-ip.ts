@@ -4,10 +4,9 @@ import type { Directive } from '../../nginx/configuration.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
-import { lookAtApache, type Apache } from '../apache.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
-import { readable } from '../configuration.ts';
-import { lookAtNginx, serversOf, type Nginx } from '../nginx.ts';
+import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
+import { serversOf } from '../nginx.ts';
 import { unlessMissing } from '../../programs.ts';
 
 interface Jail {
@@ -16,10 +15,7 @@ interface Jail {
   readonly ignored: readonly string[];
 }
 
-interface Seen {
-  /** Null where none runs. */
-  readonly nginx: Nginx | null;
-  readonly apache: Apache | null;
+interface Seen extends Servers {
   /** The text of each list that Apache's configuration names. */
   readonly lists: Readonly<Record<string, string>>;
   readonly jails: readonly Jail[];
@@ -41,16 +37,15 @@ export default defineCheck<Seen>({
   title: "what counts, bans or refuses by address sees the visitor's address, and not Cloudflare's",
 
   async observe(host) {
-    const [nginx, apache] = await Promise.all([lookAtNginx(host), lookAtApache(host)]);
-    const paths = (apache?.directives ?? [])
+    const servers = await runningServers(host);
+    const paths = (servers.apache?.directives ?? [])
       .filter(({ words }) => /^RemoteIP(?:Trusted|Internal)ProxyList$/i.test(words[0]!))
       .map(({ words }) => words[1] ?? '');
     const texts = await Promise.all(
       paths.map(async (path) => [path, (await ofProcess(host.read(path))) ?? ''] as const),
     );
     return {
-      nginx: nginx?.running === true ? nginx : null,
-      apache: apache?.running === true ? apache : null,
+      ...servers,
       lists: Object.fromEntries(texts),
       jails: await jails(host),
     };
@@ -143,7 +138,7 @@ function accessLists(directives: readonly Directive[], ranges: Ranges): readonly
       here.map((one) => ({
         allow: one.words[0] === 'allow',
         what: one.words[1] ?? '',
-        line: line(one),
+        line: directiveText(one),
       })),
       view,
       ranges,
@@ -253,7 +248,10 @@ function limits(directives: readonly Directive[], ranges: Ranges): readonly Find
     const key = declared?.words[1] ?? '';
     const view = nginxView(directives, blocks, ranges);
     if (isLocal(directives, blocks) || isEmpty(view.edge)) return [];
-    const evidence = [line(directive), ...(declared === undefined ? [] : [line(declared)])];
+    const evidence = [
+      directiveText(directive),
+      ...(declared === undefined ? [] : [directiveText(declared)]),
+    ];
     if (/\$(?:binary_)?remote_addr\b/.test(key))
       return [
         {
@@ -300,7 +298,7 @@ function apacheView(directives: readonly Directive[], lists: Seen['lists'], rang
   const header = named(/^RemoteIPHeader$/i).at(-1);
   if (header === undefined) return { edge: ranges, why: 'there is no RemoteIPHeader' };
   if (!headers.includes((header.words[1] ?? '').toLowerCase()))
-    return { edge: ranges, why: `${line(header)}, which Cloudflare does not send` };
+    return { edge: ranges, why: `${directiveText(header)}, which Cloudflare does not send` };
   const proxies = named(/^RemoteIP(?:Trusted|Internal)Proxy$/i).flatMap(({ words }) =>
     words.slice(1),
   );
@@ -339,11 +337,11 @@ function requires(
           share: 'maybe',
           causes: [],
           title: 'A list of Require directives is not understood; is it about visitors?',
-          evidence: here.slice(0, 3).map(line),
+          evidence: here.slice(0, 3).map(directiveText),
         },
       ];
     const rules = here.flatMap((one) =>
-      one.words.slice(2).map((what) => ({ allow: true, what, line: line(one) })),
+      one.words.slice(2).map((what) => ({ allow: true, what, line: directiveText(one) })),
     );
     const shut = { allow: false, what: 'all', line: 'and nothing else is let in there' };
     const share = blocks.some((block) => /^(?:Location|Directory|Files)/i.test(block))
@@ -377,7 +375,7 @@ function evasive(directives: readonly Directive[], ranges: Ranges): readonly Fin
       title:
         'mod_evasive counts all visitors behind one address of Cloudflare as one: they get 403',
       evidence: [
-        line(first),
+        directiveText(first),
         `no DOSWhitelist spares ${few(counted.v4)}; it takes addresses and 173.245.48.*, no prefixes`,
       ],
       command: 'a2dismod evasive && systemctl reload apache2',
@@ -473,8 +471,4 @@ function prefixes(words: readonly string[]): Ranges {
 /** Whether nearly everybody is in it. */
 function isWide({ v4, v6 }: Ranges): boolean {
   return [...v4, ...v6].some((prefix) => /\/[0-4]$/.test(prefix));
-}
-
-function line({ words, at }: Directive): string {
-  return `${at}: ${words.join(' ')}`;
 }
