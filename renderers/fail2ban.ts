@@ -35,7 +35,7 @@ import {
   type Step,
   type Stray,
 } from '../src/renderer.ts';
-import { globalUnicastV6, specialPurpose } from '../src/special-purpose.ts';
+import { publicSpace } from '../src/special-purpose.ts';
 import { count, escape, firstLines } from '../src/text.ts';
 
 /** Our two files: the texts, `null` for none. */
@@ -308,11 +308,6 @@ function isPublic({ text }: Entry): boolean {
   const prefix = prefixOf(text);
   return prefix !== undefined && namesOnly(publicSpace, [prefix]);
 }
-
-const publicSpace = subtract(
-  { v4: ['0.0.0.0/0'], v6: [globalUnicastV6] },
-  { v4: specialPurpose.v4, v6: specialPurpose.v6 },
-);
 
 /** The files with the marks in them, as far as they have any. */
 function withMarks(files: Fail2banAround['files']): Readonly<Record<string, string>> {

@@ -6,7 +6,7 @@ import { CfsyncError, exit } from './errors.ts';
 import type { Family } from './prefix.ts';
 import { canonical, intersect, isEmpty, merge, parseRanges, quote, subtract } from './prefix.ts';
 import type { Ranges } from './renderer.ts';
-import { globalUnicastV6, specialPurpose } from './special-purpose.ts';
+import { globalUnicastV6, publicSpace, specialPurpose } from './special-purpose.ts';
 
 /** A list is not to be believed; the message names the input, the line and the entry. */
 export class GateError extends CfsyncError {
@@ -158,7 +158,6 @@ function secondOpinion(family: Family, address: string): string | undefined {
 const strict = /^(\d{1,3}(?:\.\d{1,3}){3}|[\da-f:]+)\/(0|[1-9]\d{0,2})$/i;
 
 const special = [...specialPurpose.v4, ...specialPurpose.v6];
-const publicSpace = subtract(parseRanges(['0.0.0.0/0', globalUnicastV6]), parseRanges(special));
 
 /** Whole blocks are compared: the first address of 64.0.0.0/2 is public, and 127.0.0.1 is in it. */
 function isPublic(ranges: Ranges): boolean {

@@ -5,6 +5,8 @@
  * multicast registry (RFC 5771) and, for IPv6, the global unicast space (RFC 4291). Entries of the
  * registries that are inside another entry are left out.
  */
+import { parseRanges, subtract } from './prefix.ts';
+
 export const specialPurpose = {
   v4: [
     '0.0.0.0/8', // RFC 791: this network
@@ -37,3 +39,9 @@ export const specialPurpose = {
 
 /** The only IPv6 space from which IANA hands out public addresses (RFC 4291, section 2.4). */
 export const globalUnicastV6 = '2000::/3';
+
+/** What is left for hosts of the Internet. */
+export const publicSpace = subtract(
+  parseRanges(['0.0.0.0/0', globalUnicastV6]),
+  parseRanges([...specialPurpose.v4, ...specialPurpose.v6]),
+);

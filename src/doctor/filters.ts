@@ -5,20 +5,12 @@ import { parseSave, type SavedTable } from '../iptables/save.ts';
 import { at } from '../nft/listing.ts';
 import { type Family } from '../prefix.ts';
 import type { Command, Ranges } from '../renderer.ts';
-import { globalUnicastV6, specialPurpose } from '../special-purpose.ts';
+import { publicSpace } from '../special-purpose.ts';
 import { unlessMissing } from '../programs.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorContext, type DoctorHost } from './check.ts';
 import { holds } from './conditions.ts';
-import {
-  common,
-  complement,
-  fromPrefixes,
-  size,
-  toPrefixes,
-  without,
-  type Intervals,
-} from './intervals.ts';
+import { common, fromPrefixes, size, toPrefixes, without, type Intervals } from './intervals.ts';
 import { legacyBases, readTable } from './iptables.ts';
 import { IpSets } from './ipset.ts';
 import { hidesFamily, readNft } from './nft.ts';
@@ -270,11 +262,10 @@ function reach({ addresses, routes: table }: FilterSeen, address: string): Packe
 
 /** Public addresses that are not Cloudflare's. */
 export function strangers(ranges: Ranges): Readonly<Record<Family, Intervals>> {
-  const v4 = complement(fromPrefixes([...specialPurpose.v4]), 'v4');
-  const v6 = without(fromPrefixes([globalUnicastV6]), fromPrefixes([...specialPurpose.v6]));
+  const { v4, v6 } = publicSpace;
   return {
-    v4: without(v4, fromPrefixes(ranges.v4)),
-    v6: without(v6, fromPrefixes(ranges.v6)),
+    v4: without(fromPrefixes(v4), fromPrefixes(ranges.v4)),
+    v6: without(fromPrefixes(v6), fromPrefixes(ranges.v6)),
   };
 }
 

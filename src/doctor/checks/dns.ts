@@ -3,9 +3,9 @@ import { Resolver } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { CfsyncError, errno, exit } from '../../errors.ts';
-import { contains, parseRanges } from '../../prefix.ts';
+import { contains } from '../../prefix.ts';
 import { plain } from '../../proc.ts';
-import { globalUnicastV6, specialPurpose } from '../../special-purpose.ts';
+import { publicSpace } from '../../special-purpose.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { targetOf } from '../target.ts';
 
@@ -178,11 +178,8 @@ function here(origin: string, { own }: Seen, { ranges }: DoctorContext): readonl
   ];
 }
 
-const special = parseRanges([...specialPurpose.v4, ...specialPurpose.v6]);
-const globalV6 = parseRanges([globalUnicastV6]);
-
 function isPublic(address: string): boolean {
   // Of an interface, with its zone.
   const [text = ''] = address.split('%');
-  return !contains(special, text) && (isIP(text) === 4 || contains(globalV6, text));
+  return contains(publicSpace, text);
 }

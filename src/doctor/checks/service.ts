@@ -1,6 +1,7 @@
 /** Is the web server's service up, and would it start with the configuration that it has? */
 import { CfsyncError, exit } from '../../errors.ts';
 import type { Host } from '../../renderer.ts';
+import { runningFolder } from '../../systemd.ts';
 import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lookAtNginx } from '../nginx.ts';
@@ -95,7 +96,7 @@ const unitsOf: Readonly<Record<Refusal['server'], readonly string[]>> = {
 
 /** sd_booted(3): this folder is there where systemd is the init. */
 async function units(host: DoctorHost): Promise<readonly Unit[] | null> {
-  if ((await host.list('/run/systemd/system')) === undefined) return null;
+  if ((await host.list(runningFolder)) === undefined) return null;
   const names = services.map((name) => `${name}.service`);
   const { stdout } = await host.query({
     argv: ['systemctl', 'show', ...names, `--property=${properties.join(',')}`],

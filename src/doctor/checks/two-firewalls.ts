@@ -1,4 +1,5 @@
 /** Do two sets of rules get in each other's way: both variants of iptables, nft in its tables, two services at boot? */
+import { runningFolder, unitFolder } from '../../systemd.ts';
 import type { DoctorContext, Finding } from '../check.ts';
 import { defineCheck } from '../check.ts';
 import { line, observeFilters, type FilterSeen } from '../filters.ts';
@@ -20,11 +21,11 @@ export default defineCheck<Seen>({
 
   async observe(host) {
     const folders = ['sysinit', 'basic', 'multi-user', 'network-pre'].map(
-      (name) => `/etc/systemd/system/${name}.target.wants`,
+      (name) => `${unitFolder}/${name}.target.wants`,
     );
     const [filters, system, ufw, ...lists] = await Promise.all([
       observeFilters(host),
-      host.list('/run/systemd/system'),
+      host.list(runningFolder),
       host.read('/etc/ufw/ufw.conf'),
       ...folders.map((folder) => host.list(folder)),
     ]);
