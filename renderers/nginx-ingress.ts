@@ -7,7 +7,7 @@
  */
 import { isAbsolute } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
-import { bool, checkKeys, oneOf, text } from '../src/options.ts';
+import { bool, checkKeys, isFields, oneOf, text } from '../src/options.ts';
 import { canonical, intersect, isEmpty, none, parseRanges } from '../src/prefix.ts';
 import {
   defineRenderer,
@@ -394,10 +394,6 @@ function parsed(text: string, path: string, kind: string): Fields {
   }
   if (isFields(content) && content.kind === kind) return content;
   throw unreadable(path, `it is no ${kind}`);
-}
-
-function isFields(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function unreadable(path: string, why: string, cause?: unknown): BackendError {

@@ -1,4 +1,5 @@
 /** Finds the backends that are in use on this host, which is more than that they could be used. */
+import { isSwitchedOn, switchFile } from './ufw/switch.ts';
 import { BackendError } from './errors.ts';
 import { parseSave, targetOf, wordsOf, type SavedTable } from './iptables/save.ts';
 import { managedByIptables, parseListing, type Listing } from './nft/listing.ts';
@@ -166,7 +167,7 @@ async function csfSign(host: Host): Promise<string | undefined> {
 
 /** A package that was removed and not purged leaves its configuration behind. */
 async function ufwSign(host: Host): Promise<string | undefined> {
-  const isEnabled = /^ENABLED=["']?yes/im.test((await host.read('/etc/ufw/ufw.conf')) ?? '');
+  const isEnabled = isSwitchedOn(await host.read(switchFile));
   return isEnabled && (await host.list('/usr/sbin'))?.includes('ufw') === true
     ? 'UFW is enabled (/etc/ufw/ufw.conf)'
     : undefined;

@@ -17,6 +17,11 @@ export function checkKeys(
       );
 }
 
+/** An object of JSON or YAML: no list, and not null. */
+export function isFields(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 /** One of a few words. */
 export function oneOf<T extends string>(value: unknown, known: readonly T[], where: string): T {
   if (known.includes(value as T)) return value as T;
@@ -41,16 +46,15 @@ export function extras(value: unknown, where: string): readonly Extra[] {
   const list: readonly unknown[] = Array.isArray(value) ? value : [value];
   return list.map((entry) => {
     if (typeof entry === 'string') return { prefix: entry };
-    if (typeof entry !== 'object' || entry === null || Array.isArray(entry))
+    if (!isFields(entry))
       throw new CfsyncError(
         exit.usage,
         `${where}: must be a list of prefixes, each as in 198.51.100.0/24 or as {prefix: 198.51.100.0/24, comment: the office}`,
       );
-    const fields = entry as Readonly<Record<string, unknown>>;
-    checkKeys(fields, ['prefix', 'comment'], where);
+    checkKeys(entry, ['prefix', 'comment'], where);
     return {
-      prefix: text(fields.prefix, `${where}: prefix`),
-      ...(fields.comment !== undefined && { comment: text(fields.comment, `${where}: comment`) }),
+      prefix: text(entry.prefix, `${where}: prefix`),
+      ...(entry.comment !== undefined && { comment: text(entry.comment, `${where}: comment`) }),
     };
   });
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { CfsyncError, errno, exit, why } from './errors.ts';
 import { digest, ensureDir, moveAside, removeFile, writeFileAtomic } from './files.ts';
 import { host } from './host.ts';
+import { isFields } from './options.ts';
 import { equal, parseRanges } from './prefix.ts';
 import type { Notice, Ranges } from './renderer.ts';
 import { escape } from './text.ts';
@@ -228,7 +229,7 @@ function canonical(value: unknown): string {
 function sorted(value: unknown): unknown {
   if (Array.isArray(value))
     return value.some((part) => typeof part === 'object') ? value.map(sorted) : value;
-  if (!isObject(value)) return value;
+  if (!isFields(value)) return value;
   const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
   return Object.fromEntries(entries.map(([key, part]) => [key, sorted(part)]));
 }
@@ -269,12 +270,8 @@ function validCheck(content: unknown): Check {
 }
 
 export function fields(value: unknown): Readonly<Record<string, unknown>> {
-  if (!isObject(value)) throw new Error('an object is missing');
+  if (!isFields(value)) throw new Error('an object is missing');
   return value;
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** Renderers rely on canonical text, sorted and minimal. */

@@ -1,6 +1,6 @@
 /** Asks the packet filters about Cloudflare and about strangers, once for all checks that judge them. */
 import type { Family } from '../prefix.ts';
-import type { DoctorContext } from './check.ts';
+import type { DoctorContext, Finding } from './check.ts';
 import {
   filtersOf,
   isEverybody,
@@ -95,6 +95,15 @@ export function sourcesOf(results: readonly Result[], verdict: Result['verdict']
   return results
     .filter((result) => result.verdict === verdict)
     .reduce<Intervals>((all, { sources }) => union(all, sources), []);
+}
+
+/** What visitors see of it. */
+export function errorsOf(verdicts: Iterable<Result['verdict']>): Finding['causes'] {
+  const all = new Set(verdicts);
+  return [
+    ...(all.has('reject') ? ([521] as const) : []),
+    ...(all.has('drop') ? ([522] as const) : []),
+  ];
 }
 
 /** What is kept out for certain. */

@@ -1,5 +1,6 @@
 /** Reads what `nft -j` prints: libnftables-json(5), nft 0.9.8 to 1.1.3; only the members that are used. */
 import { BackendError } from '../errors.ts';
+import { isFields } from '../options.ts';
 import { canonical, fromInterval, PrefixError } from '../prefix.ts';
 
 export type Family = 'ip' | 'ip6' | 'inet';
@@ -190,10 +191,6 @@ function shallow(value: unknown): unknown {
     (left === 0 || Object.values(part).some((inner) => isDeep(inner, left - 1)));
   if (isDeep(value, 100)) throw unreadable('it is nested too deeply');
   return value;
-}
-
-function isFields(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function unreadable(why: string, cause?: unknown): BackendError {

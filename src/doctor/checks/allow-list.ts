@@ -11,9 +11,9 @@ import {
   type FilterSeen,
 } from '../filters.ts';
 import { common, fromPrefixes, without } from '../intervals.ts';
-import { isBan, rangesOut, sourcesOf, surveyOf, type Survey } from '../survey.ts';
-import type { Rule } from '../walk.ts';
-import { portsText } from '../words.ts';
+import { errorsOf, isBan, rangesOut, sourcesOf, surveyOf, type Survey } from '../survey.ts';
+import type { Result, Rule } from '../walk.ts';
+import { atMost, portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'allow-list',
@@ -30,7 +30,7 @@ function missing({ filters, doors }: Survey, context: DoctorContext): readonly F
   const lacking = new Set<string>();
   const rules = new Map<string, Rule>();
   const ports = new Set<number>();
-  const verdicts = new Set<string>();
+  const verdicts = new Set<Result['verdict']>();
   for (const { family, port, cloudflare, allowing } of doors) {
     const out = rangesOut(cloudflare, ranges[family]);
     const isListed = allowing.length > 0 || out.length * 2 < ranges[family].length;
@@ -61,15 +61,10 @@ function missing({ filters, doors }: Survey, context: DoctorContext): readonly F
     {
       level: 'problem',
       share: 'part',
-      causes: [
-        ...(verdicts.has('reject') ? ([521] as const) : []),
-        ...(verdicts.has('drop') ? ([522] as const) : []),
-      ],
+      causes: errorsOf(verdicts),
       title: `The allow-list for ${portsText(ports)} lacks ${count(names.length, 'range')} of Cloudflare's`,
       evidence: [
-        ...(names.length > 8 ? [...names.slice(0, 8), `and ${names.length - 8} more`] : names).map(
-          (range) => `not let in: ${range}`,
-        ),
+        ...atMost(names, 8).map((range) => `not let in: ${range}`),
         ...[...rules.values()].slice(0, 3).map((one) => `kept out by ${line(one)}`),
         `judged by the ${list.kind === 'snapshot' ? 'snapshot' : 'list that came with this release'} of ${list.asOf.slice(0, 10)}`,
       ],

@@ -15,8 +15,9 @@ import {
   without,
   type Intervals,
 } from '../intervals.ts';
-import { isBan, surveyOf } from '../survey.ts';
+import { errorsOf, isBan, surveyOf } from '../survey.ts';
 import type { Rule } from '../walk.ts';
+import { atMost } from '../words.ts';
 
 interface Seen {
   /** Null where the rules cannot be read, which other checks say. */
@@ -197,13 +198,7 @@ function weight(
     level: 'problem',
     share: isAll ? 'all' : 'part',
     // Which of the two it is, the rule tells; without one (another way to ban) either may be.
-    causes:
-      verdicts.length === 0
-        ? [521, 522]
-        : [
-            ...(verdicts.includes('reject') ? ([521] as const) : []),
-            ...(verdicts.includes('drop') ? ([522] as const) : []),
-          ],
+    causes: verdicts.length === 0 ? [521, 522] : errorsOf(verdicts),
     explains: hits.map(({ rule }) => rule.id),
   };
 }
@@ -252,5 +247,5 @@ function liftCommand(
 }
 
 function shown(list: readonly string[]): readonly string[] {
-  return list.length > 5 ? [...list.slice(0, 5), `and ${list.length - 5} more`] : list;
+  return atMost(list, 5);
 }

@@ -1,4 +1,5 @@
 /** Are CSF and ufw in a state in which their rules do what their files say? */
+import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
 import { isOn, parseConf } from '../../csf/conf.ts';
 import { defineCheck, type Finding } from '../check.ts';
 import { filtersOf, tryFilters, type FilterSeen } from '../filters.ts';
@@ -23,7 +24,7 @@ export default defineCheck<Seen>({
       host.read('/etc/csf/csf.conf'),
       host.read('/etc/csf/csf.disable'),
       host.read('/etc/csf/csf.error'),
-      host.read('/etc/ufw/ufw.conf'),
+      host.read(switchFile),
     ]);
     return {
       filters,
@@ -83,7 +84,7 @@ function ufw(
   { filters: seen, ufw: conf }: Seen,
   context: Parameters<typeof surveyOf>[1],
 ): readonly Finding[] {
-  if (seen === null || !/^ENABLED=["']?yes/im.test(conf ?? '')) return [];
+  if (seen === null || !isSwitchedOn(conf)) return [];
   const { ruleset } = filtersOf(seen);
   const has = (chain: string): boolean =>
     [...ruleset.chains.keys()].some((name) => name.endsWith(` filter ${chain}`));

@@ -1,4 +1,5 @@
 /** Are the rules for one family only, while the other one is served as well? */
+import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
 import { parseConf, isOn } from '../../csf/conf.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { applyCommand, line, observeFilters, type FilterSeen } from '../filters.ts';
@@ -25,10 +26,10 @@ export default defineCheck<Seen>({
       observeFilters(host),
       listeners(host),
       host.read('/etc/default/ufw'),
-      host.read('/etc/ufw/ufw.conf'),
+      host.read(switchFile),
       host.read('/etc/csf/csf.conf'),
     ]);
-    const enabled = /^ENABLED=["']?yes/im.test(ufw ?? '');
+    const enabled = isSwitchedOn(ufw);
     return {
       filters,
       listeners: heard,

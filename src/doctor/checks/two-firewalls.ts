@@ -1,4 +1,5 @@
 /** Do two sets of rules get in each other's way: both variants of iptables, nft in its tables, two services at boot? */
+import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
 import { runningFolder, unitFolder } from '../../systemd.ts';
 import type { DoctorContext, Finding } from '../check.ts';
 import { defineCheck } from '../check.ts';
@@ -26,7 +27,7 @@ export default defineCheck<Seen>({
     const [filters, system, ufw, ...lists] = await Promise.all([
       observeFilters(host),
       host.list(runningFolder),
-      host.read('/etc/ufw/ufw.conf'),
+      host.read(switchFile),
       ...folders.map((folder) => host.list(folder)),
     ]);
     const found = lists.filter((names) => names !== undefined).flat();
@@ -34,7 +35,7 @@ export default defineCheck<Seen>({
       filters,
       wanted: lists.every((names) => names === undefined) ? null : found,
       runs: system !== undefined,
-      ufw: /^ENABLED=["']?yes/im.test(ufw ?? ''),
+      ufw: isSwitchedOn(ufw),
     };
   },
 
