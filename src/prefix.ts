@@ -43,6 +43,8 @@ export function canonical(text: string): { family: Family; text: string } | unde
   const table = scratch[family];
   table.rows = 0;
   if (!append(table, text)) return undefined;
+  // Of IPv4 there is no other form.
+  if (family === 'v4') return { family, text };
   return { family, text: line.toString('latin1', 0, writeRow(table, 0, line, 0)) };
 }
 
