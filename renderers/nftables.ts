@@ -213,6 +213,7 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
       ['delete what is no longer wanted', sweepLines(wanted, observed)],
     ];
     const filled = stages.filter(([, lines]) => lines.length > 0);
+    if (filled.length === 0) return [];
     const all = script([
       ...refreshLines(wanted, observed, mostChecked),
       ...stages.slice(1).flatMap(([, lines]) => lines),
@@ -872,14 +873,12 @@ function setLines(
 
 function addSet(table: NftTable, name: SetName, prefixes: readonly string[] = []): string[] {
   const head = `add set ${at(table)} ${name} { type ${setType[name]}; flags interval;`;
-  return prefixes.length === 0
-    ? [`${head} }`]
-    : [`${head} elements = {`, ...prefixes.map((p) => `\t${p},`), '}; }'];
+  return prefixes.length === 0 ? [`${head} }`] : [`${head} elements = {`, listed(prefixes), '}; }'];
 }
 
 function elementLines(table: NftTable, name: SetName, prefixes: readonly string[]): string[] {
   if (prefixes.length === 0) return [];
-  return [`add element ${at(table)} ${name} {`, ...prefixes.map((p) => `\t${p},`), '}'];
+  return [`add element ${at(table)} ${name} {`, listed(prefixes), '}'];
 }
 
 function chainLines(
@@ -1122,7 +1121,12 @@ function defineText(owned: NftOwned): string[] {
 
 /** nft refuses `elements = { }`, so an empty list leaves the whole statement out. */
 function braces(head: string, prefixes: readonly string[]): string[] {
-  return prefixes.length === 0 ? [] : [head, ...prefixes.map((p) => `\t${p},`), '}'];
+  return prefixes.length === 0 ? [] : [head, listed(prefixes), '}'];
+}
+
+/** A line for each, in one text: a text for each of 100,000 takes ten times as long. */
+function listed(prefixes: readonly string[]): string {
+  return `\t${prefixes.join(',\n\t')},`;
 }
 
 // ---- small things ----
