@@ -283,7 +283,7 @@ describe('plan', () => {
     expect(there).toMatch(/^flush set inet filter cfsync4\nadd element inet filter cfsync4 \{\n/m);
     expect(there).not.toContain('elements = {');
     const absent = textOf({ ...observed.around, sets: [] });
-    expect(absent).toMatch(/^create set inet filter cfsync4 \{ .* elements = \{\n\t[\d./]+,\n/m);
+    expect(absent).toMatch(/^add set inet filter cfsync4 \{ .* elements = \{\n\t[\d./]+,\n/m);
     expect(absent).not.toMatch(/flush set|add element/);
   });
 
