@@ -154,12 +154,19 @@ export function planId(plans: readonly Plan[]): string {
   return digest(JSON.stringify(plans.map((p) => [p.job.name, p.steps]))).slice(0, 12);
 }
 
-/** Asks whether every file can be replaced, and every program whether it would take its part; nothing is changed. */
+/**
+ * Asks whether every file can be replaced, and every program whether it would take its part; nothing is changed. All
+ * are asked at once, and waited for: of several that say no the first step's answer counts.
+ */
 export async function check(plan: Plan): Promise<void> {
-  for (const step of plan.steps) {
-    if (step.kind === 'file') await mustBeFile(step.path);
-    if (step.check !== undefined) await must(step.check, `${plan.job.name}: the check failed`);
-  }
+  const answers = await Promise.allSettled(plan.steps.map((step) => checkStep(step, plan.job)));
+  const failed = answers.find((answer) => answer.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+}
+
+async function checkStep(step: Step, { name }: Job): Promise<void> {
+  if (step.kind === 'file') await mustBeFile(step.path);
+  if (step.check !== undefined) await must(step.check, `${name}: the check failed`);
 }
 
 async function must(command: Command, what: string): Promise<void> {

@@ -154,64 +154,26 @@ function noLock(program: string, code: number | null): CfsyncError {
 }
 
 /**
- * Starts a program that takes a lock and then answers a line, and leaves it running: undefined when the lock is
- * not to be had in time, else a function that closes its input and waits for its end.
+ * Takes the lock of an open file: a child that inherits the descriptor as its 3 does it, and the lock stays with
+ * the open file. False when it is not to be had within `seconds`.
  */
-export function hold(
-  command: Command,
-  timeout: number,
-): Promise<(() => Promise<void>) | undefined> {
-  const [program, ...args] = command.argv;
+export function lockOpen(fd: number, argv: Command['argv'], seconds: number): Promise<boolean> {
+  const [program, ...args] = argv;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       env: ours(),
-      stdio: ['pipe', 'pipe', 'ignore'],
+      stdio: ['ignore', 'ignore', 'ignore', fd],
       detached: true,
     });
-    const closed = new Promise<void>((done) => {
-      child.on('close', () => done());
-    });
-    const timer = setTimeout(() => endGroup(child), timeout);
+    const timer = setTimeout(() => endGroup(child), (seconds + 5) * 1000);
     child.on('error', (cause) => {
       clearTimeout(timer);
       reject(spawnError(program, cause));
     });
-    child.stdin.on('error', () => {});
-    child.stdout.once('data', () => {
-      clearTimeout(timer);
-      resolve(() => {
-        child.stdin.end();
-        return closed;
-      });
-    });
-    child.on('close', (code) => {
-      clearTimeout(timer);
-      if (code === lateForLock) resolve(undefined);
-      else reject(noLock(program, code));
-    });
-    child.stdin.write('ready\n');
-  });
-}
-
-/**
- * Takes the flock(2) of an open file: a child that inherits the descriptor does it, and the lock stays with
- * the open file. False when it is not to be had within `seconds`.
- */
-export function lockOpen(fd: number, seconds: number): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('flock', ['-E', String(lateForLock), '-w', String(seconds), '3'], {
-      env: environment(),
-      stdio: ['ignore', 'ignore', 'ignore', fd],
-    });
-    const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 5) * 1000);
-    child.on('error', (cause) => {
-      clearTimeout(timer);
-      reject(spawnError('flock', cause));
-    });
     child.on('close', (code) => {
       clearTimeout(timer);
       if (code === 0 || code === lateForLock) resolve(code === 0);
-      else reject(noLock('flock', code));
+      else reject(noLock(program, code));
     });
   });
 }
