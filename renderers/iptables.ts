@@ -649,10 +649,10 @@ async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatches' | 'a
 
 async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
   const program = tool[family];
-  const [restores, saved] = await Promise.all([
-    restoreVersion(host, `${program}-restore`),
+  const [saved, restores] = await Promise.all([
     // All tables: -t loads the table that it names, where the legacy variant had none.
     ask(host, { argv: [`${program}-save`] }),
+    restoreVersion(host, `${program}-restore`),
   ]);
   const saves = versionIn(saved) ?? (await version(host, `${program}-save`));
   const isNft = (version: string): boolean => version.includes('nf_tables');
