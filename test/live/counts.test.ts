@@ -14,16 +14,20 @@ const log = '/run/lab/log';
 
 interface Counts {
   readonly programs: readonly string[];
-  /** Outside of the state directory; a temporary folder is gone afterwards and does not count. */
+  /**
+   * Outside of the state directory; a temporary folder is gone afterwards and does not count, and a lock is opened
+   * and not written to.
+   */
   readonly written: readonly string[];
 }
 
+const filter = 'for t in iptables ip6tables; do $t -A INPUT -p tcp --dport 22 -j ACCEPT; done';
 const setups: Readonly<
   Record<string, { readonly args: readonly string[]; readonly setup: string }>
 > = {
   nftables: { args: ['-b', 'nftables'], setup: 'true' },
-  iptables: { args: ['-b', 'iptables'], setup: 'true' },
-  'iptables --ipset': { args: ['-b', 'iptables', '--ipset'], setup: 'true' },
+  iptables: { args: ['-b', 'iptables'], setup: filter },
+  'iptables --ipset': { args: ['-b', 'iptables', '--ipset'], setup: filter },
   ufw: { args: ['-b', 'ufw'], setup: 'ufw allow 22/tcp; ufw --force enable' },
   fail2ban: {
     args: ['-b', 'fail2ban'],
@@ -54,7 +58,7 @@ describeLive('counts', { programs: ['nft', 'iptables', 'ipset', 'ufw', 'fail2ban
       written: operations
         .filter(({ kind, changes }) => kind === 'file' && changes)
         .map(({ what }) => what.split(' ').at(-1)!)
-        .filter((what) => !/^(\/run\/lab\/state|\/tmp\/cfsync-)/.test(what)),
+        .filter((what) => !/^(\/run\/lab\/state|\/tmp\/cfsync-|\/run\/ufw\.lock$)/.test(what)),
     };
   }
 
