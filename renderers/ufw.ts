@@ -39,6 +39,7 @@ import { leftovers, putBack, without, type UfwStray } from '../src/ufw/leftovers
 import {
   adminRules,
   block,
+  claimsLater,
   claimsOf,
   commandOf,
   edit,
@@ -532,14 +533,12 @@ function isLoaded(
   live: readonly ChainRule[],
   chain: string,
 ): boolean {
-  const ours = new Set(
-    ofOurForm(
-      blocks.flatMap((text) => text.split('\n')),
-      chain,
-    ),
-  );
-  const filed = new Set(ofOurForm(lines, chain));
-  const claims = claimsOf(blocks);
+  const keys = keysOf(lines, chain);
+  const filed = new Set(keys.values());
+  const own = blocks.flatMap((text) => text.split('\n'));
+  const ours = new Set(own.map((line) => keys.get(line)));
+  ours.delete(undefined);
+  const claims = claimsLater(blocks);
   let hindered = false;
   for (const rule of live) {
     if (!isOfOurForm(rule)) {
@@ -553,12 +552,14 @@ function isLoaded(
   return ours.size === 0;
 }
 
-function ofOurForm(lines: readonly string[], chain: string): string[] {
-  return lines
-    .map(parseRule)
-    .filter((rule) => rule !== undefined)
-    .filter((rule) => rule.chain === chain && isOfOurForm(rule))
-    .map(ruleKey);
+/** Of the rules of our form among lines of a file, by line. */
+function keysOf(lines: readonly string[], chain: string): ReadonlyMap<string, string> {
+  const keys = new Map<string, string>();
+  for (const line of lines) {
+    const rule = parseRule(line);
+    if (rule?.chain === chain && isOfOurForm(rule)) keys.set(line, ruleKey(rule));
+  }
+  return keys;
 }
 
 /** What the kernel has without the rules that go. */

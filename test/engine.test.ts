@@ -214,6 +214,21 @@ describe('apply', () => {
     expect(journal.content).toMatchObject({ before: { text: null } });
   });
 
+  it('asks for all checks at once, and names the first step that is refused', async () => {
+    const shell = (script: string): Step => ({
+      ...command('true'),
+      check: { argv: ['sh', '-c', script], timeout: 10_000 },
+    });
+    const mark = join(folder, 'mark');
+    const first = `until test -e ${mark}; do sleep 0.01; done`;
+    const second = `: >${mark}`;
+    await check(await plan(fileBackend([shell(first), shell(second)])));
+    rmSync(mark);
+    const fail = (script: string, what: string) => shell(`${script}; echo ${what} >&2; exit 3`);
+    const both = fileBackend([fail(first, 'first'), fail(second, 'second')]);
+    await expect(check(await plan(both))).rejects.toMatchObject({ detail: ['first'] });
+  });
+
   it('changes nothing when a check fails', async () => {
     const bad: Step = { ...command('true'), check: { argv: ['false'] } };
     await expect(check(await plan(fileBackend([bad])))).rejects.toMatchObject({

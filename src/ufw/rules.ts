@@ -207,6 +207,12 @@ export function claimsOf(blocks: readonly string[]): readonly Claim[] {
   return [...claims.values()];
 }
 
+/** The same when it is first asked for: few hosts have rules that may hinder ours. */
+export function claimsLater(blocks: readonly string[]): () => readonly Claim[] {
+  let known: readonly Claim[] | undefined;
+  return () => (known ??= claimsOf(blocks));
+}
+
 export function tupleOf(text: string): Tuple {
   return parseTuple(text.split('\n')[0]!)!;
 }
@@ -222,7 +228,7 @@ function rulesBefore(segments: readonly Segment[], index: number): number {
  */
 export function edit(file: RulesFile, blocks: readonly string[], at?: number): string {
   const { segments } = file;
-  const claims = claimsOf(blocks);
+  const claims = claimsLater(blocks);
   const effects = segments.map((s) =>
     s.tuple === undefined || s.own ? undefined : effect(s, claims),
   );
@@ -236,7 +242,7 @@ export function edit(file: RulesFile, blocks: readonly string[], at?: number): s
 }
 
 /** What an admin's rule does to ours behind it. */
-function effect({ body }: Segment, claims: readonly Claim[]): 'whole' | 'part' | undefined {
+function effect({ body }: Segment, claims: () => readonly Claim[]): 'whole' | 'part' | undefined {
   const all = body.split('\n').map((line) => {
     const rule = parseRule(line);
     return rule?.chain.endsWith('-user-input') ? hinders(rule, claims) : undefined;
