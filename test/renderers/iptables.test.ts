@@ -225,6 +225,12 @@ describe('reading', () => {
         );
     });
 
+    it('not where what is saved names none, and the writer says that it is the same', async () => {
+      // So does nf_tables before 1.8.8.
+      const { observed } = await wantOn({ v4: printed('policy-drop-legacy.save') });
+      expect(observed.around.v4.other.variant).toBe('legacy');
+    });
+
     it('also when the reader changes within a run, which asks the writer once', async () => {
       const host = hostWith({ v4: printed('policy-drop.save'), variant: 'nf_tables' });
       const asked: string[] = [];
