@@ -675,7 +675,7 @@ async function familyAround(host: Host, family: Family): Promise<FamilyAround> {
   };
 }
 
-/** Of the run: what `iptables-save` prints says again and again of which variant that is. */
+/** Asked for once in a run: should a variant be switched in the middle of it, `iptables-save` still tells. */
 const restoreVersions = new WeakMap<Host, Map<string, string>>();
 
 async function restoreVersion(host: Host, program: string): Promise<string> {

@@ -207,7 +207,7 @@ export function claimsOf(blocks: readonly string[]): readonly Claim[] {
   return [...claims.values()];
 }
 
-/** The same when it is first asked for: few hosts have rules that may hinder ours. */
+/** The same, once it is asked for: few hosts have rules that may hinder ours. */
 export function claimsLater(blocks: readonly string[]): () => readonly Claim[] {
   let known: readonly Claim[] | undefined;
   return () => (known ??= claimsOf(blocks));
