@@ -30,8 +30,8 @@ const others = {
 type Kind = keyof typeof others;
 const kinds = ['fcntl', 'flock'] as const;
 const other = (kind: Kind, file = path): readonly [string, ...string[]] => {
-  const [program, ...args] = [...others[kind], file];
-  return kind === 'flock' ? [program!, ...args, 'sh', '-c', 'echo held; cat'] : [program!, ...args];
+  const [program, ...args] = others[kind];
+  return [program, ...args, file, ...(kind === 'flock' ? ['sh', '-c', 'echo held; cat'] : [])];
 };
 
 /** Whether another program gets the lock now. */
