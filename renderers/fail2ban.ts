@@ -746,7 +746,7 @@ function unban(ranges: Ranges, around: Fail2banAround, reload: boolean): readonl
   if (inside.length === 0 && !reload) return [];
   const what =
     inside.length === 0 ? 'lift what is banned of the ranges by then' : `lift ${list(inside)}`;
-  return [{ ...run(what, ['unban', ...ranges.v4, ...ranges.v6]), final: true }];
+  return [{ ...run(what, ['unban', ...ranges.v4, ...ranges.v6]), final: true, ifLeft: true }];
 }
 
 function list(bans: readonly Ban[]): string {

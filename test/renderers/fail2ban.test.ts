@@ -250,6 +250,7 @@ describe('plan', () => {
     );
     expect(steps.at(-1)).toMatchObject({
       final: true,
+      ifLeft: true,
       command: { argv: ['fail2ban-client', 'unban', ...bundled.v4, ...bundled.v6] },
     });
     expect(notices.map(({ level }) => level)).toEqual(['warning', 'warning']);
