@@ -19,7 +19,7 @@ const line =
   /^ *\d+: ([\dA-F]{8}|[\dA-F]{32}):([\dA-F]{4}) ([\dA-F]{8}|[\dA-F]{32}):([\dA-F]{4}) 01 \S+ \S+ \S+ +(\d+) +\d+ (\d+) /gm;
 
 export async function connections(host: Pick<Host, 'read'>): Promise<readonly Connection[]> {
-  const texts = [await host.read('/proc/net/tcp'), await host.read('/proc/net/tcp6')];
+  const texts = await Promise.all([host.read('/proc/net/tcp'), host.read('/proc/net/tcp6')]);
   // A busy host has many connections and few addresses.
   const seen = new Map<string, string>();
   const decode = (hex: string): string => {

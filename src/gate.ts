@@ -1,7 +1,7 @@
 /** Download gate: decides whether a list is to be believed, as a whole or not at all. */
 
 import ipaddr from 'ipaddr.js';
-import { isIP } from 'node:net';
+import { isIPv4 } from 'node:net';
 import { CfsyncError, exit } from './errors.ts';
 import type { Family } from './prefix.ts';
 import { canonical, intersect, isEmpty, merge, parseRanges, quote, subtract } from './prefix.ts';
@@ -135,9 +135,10 @@ interface Prefix {
  */
 function readPrefix(entry: string): Prefix | string {
   const [, address = '', digits] = strict.exec(entry) ?? [];
-  const version = isIP(address);
-  if (version === 0) return `${quote(entry)} is not a prefix`;
-  const family = version === 4 ? 'v4' : 'v6';
+  const family = address.includes(':') ? 'v6' : 'v4';
+  // Node 20 takes 5 ms to compile the expression of its isIPv6.
+  const read = family === 'v4' ? isIPv4(address) : URL.canParse(`http://[${address}]`);
+  if (!read) return `${quote(entry)} is not a prefix`;
   const length = Number(digits);
   if (length > widths[family]) return `${entry} is longer than /${widths[family]}`;
   const prefix = canonical(entry);

@@ -50,11 +50,10 @@ export async function observeSessions(
   ports: readonly number[],
   everywhere = false,
 ): Promise<Sessions> {
-  const all = await connections(host);
+  const [all, line] = await Promise.all([connections(host), ancestors(host)]);
   const here = new Set(all.map(({ address }) => address));
   const isHere = (address: string): boolean => here.has(address) || isLoopback(address);
   const remote = all.filter(({ port, peer }) => ports.includes(port) && !isHere(peer));
-  const line = await ancestors(host);
   const named = line.flatMap(fromEnvironment);
   const held = line.flatMap((process) => fromSockets(process, all));
   const legs = [...named, ...held].filter(({ peer }) => !isHere(peer));
@@ -79,12 +78,12 @@ async function ancestors(host: ProcessHost): Promise<readonly Process[]> {
     // Not process.pid: it need not be the number that this /proc counts by.
     const pid = stat.slice(0, stat.indexOf(' '));
     if (found.some((process) => process.pid === pid)) break;
-    found.push({
-      pid,
-      name: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')),
-      environment: (await ofProcess(host.read(`/proc/${pid}/environ`))) ?? '',
-      sockets: await sockets(host, `/proc/${pid}/fd`),
-    });
+    const name = stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')'));
+    const [environment = '', inodes] = await Promise.all([
+      ofProcess(host.read(`/proc/${pid}/environ`)),
+      sockets(host, `/proc/${pid}/fd`),
+    ]);
+    found.push({ pid, name, environment, sockets: inodes });
     const parent = statField(stat, 4);
     stat = parent ? await ofProcess(host.read(`/proc/${parent}/stat`)) : undefined;
   }
@@ -92,13 +91,9 @@ async function ancestors(host: ProcessHost): Promise<readonly Process[]> {
 }
 
 async function sockets(host: ProcessHost, folder: string): Promise<ReadonlySet<string>> {
-  const found = new Set<string>();
-  for (const name of (await ofProcess(host.list(folder))) ?? []) {
-    const target = await ofProcess(host.link(`${folder}/${name}`));
-    const inode = /^socket:\[(\d+)\]$/.exec(target ?? '')?.[1];
-    if (inode !== undefined) found.add(inode);
-  }
-  return found;
+  const names = (await ofProcess(host.list(folder))) ?? [];
+  const targets = await Promise.all(names.map((name) => ofProcess(host.link(`${folder}/${name}`))));
+  return new Set(targets.flatMap((target) => /^socket:\[(\d+)\]$/.exec(target ?? '')?.[1] ?? []));
 }
 
 /** sshd(8): address and port of the client, then of the server. */

@@ -125,6 +125,14 @@ describeLive('benchmarks', { programs: ['bash', 'curl', 'python3', 'taskset'] },
       const [a, b] = await run([{ run: apply('nftables') }, bare], 20);
       compare('nftables, no change, against a bare Node', 'cpu', a!, b!, atMost(9));
     });
+
+    test('three requests', async () => {
+      const words = ['ips-v4', 'ips-v6', 'ips.json'].map((path) => `${url}/${path}`);
+      const requests = { run: `${node} ${file('requests.cjs')} ${words.join(' ')}` };
+      const [a, b] = await run([requests, bare], 20);
+      const what = 'a Node that makes the three requests, against a bare one';
+      compare(what, 'wall', a!, b!, { text: '' });
+    });
   });
 
   test('ufw', async () => {

@@ -56,7 +56,7 @@ const theirs = `${statement}|(?:tcp|udp|th) dport (?:${ports}|\\{ ${ports}(?:, $
 const line = new RegExp(
   `^(?:${[
     `(?:add|delete) table ${table}`,
-    `add set ${table} cfsync[46] \\{ type ipv[46]_addr; flags interval; \\}`,
+    `create set ${table} cfsync[46] \\{ type ipv[46]_addr; flags interval; \\}`,
     `(?:flush|delete) set ${table} cfsync[46]`,
     `add element ${table} cfsync[46] \\{`,
     '\\t[0-9a-f.:]+/\\d+,',
