@@ -626,10 +626,7 @@ function serverIn(answer: Readonly<Record<string, unknown>>): readonly RunningJa
     if (asked !== name) throw unreadable(`${client} ${words}`, 'it is of another jail');
     const outcome = outcomeOf(said, words);
     if (outcome.code !== 0) return notAnswered(outcome);
-    const ignores = ignoredIn(outcome.stdout);
-    if (ignores === undefined)
-      throw unreadable(`${client} ${words}`, 'there is no whole list of addresses in it');
-    jails.push({ name, ignores, bans });
+    jails.push({ name, ignores: ignoredIn(outcome.stdout, name), bans });
   }
   return jails.sort((a, b) => (a.name < b.name ? -1 : 1));
 }

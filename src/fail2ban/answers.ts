@@ -19,10 +19,46 @@ export function bannedIn(text: string): Lists {
 }
 
 /**
- * What `fail2ban-client get JAIL ignoreip` printed: a heading, then `|- ` and an entry a line; the last one has a
- * backquote. A heading alone ends without a colon. Undefined when that is not all of it.
+ * What `fail2ban-client status` printed: the names of the jails, and how many there are.
+ * @throws BackendError
  */
-export function ignoredIn(text: string): readonly string[] | undefined {
+export function jailsIn(text: string): readonly string[] {
+  const [, number, list] =
+    /^Status\n\|- Number of jail:\t(\d+)\n`- Jail list:\t(.*)\n$/.exec(text) ?? [];
+  const names = list === undefined || list === '' ? [] : list.split(', ');
+  if (list === undefined || names.length !== Number(number) || !names.every(isLine))
+    throw unreadable('fail2ban-client status', 'there is no whole list of jails in it');
+  return names;
+}
+
+/**
+ * What `fail2ban-client get JAIL ignoreip` printed.
+ * @throws BackendError
+ */
+export function ignoredIn(text: string, jail: string): readonly string[] {
+  const entries = entriesIn(text);
+  if (entries?.every(isWord) === true) return entries;
+  throw unreadable(
+    `fail2ban-client get ${jail} ignoreip`,
+    'there is no whole list of addresses in it',
+  );
+}
+
+/**
+ * What `fail2ban-client get JAIL logpath` printed.
+ * @throws BackendError
+ */
+export function logsIn(text: string, jail: string): readonly string[] {
+  const entries = entriesIn(text);
+  if (entries?.every(isLine) === true) return entries;
+  throw unreadable(`fail2ban-client get ${jail} logpath`, 'there is no whole list of files in it');
+}
+
+/**
+ * A heading, then `|- ` and an entry a line; the last one has a backquote. A heading alone ends without a colon.
+ * Undefined when that is not all of it.
+ */
+function entriesIn(text: string): readonly string[] | undefined {
   const [heading, ...lines] = text.split('\n');
   // It ends with a line feed.
   const isWhole =
@@ -31,7 +67,11 @@ export function ignoredIn(text: string): readonly string[] | undefined {
     const start = i === lines.length - 1 ? '`- ' : '|- ';
     return one.startsWith(start) ? one.slice(start.length) : '';
   });
-  return isWhole && entries.every(isWord) ? entries : undefined;
+  return isWhole ? entries : undefined;
+}
+
+function isLine(text: string): boolean {
+  return line.test(text);
 }
 
 export function isWord(text: string): boolean {
@@ -43,7 +83,7 @@ export function listsIn(value: unknown, program: string): Lists {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw unreadable(program, 'there are no jails in it');
   return Object.entries(value).map(([name, list]: [string, unknown]) => {
-    if (!isTexts(list) || !line.test(name))
+    if (!isTexts(list) || !isLine(name))
       throw unreadable(program, `jail ${name} has no list of addresses, or is none`);
     return [name, list];
   });
