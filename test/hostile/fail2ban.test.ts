@@ -179,21 +179,19 @@ describe('what fail2ban answers', () => {
     );
   });
 
+  const none = { code: 0, stdout: 'none\n', stderr: '' };
   test.each([
     ['no answer of a jail', { ignoreip: [] }],
     [
       'an answer too many',
       {
         ignoreip: [
-          ['labt', {}],
-          ['labt', {}],
+          ['labt', none],
+          ['labt', none],
         ],
       },
     ],
-    [
-      'the answer of another jail',
-      { ignoreip: [['labx', { code: 0, stdout: 'none\n', stderr: '' }]] },
-    ],
+    ['the answer of another jail', { ignoreip: [['labx', none]] }],
     ['no name of a jail', { ignoreip: [null] }],
     ['no list of a name and an answer', { ignoreip: [{}] }],
     ['a text for the answer of a jail', { ignoreip: [['labt', 'none\n']] }],

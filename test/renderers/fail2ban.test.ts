@@ -420,6 +420,12 @@ describe('adopt', () => {
     expect(fileSteps(steps).map(({ path }) => path)).toEqual([late]);
   });
 
+  it('leaves alone what a link leads to', async () => {
+    const { before, steps } = await adopted({ links: ['jail.local'] });
+    expect(new Set(before.strays!.map(({ file }) => file))).toEqual(new Set(['jail.d/cf.conf']));
+    expect(fileSteps(steps).map(({ path }) => path)).not.toContain(local);
+  });
+
   it('has nothing to do where nobody wrote anything', async () => {
     const seen = await observe('carried');
     const observed = fail2ban.adopt!(seen, desired(), known);
