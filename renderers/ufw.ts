@@ -39,6 +39,7 @@ import { leftovers, putBack, without, type UfwStray } from '../src/ufw/leftovers
 import {
   adminRules,
   block,
+  claimsLater,
   claimsOf,
   commandOf,
   edit,
@@ -76,6 +77,8 @@ interface Perhaps<T> {
 export interface UfwAround {
   /** /etc/ufw/user.rules and user6.rules. */
   readonly texts: Readonly<Record<Family, string>>;
+  /** What they say. */
+  readonly files: Readonly<Record<Family, RulesFile>>;
   /** The same with ours in the places of what is taken over, where something is. */
   readonly adopted?: Readonly<Partial<Record<Family, RulesFile>>>;
   /** Rules for Cloudflare's ranges that cannot be taken over, as the words after `ufw`. */
@@ -86,8 +89,8 @@ export interface UfwAround {
   readonly ipv6: 'yes' | 'no' | 'no kernel support';
   /** DEFAULT_INPUT_POLICY in /etc/default/ufw: `accept`, `drop` or `reject`. */
   readonly policy: string;
-  /** What `iptables -S` and `ip6tables -S` print; absent while UFW is inactive. */
-  readonly kernel?: Perhaps<string>;
+  /** As `iptables -S` and `ip6tables -S` tell it; absent while UFW is inactive. */
+  readonly kernel?: Perhaps<Listing>;
   /** Docker's bridges. */
   readonly docker: readonly string[];
   readonly defaultRoutes: readonly string[];
@@ -136,8 +139,10 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     const state = (family: Family): FamilyState => {
       const file = rulesOf(family, around);
       if (!isUsed(family, around)) return { ...ownBlocks(file), loaded: true };
-      const then = ownBlocks(parseRules(edit(file, blocks[family]), paths[family]));
-      return { ...then, loaded: true };
+      const text = edit(file, blocks[family]);
+      const settled = text === around.texts[family];
+      const then = settled ? around.files[family] : parseRules(text, paths[family]);
+      return { ...ownBlocks(then), loaded: true };
     };
     const [v4, v6] = [state('v4'), state('v6')];
     return { owned: { ranges: held(v4, v6), v4, v6 }, notices: remarks(desired, v4, around) };
@@ -148,15 +153,21 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     const texts = { v4: await readRules(host, paths.v4), v6: await readRules(host, paths.v6) };
     const enabled = settings.get('enabled') === 'yes';
     const stack = (await host.list('/proc/sys/net/ipv6')) !== undefined;
-    const kernel = enabled ? { kernel: await readKernel(host, stack) } : {};
+    const [kernel, files, docker, defaultRoutes] = await Promise.all([
+      enabled ? readKernel(host, stack) : undefined,
+      parseBoth(texts),
+      dockerBridges(host),
+      defaultRouteInterfaces(host),
+    ]);
     const around: UfwAround = {
       texts,
+      files,
       enabled,
       ipv6: !stack ? 'no kernel support' : settings.get('ipv6') === 'yes' ? 'yes' : 'no',
       policy: settings.get('default_input_policy') ?? '',
-      ...kernel,
-      docker: await dockerBridges(host),
-      defaultRoutes: await defaultRouteInterfaces(host),
+      ...(kernel && { kernel }),
+      docker,
+      defaultRoutes,
     };
     const [v4, v6] = [observed('v4', around), observed('v6', around)];
     return { owned: { ranges: held(v4, v6), v4, v6 }, around };
@@ -170,10 +181,9 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
       const { at, blocks, loaded, order = [] } = wanted[family];
       const strays = (wanted.strays ?? []).filter((stray) => stray.family === family);
       // On the way back only those that were taken come back; what was written since then stays.
-      const file =
-        wanted.strays === undefined ? rulesOf(family, around) : parseRules(text, paths[family]);
+      const file = wanted.strays === undefined ? rulesOf(family, around) : around.files[family];
       const ours = edit(without(file, strays), blocks, at);
-      const next = putBack(ours, paths[family], strays, order);
+      const next = strays.length === 0 ? ours : putBack(ours, paths[family], strays, order);
       const restore = (...words: string[]) =>
         ({
           argv: [`${programs[family]}-restore`, '-w', '10', '-n', ...words],
@@ -296,8 +306,8 @@ function rulesIn(family: Family, around: UfwAround): readonly Tuple[] {
   return adminRules(rulesOf(family, around));
 }
 
-function rulesOf(family: Family, { adopted, texts }: UfwAround): RulesFile {
-  return adopted?.[family] ?? parseRules(texts[family], paths[family]);
+function rulesOf(family: Family, { adopted, files }: UfwAround): RulesFile {
+  return adopted?.[family] ?? files[family];
 }
 
 // ---- who else gets in ----
@@ -479,25 +489,16 @@ function used(around: UfwAround): readonly Family[] {
   return families.filter((family) => isUsed(family, around));
 }
 
-function listings(around: UfwAround): readonly (readonly [Family, Listing])[] {
+function listings({ kernel }: UfwAround): readonly (readonly [Family, Listing])[] {
   return families.flatMap((family) => {
-    const text = around.kernel?.[family];
-    return text === undefined ? [] : [[family, listed(family, text)] as const];
+    const listing = kernel?.[family];
+    return listing === undefined ? [] : [[family, listing] as const];
   });
-}
-
-function listed(family: Family, text: string): Listing {
-  return parseListing(text, `${programs[family]} -S`);
 }
 
 /** Whether there is a chain to load into. `ufw status` says inactive where it is missing. */
 function isRunning(family: Family, around: UfwAround): boolean {
-  const text = around.kernel?.[family];
-  return (
-    text !== undefined &&
-    isUsed(family, around) &&
-    listed(family, text).chains.has(inputChain(family))
-  );
+  return isUsed(family, around) && around.kernel?.[family]?.chains.has(inputChain(family)) === true;
 }
 
 /** What is missing on the way of a packet to the rules, in words. */
@@ -513,10 +514,10 @@ function missingLink(family: Family, { chains, rules }: Listing): string | undef
 }
 
 function observed(family: Family, around: UfwAround): FamilyState {
-  const file = parseRules(around.texts[family], paths[family]);
+  const file = around.files[family];
   const own = ownBlocks(file);
   if (!isRunning(family, around)) return { ...own, loaded: true };
-  const { rules } = listed(family, around.kernel![family]!);
+  const { rules } = around.kernel![family]!;
   const chain = inputChain(family);
   const live = rules.filter((rule) => rule.chain === chain);
   return { ...own, loaded: isLoaded(own.blocks, fileLines(file), live, chain) };
@@ -532,14 +533,12 @@ function isLoaded(
   live: readonly ChainRule[],
   chain: string,
 ): boolean {
-  const ours = new Set(
-    ofOurForm(
-      blocks.flatMap((text) => text.split('\n')),
-      chain,
-    ),
-  );
-  const filed = new Set(ofOurForm(lines, chain));
-  const claims = claimsOf(blocks);
+  const keys = keysOf(lines, chain);
+  const filed = new Set(keys.values());
+  const own = blocks.flatMap((text) => text.split('\n'));
+  const ours = new Set(own.map((line) => keys.get(line)));
+  ours.delete(undefined);
+  const claims = claimsLater(blocks);
   let hindered = false;
   for (const rule of live) {
     if (!isOfOurForm(rule)) {
@@ -553,31 +552,31 @@ function isLoaded(
   return ours.size === 0;
 }
 
-function ofOurForm(lines: readonly string[], chain: string): string[] {
-  return lines
-    .map(parseRule)
-    .filter((rule) => rule !== undefined)
-    .filter((rule) => rule.chain === chain && isOfOurForm(rule))
-    .map(ruleKey);
+/** Of the rules of our form among lines of a file, by line. */
+function keysOf(lines: readonly string[], chain: string): ReadonlyMap<string, string> {
+  const keys = new Map<string, string>();
+  for (const line of lines) {
+    const rule = parseRule(line);
+    if (rule?.chain === chain && isOfOurForm(rule)) keys.set(line, ruleKey(rule));
+  }
+  return keys;
 }
 
 /** What the kernel has without the rules that go. */
-function withoutStrays(kernel: Perhaps<string>, strays: readonly UfwStray[]): Perhaps<string> {
-  const strip = (family: Family, text: string): string => {
-    const keyOf = (line: string): string | undefined => {
-      const rule = parseRule(line);
-      return rule?.chain === inputChain(family) && isAcceptFrom(rule) ? ruleKey(rule) : undefined;
-    };
+function withoutStrays(
+  { v4, v6 }: Perhaps<Listing>,
+  strays: readonly UfwStray[],
+): Perhaps<Listing> {
+  const strip = (family: Family, listing: Listing): Listing => {
+    const keyOf = (rule: ChainRule | undefined): string | undefined =>
+      rule?.chain === inputChain(family) && isAcceptFrom(rule) ? ruleKey(rule) : undefined;
     const theirs = strays.filter((stray) => stray.family === family);
-    const gone = new Set(theirs.flatMap(({ part }) => part.split('\n').map(keyOf)));
+    const lines = theirs.flatMap(({ part }) => part.split('\n'));
+    const gone = new Set(lines.map((line) => keyOf(parseRule(line))));
     gone.delete(undefined);
-    return text
-      .split('\n')
-      .filter((line) => !gone.has(keyOf(line)))
-      .join('\n');
+    return { ...listing, rules: listing.rules.filter((rule) => !gone.has(keyOf(rule))) };
   };
-  const { v4, v6 } = kernel;
-  return { v4: strip('v4', v4), ...(v6 !== undefined && { v6: strip('v6', v6) }) };
+  return { v4: strip('v4', v4), ...(v6 && { v6: strip('v6', v6) }) };
 }
 
 // ---- observe ----
@@ -621,16 +620,21 @@ async function readRules(host: Host, path: string): Promise<string> {
   );
 }
 
-async function readKernel(host: Host, stack: boolean): Promise<Perhaps<string>> {
-  const [v4, v6] = await Promise.all([ask(host, 'v4'), stack ? ask(host, 'v6') : undefined]);
-  return v6 === undefined ? { v4 } : { v4, v6 };
+/** While programs run, for whose answers it need not wait. */
+async function parseBoth({ v4, v6 }: UfwAround['texts']): Promise<UfwAround['files']> {
+  return { v4: parseRules(v4, paths.v4), v6: parseRules(v6, paths.v6) };
 }
 
-async function ask(host: Host, family: Family): Promise<string> {
+async function readKernel(host: Host, stack: boolean): Promise<Perhaps<Listing>> {
+  const [v4, v6] = await Promise.all([ask(host, 'v4'), stack ? ask(host, 'v6') : undefined]);
+  return { v4, ...(v6 && { v6 }) };
+}
+
+async function ask(host: Host, family: Family): Promise<Listing> {
   const argv = [programs[family], '-w', '10', '-S'] as const;
   const outcome = await host.query({ argv });
   if (outcome.code !== 0) throw unusable(argv, outcome);
-  return outcome.stdout;
+  return parseListing(outcome.stdout, `${programs[family]} -S`);
 }
 
 function unusable(argv: readonly string[], { code, stderr }: Outcome): BackendError {

@@ -26,7 +26,7 @@ export async function conclude(
     await import('./metrics.ts')
       .then(({ writeMetrics }) => writeMetrics(metrics, report, settings))
       .catch(complain);
-  if (spec.hooks === true)
+  if (spec.hooks === true && Object.values(hooks).some((hook) => hook !== undefined))
     await import('./hooks.ts')
       .then(({ runHooks }) => runHooks(hooks, report, output))
       .catch(complain);

@@ -1,12 +1,11 @@
 /** The one module that writes files: after a crash there is all of the old content or all of the new. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { constants, rmSync, type Stats } from 'node:fs';
+import { constants, existsSync, mkdtempSync, rmSync, type Stats } from 'node:fs';
 import {
   cp,
   lstat,
   mkdir,
-  mkdtemp,
   open,
   readdir,
   readFile,
@@ -16,11 +15,12 @@ import {
   rm,
   symlink,
   writeFile,
+  type FileHandle,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { CfsyncError, errno, exit, why } from './errors.ts';
-import type { Stage } from './renderer.ts';
+import type { Lock, Stage } from './renderer.ts';
 import { escape } from './text.ts';
 
 // write-file-atomic 8.0.0 was looked at: it follows a symbolic link at the target, opens a guessable
@@ -149,10 +149,26 @@ export async function openLock(path: string): Promise<LockFile> {
           await file.truncate();
           await file.write(content, 0);
         }),
-      // close(2) lets go of the lock whatever it answers.
-      close: () => file.close().catch(() => {}),
+      close: () => letGo(file),
     };
   });
+}
+
+/** Opens a file of another program's to lock it, and makes it as that program would; errors are those of the system. */
+export async function openToLock(
+  path: string,
+  kind: Lock['kind'],
+): Promise<Pick<LockFile, 'fd' | 'close'>> {
+  const { O_RDONLY, O_WRONLY, O_APPEND, O_CREAT } = constants;
+  // fcntl(2) gives no write lock of what is only read; flock(2) locks all that can be opened, also folders.
+  const flags = kind === 'fcntl' ? O_WRONLY | O_APPEND : O_RDONLY;
+  const file = await open(path, existsSync(path) ? flags : flags | O_CREAT, 0o666);
+  return { fd: file.fd, close: () => letGo(file) };
+}
+
+/** close(2) lets go of a lock whatever it answers. */
+function letGo(file: FileHandle): Promise<void> {
+  return file.close().catch(() => {});
 }
 
 /** Renames a file to a name in a folder that is made if need be; what has that name is replaced. */
@@ -167,8 +183,9 @@ export async function moveFile(from: string, to: string): Promise<void> {
 
 /** Runs `work` with a temporary folder, readable by its owner alone, that is gone afterwards. */
 export async function withStage<T>(stage: Stage, work: (folder: string) => Promise<T>): Promise<T> {
-  const folder = await attempt('cannot make a temporary folder', () =>
-    mkdtemp(join(tmpdir(), 'cfsync-')),
+  // In this turn: a signal that ends the process meanwhile would leave one that is made behind its back.
+  const folder = await attempt('cannot make a temporary folder', async () =>
+    mkdtempSync(join(tmpdir(), 'cfsync-')),
   );
   // A signal may end the process while a check runs.
   const clean = (): void => rmSync(folder, { recursive: true, force: true });

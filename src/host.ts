@@ -1,6 +1,6 @@
 /** The one place that spawns programs, and the read-only view of the machine that renderers get. */
 import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from './errors.ts';
@@ -154,64 +154,26 @@ function noLock(program: string, code: number | null): CfsyncError {
 }
 
 /**
- * Starts a program that takes a lock and then answers a line, and leaves it running: undefined when the lock is
- * not to be had in time, else a function that closes its input and waits for its end.
+ * Takes the lock of an open file: a child that inherits the descriptor as its 3 does it, and the lock stays with
+ * the open file. False when it is not to be had within `seconds`.
  */
-export function hold(
-  command: Command,
-  timeout: number,
-): Promise<(() => Promise<void>) | undefined> {
-  const [program, ...args] = command.argv;
+export function lockOpen(fd: number, argv: Command['argv'], seconds: number): Promise<boolean> {
+  const [program, ...args] = argv;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       env: ours(),
-      stdio: ['pipe', 'pipe', 'ignore'],
+      stdio: ['ignore', 'ignore', 'ignore', fd],
       detached: true,
     });
-    const closed = new Promise<void>((done) => {
-      child.on('close', () => done());
-    });
-    const timer = setTimeout(() => endGroup(child), timeout);
+    const timer = setTimeout(() => endGroup(child), (seconds + 5) * 1000);
     child.on('error', (cause) => {
       clearTimeout(timer);
       reject(spawnError(program, cause));
     });
-    child.stdin.on('error', () => {});
-    child.stdout.once('data', () => {
-      clearTimeout(timer);
-      resolve(() => {
-        child.stdin.end();
-        return closed;
-      });
-    });
-    child.on('close', (code) => {
-      clearTimeout(timer);
-      if (code === lateForLock) resolve(undefined);
-      else reject(noLock(program, code));
-    });
-    child.stdin.write('ready\n');
-  });
-}
-
-/**
- * Takes the flock(2) of an open file: a child that inherits the descriptor does it, and the lock stays with
- * the open file. False when it is not to be had within `seconds`.
- */
-export function lockOpen(fd: number, seconds: number): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('flock', ['-E', String(lateForLock), '-w', String(seconds), '3'], {
-      env: environment(),
-      stdio: ['ignore', 'ignore', 'ignore', fd],
-    });
-    const timer = setTimeout(() => child.kill('SIGKILL'), (seconds + 5) * 1000);
-    child.on('error', (cause) => {
-      clearTimeout(timer);
-      reject(spawnError('flock', cause));
-    });
     child.on('close', (code) => {
       clearTimeout(timer);
       if (code === 0 || code === lateForLock) resolve(code === 0);
-      else reject(noLock('flock', code));
+      else reject(noLock(program, code));
     });
   });
 }
@@ -292,12 +254,21 @@ export async function processes(
   const pids = ((await list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
   const found = await Promise.all(
     pids.map(async (pid) => {
-      const text = await readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+      const text = await readProcess[file](`/proc/${pid}/${file}`).catch(() => '');
       return isOne(text) ? [Number(pid)] : [];
     }),
   );
   return found.flat();
 }
+
+/**
+ * The kernel answers `comm` at once, and for `environ` it may wait for the process. A promise of Node's costs 150
+ * microseconds, ten times as much as the answer, and a host has hundreds of processes.
+ */
+const readProcess = {
+  comm: async (path: string) => readFileSync(path, 'utf8'),
+  environ: (path: string) => readFile(path, 'utf8'),
+};
 
 /** Waits until these processes have ended, at most so many milliseconds. */
 export async function ended(pids: Iterable<number>, milliseconds: number): Promise<void> {

@@ -94,7 +94,7 @@ export interface FileStep {
   readonly mode: number;
   /** SHA-256 (hex) of the file as it was observed, `null` when it was absent; anything else there is an error. */
   readonly expect: string | null;
-  /** Asks the program whether it would take the new content; every check runs before the first step. */
+  /** Asks the program whether it would take the new content; all checks run, side by side, before the first step. */
   readonly check?: Command;
 }
 
@@ -105,7 +105,9 @@ export interface RunStep {
   readonly command: Command;
   /** It cannot be undone: it runs when all the rest is verified, and never on the way back. */
   readonly final?: true;
-  /** Asks the program to validate without changing anything; every check runs before the first step. */
+  /** Of a final step: it is left out when it is not planned any more once the rest is verified. */
+  readonly ifLeft?: true;
+  /** Asks the program to validate without changing anything; all checks run, side by side, before the first step. */
   readonly check?: Command;
 }
 

@@ -175,6 +175,26 @@ describe('apply', () => {
       expect(existsSync(file)).toBe(false);
     });
 
+    it('is left out when the rest has made it needless, if it says so', async () => {
+      const wish: Step = { ...touch(), ifLeft: true } as Step;
+      await apply(await plan(fileBackend([wish])), state, run);
+      expect(existsSync(done())).toBe(false);
+      // One that is still planned when the file is there, and one that is alone.
+      const always: Renderer = {
+        ...fileBackend(),
+        plan: (wanted, observed) => [
+          ...fileBackend().plan(wanted, observed),
+          ...(existsSync(done()) ? [] : [wish]),
+        ],
+      };
+      for (const ranges of [two, one, one]) {
+        rmSync(done(), { force: true });
+        const result = await apply(await plan(always, ranges), state, run);
+        expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+        expect(existsSync(done())).toBe(true);
+      }
+    });
+
     it('takes the rest back when it fails', async () => {
       const result = await apply(await plan(fileBackend([final('false')])), state, run);
       expect(result.code).toBe(exit.rolledBack);
@@ -212,6 +232,21 @@ describe('apply', () => {
       content: unknown;
     };
     expect(journal.content).toMatchObject({ before: { text: null } });
+  });
+
+  it('asks for all checks at once, and names the first step that is refused', async () => {
+    const shell = (script: string): Step => ({
+      ...command('true'),
+      check: { argv: ['sh', '-c', script], timeout: 10_000 },
+    });
+    const mark = join(folder, 'mark');
+    const first = `until test -e ${mark}; do sleep 0.01; done`;
+    const second = `: >${mark}`;
+    await check(await plan(fileBackend([shell(first), shell(second)])));
+    rmSync(mark);
+    const fail = (script: string, what: string) => shell(`${script}; echo ${what} >&2; exit 3`);
+    const both = fileBackend([fail(first, 'first'), fail(second, 'second')]);
+    await expect(check(await plan(both))).rejects.toMatchObject({ detail: ['first'] });
   });
 
   it('changes nothing when a check fails', async () => {

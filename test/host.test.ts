@@ -1,5 +1,7 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
-import { failure, run } from '../src/host.ts';
+import { failure, processes, run } from '../src/host.ts';
 
 describe('a program that does not end in time', () => {
   it.each([
@@ -12,6 +14,22 @@ describe('a program that does not end in time', () => {
     await expect(ended).rejects.toThrow(/did not end within 0\.3 s$/);
     expect(Date.now() - began).toBeLessThan(10_000);
   });
+});
+
+it.each(['comm', 'environ'] as const)('processes are found by %s', async (file) => {
+  const argv = ['sh', '-c', 'echo $$; exec sleep 20'] as const;
+  const child = spawn(argv[0], argv.slice(1), { env: { PATH: process.env.PATH, LAB: 'here' } });
+  const [pid] = await once(child.stdout, 'data');
+  try {
+    const isOne = {
+      comm: (text: string) => text === 'sleep\n',
+      environ: (text: string) => text.split('\0').includes('LAB=here'),
+    };
+    await expect.poll(() => processes(file, isOne[file])).toContain(Number(pid));
+    expect(await processes(file, (text) => text === 'nothing')).toEqual([]);
+  } finally {
+    child.kill();
+  }
 });
 
 describe('what went wrong', () => {

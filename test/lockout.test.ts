@@ -1,5 +1,6 @@
-import { describe, expect, it } from 'vitest';
-import { judge, type Access } from '../src/lockout.ts';
+import fc from 'fast-check';
+import { describe, expect, it, test } from 'vitest';
+import { judge, mayCut, type Access } from '../src/lockout.ts';
 import { merge, none, parseRanges } from '../src/prefix.ts';
 import type { Sessions } from '../src/sessions.ts';
 import { bundled } from './helpers/desired.ts';
@@ -110,6 +111,41 @@ describe('the own session', () => {
     expect(judged.own).toEqual([{ port: 443, peer: stranger, proof: 'a test' }]);
     expect(JSON.stringify(judged.notices)).not.toContain(stranger);
   });
+});
+
+test('whoever is connected, a change of which nothing is asked would cut nobody', () => {
+  const access = fc.record<Access>(
+    {
+      lockdown: fc.boolean(),
+      tcpPorts: fc.subarray([80, 443, 8443]),
+      ranges: fc
+        .subarray([office, bundled, parseRanges(['2001:db8::/32'])])
+        .map((all) => merge(...all)),
+      everywhere: fc.constantFrom(office, bundled),
+    },
+    { requiredKeys: ['lockdown', 'tcpPorts', 'ranges'] },
+  );
+  const all = [stranger, '173.245.48.10', '2001:db8::10', '203.0.113.9'];
+  const sessions: Sessions = {
+    own: [22, 80, 443, 8443].flatMap((port) => all.flatMap((peer) => own(peer, port).own)),
+    peers: new Map([80, 443, 8443].map((port) => [port, all])),
+  };
+  let spared = 0;
+  fc.assert(
+    fc.property(access, access, (before, after) => {
+      if (mayCut(before, after)) return;
+      spared++;
+      expect(judge(before, after, sessions)).toEqual({ own: [], notices: [] });
+    }),
+    { numRuns: 2000 },
+  );
+  expect(spared).toBeGreaterThan(50);
+  for (const [before, after] of [
+    [nothing, allow],
+    [allow, allow],
+    [lockdown, allow],
+  ] as const)
+    expect(mayCut(before, after)).toBe(false);
 });
 
 describe('other peers', () => {

@@ -138,12 +138,16 @@ export function includesPort(ports: string | undefined, port: number): boolean {
 /**
  * Whether a rule in front of ours keeps traffic away from them: that of a whole prefix of ours, which makes
  * our rule worthless, or a part of one, as a ban does.
+ * @param claims Asked for only where it matters.
  */
-export function hinders(rule: ChainRule, claims: readonly Claim[]): 'whole' | 'part' | undefined {
+export function hinders(
+  rule: ChainRule,
+  claims: () => readonly Claim[],
+): 'whole' | 'part' | undefined {
   if (!/^(DROP|REJECT|ufw6?-user-limit-accept)$/.test(rule.target)) return undefined;
   if (rule.conditions.length > 0) return undefined;
   let answer: 'part' | undefined;
-  for (const { protocol, ports, sources } of claims) {
+  for (const { protocol, ports, sources } of claims()) {
     if (rule.protocol !== undefined && rule.protocol !== protocol) continue;
     if (!ports.split(',').some((port) => includesPort(rule.ports, Number(port)))) continue;
     if (rule.source === undefined) return 'whole';

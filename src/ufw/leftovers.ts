@@ -8,7 +8,6 @@ import {
   commandOf,
   identity,
   isAnywhere,
-  isOurs,
   parseRules,
   tupleOf,
   type RulesFile,
@@ -45,9 +44,7 @@ export function leftovers(
   known: Ranges,
   ours: (prefix: string) => readonly string[],
 ): Leftovers {
-  const judged = new Map(
-    file.segments.map((segment) => [segment, judge(segment.tuple, desired, known)]),
-  );
+  const judged = new Map(file.segments.map((segment) => [segment, judge(segment, desired, known)]));
   // ufw takes all rules of an application profile for one.
   for (const [{ tuple }, verdict] of judged)
     if (verdict === 'left' && tuple!.toApp !== '')
@@ -58,7 +55,7 @@ export function leftovers(
   const rest: Segment[] = [];
   const replaced: Segment[] = [];
   const standing = new Set(
-    file.segments.flatMap(({ tuple }) => (tuple && isOurs(tuple) ? [identity(tuple)] : [])),
+    file.segments.flatMap(({ tuple, own }) => (tuple && own ? [identity(tuple)] : [])),
   );
   const order = names(file.segments);
   for (const [i, segment] of file.segments.entries()) {
@@ -83,7 +80,7 @@ export function leftovers(
       const id = identity(tupleOf(block));
       if (standing.has(id)) continue;
       standing.add(id);
-      replaced.push({ lead: '\n', body: block, tuple: tupleOf(block) });
+      replaced.push({ lead: '\n', body: block, tuple: tupleOf(block), own: true });
     }
   }
   return {
@@ -97,12 +94,11 @@ export function leftovers(
 
 /** Whether a rule lets Cloudflare in, and whether all that it does is ours to do; undefined where it does not. */
 function judge(
-  tuple: Tuple | undefined,
+  { tuple, own }: Segment,
   { tcpPorts, udpPorts }: Desired,
   known: Ranges,
 ): { readonly beyond: string } | 'left' | undefined {
-  if (tuple === undefined || isOurs(tuple) || !/^(allow|limit)$/.test(tuple.action))
-    return undefined;
+  if (tuple === undefined || own || !/^(allow|limit)$/.test(tuple.action)) return undefined;
   const prefix = isAnywhere(tuple.from) ? undefined : asPrefix(tuple.from);
   if (tuple.direction === 'out' || prefix === undefined || !namesOnly(known, [prefix.text]))
     return undefined;
@@ -130,8 +126,8 @@ function sameProfile(a: Tuple, b: Tuple): boolean {
 /** What a part of the file is called as long as it stands there, in whatever place. */
 function names(segments: readonly Segment[]): string[] {
   const times = new Map<string, number>();
-  return segments.map(({ body, tuple }) => {
-    const name = tuple === undefined ? body : ruleName(tuple);
+  return segments.map(({ body, tuple, own }) => {
+    const name = tuple === undefined ? body : ruleName(tuple, own);
     const n = (times.get(name) ?? 0) + 1;
     times.set(name, n);
     return n === 1 ? name : `${name} ${n}`;
@@ -139,9 +135,9 @@ function names(segments: readonly Segment[]): string[] {
 }
 
 /** ufw takes two rules for one when all of this is the same; ours and theirs are two all the same. */
-function ruleName(tuple: Tuple): string {
+function ruleName(tuple: Tuple, own: boolean): string {
   const { action: _, log: __, comment: ___, ...rest } = tuple;
-  return [isOurs(tuple) ? 'cfsync' : 'rule', ...Object.values(rest)].join(' ');
+  return [own ? 'cfsync' : 'rule', ...Object.values(rest)].join(' ');
 }
 
 /**

@@ -34,6 +34,8 @@ export interface Segment {
   readonly lead: '' | '\n';
   readonly body: string;
   readonly tuple?: Tuple;
+  /** Whether it is one of ours. */
+  readonly own: boolean;
 }
 
 export interface RulesFile {
@@ -71,14 +73,14 @@ export function parseRules(text: string, path: string): RulesFile {
     if (lead !== '') i++;
     let body = lines[i]!;
     if (!body.startsWith('### tuple ###')) {
-      segments.push({ lead, body });
+      segments.push({ lead, body, own: false });
       continue;
     }
     const tuple = parseTuple(body);
     if (tuple === undefined)
       throw notAsWritten(path, `ufw skips this line: ${escape(body.trim())}`);
     while (blockLine.test(lines[i + 1] ?? '')) body += lines[++i]!;
-    segments.push({ lead, body, tuple });
+    segments.push({ lead, body, tuple, own: isOurs(tuple) });
   }
   return { head, segments };
 }
@@ -125,7 +127,7 @@ function parseTuple(line: string): Tuple | undefined {
 }
 
 /** Ours are the rules with our comment that say who may reach which ports, whatever the admin made of the action. */
-export function isOurs(tuple: Tuple): boolean {
+function isOurs(tuple: Tuple): boolean {
   const source = asPrefix(tuple.from);
   return (
     tuple.comment === mark &&
@@ -161,11 +163,11 @@ export function identity(tuple: Tuple): string | undefined {
 
 /** The rules of the admin's, in order. */
 export function adminRules(file: RulesFile): readonly Tuple[] {
-  return file.segments.flatMap(({ tuple }) => (tuple && !isOurs(tuple) ? [tuple] : []));
+  return file.segments.flatMap(({ tuple, own }) => (tuple && !own ? [tuple] : []));
 }
 
 export function ownBlocks(file: RulesFile): OwnBlocks {
-  const own = file.segments.filter(isOwnSegment);
+  const own = file.segments.filter((s) => s.own);
   return {
     at: own.length === 0 ? 0 : rulesBefore(file.segments, file.segments.indexOf(own[0]!)),
     blocks: own.map((s) => s.body).sort(),
@@ -205,17 +207,19 @@ export function claimsOf(blocks: readonly string[]): readonly Claim[] {
   return [...claims.values()];
 }
 
+/** The same, once it is asked for: few hosts have rules that may hinder ours. */
+export function claimsLater(blocks: readonly string[]): () => readonly Claim[] {
+  let known: readonly Claim[] | undefined;
+  return () => (known ??= claimsOf(blocks));
+}
+
 export function tupleOf(text: string): Tuple {
   return parseTuple(text.split('\n')[0]!)!;
 }
 
-function isOwnSegment({ tuple }: Segment): boolean {
-  return tuple !== undefined && isOurs(tuple);
-}
-
 /** How many rules of the admin's there are before a place in the file. */
 function rulesBefore(segments: readonly Segment[], index: number): number {
-  return segments.slice(0, index).filter((s) => s.tuple && !isOurs(s.tuple)).length;
+  return segments.slice(0, index).filter((s) => s.tuple && !s.own).length;
 }
 
 /**
@@ -224,13 +228,13 @@ function rulesBefore(segments: readonly Segment[], index: number): number {
  */
 export function edit(file: RulesFile, blocks: readonly string[], at?: number): string {
   const { segments } = file;
-  const claims = claimsOf(blocks);
+  const claims = claimsLater(blocks);
   const effects = segments.map((s) =>
-    s.tuple === undefined || isOurs(s.tuple) ? undefined : effect(s, claims),
+    s.tuple === undefined || s.own ? undefined : effect(s, claims),
   );
   const whole = effects.indexOf('whole');
   const limit = whole < 0 ? segments.length : whole;
-  const standing = segments.slice(0, limit).filter(isOwnSegment);
+  const standing = segments.slice(0, limit).filter((s) => s.own);
   if (standing.length > 0) return editInPlace(file, blocks, standing);
   // Behind bans, before what would make our rules worthless: for that is what they are there for.
   const place = at ?? rulesBefore(segments, effects.slice(0, limit).lastIndexOf('part') + 1);
@@ -238,7 +242,7 @@ export function edit(file: RulesFile, blocks: readonly string[], at?: number): s
 }
 
 /** What an admin's rule does to ours behind it. */
-function effect({ body }: Segment, claims: readonly Claim[]): 'whole' | 'part' | undefined {
+function effect({ body }: Segment, claims: () => readonly Claim[]): 'whole' | 'part' | undefined {
   const all = body.split('\n').map((line) => {
     const rule = parseRule(line);
     return rule?.chain.endsWith('-user-input') ? hinders(rule, claims) : undefined;
@@ -263,7 +267,7 @@ function editInPlace(
   const end = stay.size === 0 ? standing[0] : standing.at(-1);
   for (const segment of segments) {
     if (stay.has(segment)) add(pending.filter((body) => body < segment.body));
-    if (stay.has(segment) || !isOwnSegment(segment)) out.push(segment.lead + segment.body);
+    if (stay.has(segment) || !segment.own) out.push(segment.lead + segment.body);
     if (segment === end) add(pending);
   }
   return out.join('');
@@ -274,7 +278,7 @@ function insertAll(
   blocks: readonly string[],
   place: number,
 ): string {
-  const others = segments.filter((s) => !isOwnSegment(s));
+  const others = segments.filter((s) => !s.own);
   const rules = others.filter((s) => s.tuple !== undefined);
   const after = place === 0 ? -1 : others.indexOf(rules[Math.min(place, rules.length) - 1]!);
   const texts = others.map((s) => s.lead + s.body);
