@@ -9,7 +9,17 @@
  */
 import ipaddr from 'ipaddr.js';
 import { isIP } from 'node:net';
-import { BackendError } from '../src/errors.ts';
+import { BackendError, CfsyncError, exit } from '../src/errors.ts';
+import {
+  bannedIn,
+  fromJson,
+  isTexts,
+  isWord,
+  listsIn,
+  unreadable,
+  ignoredIn,
+} from '../src/fail2ban/answers.ts';
+import { check, observation, type Changes } from '../src/fail2ban/client.ts';
 import {
   going,
   renamed,
@@ -94,8 +104,10 @@ export interface Fail2banAround {
   readonly effective: Readonly<Record<string, readonly string[]>>;
   /** The jails of the running server, `null` when it is not running. */
   readonly server: readonly RunningJail[] | null;
-  /** The admin's files that may set `ignoreip`, by name; links are left out. */
+  /** The admin's files that may set `ignoreip`, by name. */
   readonly files: Readonly<Record<string, string>>;
+  /** Those of them that are links: what they lead to is not ours to change. */
+  readonly links: readonly string[];
   /**
    * What the jails ignore without us, with `mark(n)` in the place of the nth value of `marked(files)`: the
    * values that are not in `files` stay as they are. `null` when that could not be found out.
@@ -105,6 +117,7 @@ export interface Fail2banAround {
   readonly left?: readonly string[];
 }
 
+const client = 'fail2ban-client';
 const folder = '/etc/fail2ban';
 const names = { early: 'jail.d/00-cfsync.conf', late: 'jail.d/zz-cfsync.local' } as const;
 const keys = ['early', 'late'] as const;
@@ -145,12 +158,11 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
   },
 
   async observe(host) {
-    const server = await askServer(host);
-    await mustBeWritable(host);
+    const inside = (await host.list(`${folder}/jail.d`)) ?? [];
+    const around = await lookAround(host, inside);
     const early = await readOurs(host, names.early);
     const late = await readOurs(host, names.late);
-    const theirs = await readTheirs(host);
-    const around = { ...(await readConfiguration(host, early !== null, theirs)), server };
+    const { server } = around;
     const ranges = rangesIn(early, late);
     const loaded =
       server &&
@@ -208,13 +220,13 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
   },
 
   adopt({ owned, around }, _desired, known) {
-    const { files, traced } = around;
+    const { files, links, traced } = around;
     const all = marked(files);
     const isTheirs = (entry: Entry): boolean => {
       const prefix = prefixOf(entry.text);
       return prefix !== undefined && namesOnly(known, [prefix]);
     };
-    const found = all.filter(({ entry }) => isTheirs(entry));
+    const found = all.filter(({ file, entry }) => !links.includes(file) && isTheirs(entry));
     if (traced === null || found.length === 0)
       return { owned, around: { ...around, left: elsewhere(around, known) } };
     const settings = new Set(found.map(({ setting }) => setting));
@@ -439,15 +451,10 @@ interface Loaded {
   readonly errors: readonly string[];
 }
 
-/**
- * One copy serves for all tries: to copy takes longer than to load (172 files, fail2ban 1.0.2).
- * @param early Whether our early file is in place.
- */
-async function readConfiguration(
-  host: Host,
-  early: boolean,
-  theirs: Fail2banAround['files'],
-): Promise<Omit<Fail2banAround, 'server'>> {
+/** @param inside The names in jail.d. */
+async function lookAround(host: Host, inside: readonly string[]): Promise<Fail2banAround> {
+  const early = inside.some((name) => names.early === `jail.d/${name}`);
+  const theirs = await readTheirs(host, inside);
   const text = (values: readonly string[]): string =>
     `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
   const tries: readonly Files[] = [
@@ -456,24 +463,16 @@ async function readConfiguration(
     { early: null, late: text([token]) + probeJail },
   ];
   const marks = withMarks(theirs);
-  // The last ones: what they replace is not put back.
   const traces = (Object.keys(marks).length === 0 ? [] : tries.slice(0, early ? 2 : 1)).map(
     (files) => ({ ...staging(files), ...marks }),
   );
-  const answer = await host.query({
-    ...staged(readScript, staging(absent)),
-    stdin: JSON.stringify({ folder, tries: [...tries.map(staging), ...traces] }),
-  });
-  if (answer.code !== 0)
-    throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
-      detail: firstLines(answer.stderr),
-    });
-  const answers = loadedIn(answer.stdout, tries.length + traces.length + 1);
-  const [without, first, last] = answers as [Loaded, Loaded, Loaded];
-  const now = answers.at(-1)!;
+  const all = [...tries.map(staging), ...traces];
+  const { server, links, loads } = await ask(host, all);
+  const [without, first, last] = loads as [Loaded, Loaded, Loaded];
+  const now = loads.at(-1)!;
   // What refers to the value of our early file loads only while that is there.
   const base = without.jails === null && early ? first : without;
-  const traced = traces.length === 0 ? base : answers[base === first ? 4 : 3]!;
+  const traced = traces.length === 0 ? base : loads[base === first ? 4 : 3]!;
   if (base.jails === null || last.jails === null) throw misconfigured(without.errors);
   const enabled = Object.keys(base.jails).filter((name) => name !== probe);
   if (enabled.length === 0 && base.skipped.length > 0) throw misconfigured(base.skipped);
@@ -491,18 +490,68 @@ async function readConfiguration(
     defaults: free ? null : values(probe),
     alone,
     effective: now.jails ?? byName([]),
+    server,
     files: theirs,
+    links,
     traced: sameJails(base, traced) ? traced.jails : null,
   };
 }
 
-/** What can stand in a file, and be an argument; and those of them that fail2ban takes for one value. */
-const line = /^[^\p{Cc}\p{Cs}]+$/u;
-const word = /^[^\s\p{Cc}\p{Cs}]+$/u;
+/** What was answered of the server and of the configuration with each of these changes, then as it is. */
+async function ask(
+  host: Host,
+  tries: readonly Changes[],
+): Promise<Pick<Fail2banAround, 'server' | 'links'> & { readonly loads: readonly Loaded[] }> {
+  const { code, stdout, stderr } = await askPython(host, tries);
+  if (code !== 0)
+    throw new BackendError('broken', 'fail2ban: its configuration cannot be read', {
+      detail: firstLines(stderr),
+    });
+  const answer = recordIn(fromJson(stdout, client));
+  const server = serverIn(answer);
+  if (answer.configuration === null)
+    throw new BackendError(
+      'misconfigured',
+      `fail2ban: there is no ${folder}/jail.d; nothing was changed; make that folder`,
+    );
+  const { writable, links, loads } = recordIn(answer.configuration);
+  if (writable !== true)
+    throw new BackendError(
+      'no permission',
+      `fail2ban: ${folder}/jail.d may not be written to; nothing was changed; run cfsync as root`,
+    );
+  if (!isTexts(links)) throw unreadable(client, 'it does not say which files are links');
+  const link = Object.values(names).find((name) => links.includes(name));
+  if (link !== undefined)
+    throw new BackendError(
+      'misconfigured',
+      `fail2ban: ${folder}/${link} is a symbolic link, which cfsync does not follow; nothing was changed; delete the link`,
+    );
+  return { server, links, loads: loadedIn(loads, tries.length + 1) };
+}
+
+async function askPython(host: Host, tries: readonly Changes[]): Promise<Outcome> {
+  // Whether it is missing itself, or fail2ban is, which needs it: that is said by the client.
+  const missing = (): Promise<Outcome> => host.query({ argv: [client, '--version'] });
+  let answer: Outcome;
+  try {
+    answer = await host.query(observation(tries));
+  } catch (error) {
+    if (error instanceof BackendError && error.reason === 'not installed') await missing();
+    throw error;
+  }
+  if (answer.code === 127) await missing();
+  return answer;
+}
+
+function recordIn(value: unknown): Readonly<Record<string, unknown>> {
+  if (typeof value !== 'object' || value === null)
+    throw unreadable(client, 'there is nothing in it');
+  return value as Readonly<Record<string, unknown>>;
+}
 
 /** @throws BackendError when these are not so many. */
-function loadedIn(text: string, count: number): Loaded[] {
-  const answers = fromJson(text, 'fail2ban-client -d');
+function loadedIn(answers: unknown, count: number): readonly Loaded[] {
   if (!Array.isArray(answers) || answers.length !== count)
     throw unreadable('fail2ban-client -d', 'an answer is missing');
   return answers.map((answer: unknown): Loaded => {
@@ -510,47 +559,16 @@ function loadedIn(text: string, count: number): Loaded[] {
     if (!isTexts(skipped) || !isTexts(errors) || typeof jails !== 'object')
       throw unreadable('fail2ban-client -d', 'it does not say what was loaded');
     const lists = jails === null ? [] : listsIn(jails, 'fail2ban-client -d');
-    const odd = lists.find(([, values]) => !values.every((value) => word.test(value)));
+    const odd = lists.find(([, values]) => !values.every(isWord));
     if (odd !== undefined)
       throw unreadable('fail2ban-client -d', `jail ${odd[0]} ignores what is no word`);
     return { jails: jails === null ? null : byName(lists), skipped, errors };
   });
 }
 
-/** The lists of texts of an object, by names. */
-function listsIn(value: unknown, program: string): readonly (readonly [string, string[]])[] {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw unreadable(program, 'there are no jails in it');
-  return Object.entries(value).map(([name, list]: [string, unknown]) => {
-    if (!isTexts(list) || !line.test(name))
-      throw unreadable(program, `jail ${name} has no list of addresses, or is none`);
-    return [name, list];
-  });
-}
-
 /** Without the names that every object has: a jail may be called `constructor`. */
 function byName<T>(entries: readonly (readonly [string, T])[]): Readonly<Record<string, T>> {
   return Object.assign(Object.create(null) as Record<string, T>, Object.fromEntries(entries));
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((part) => typeof part === 'string');
-}
-
-function fromJson(text: string, program: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw unreadable(program, 'it is cut off, or something else', cause);
-  }
-}
-
-function unreadable(program: string, why: string, cause?: unknown): BackendError {
-  return new BackendError(
-    'broken',
-    `fail2ban: what ${program} printed cannot be read: ${why}; nothing was changed; look at what it says`,
-    { cause },
-  );
 }
 
 function sameJails(one: Loaded, other: Loaded): boolean {
@@ -562,113 +580,21 @@ function sameJails(one: Loaded, other: Loaded): boolean {
 }
 
 /** What an admin writes himself; jail.conf comes with the package. */
-async function readTheirs(host: Host): Promise<Fail2banAround['files']> {
-  const local = (await host.list(`${folder}/jail.d`)) ?? [];
+async function readTheirs(host: Host, inside: readonly string[]): Promise<Fail2banAround['files']> {
   const candidates = [
     'jail.local',
-    ...local.filter((name) => /\.(conf|local)$/.test(name)).map((name) => `jail.d/${name}`),
+    ...inside.filter((name) => /\.(conf|local)$/.test(name)).map((name) => `jail.d/${name}`),
   ].filter((name) => name !== names.early && name !== names.late);
   const files: Record<string, string> = {};
   for (const name of candidates) {
     const text = await host.read(`${folder}/${name}`);
-    if (text === undefined || text.includes('\ufffd')) continue;
-    if (marked({ [name]: text }).length > 0 && (await isLink(host, name))) continue;
-    files[name] = text;
+    if (text !== undefined && !text.includes('\ufffd')) files[name] = text;
   }
   return files;
 }
 
-async function isLink(host: Host, name: string): Promise<boolean> {
-  return (await host.query({ argv: ['test', '-L', `${folder}/${name}`] })).code === 0;
-}
-
-function staging(files: Files): Readonly<Record<string, string | null>> {
+function staging(files: Files): Changes {
   return { [names.early]: files.early, [names.late]: files.late };
-}
-
-/** Runs a script on a copy of the configuration. */
-function staged(text: string, files: Readonly<Record<string, string | null>>): Command {
-  const name = 'cfsync.py';
-  return {
-    argv: ['python3', '-I', `{stage}/${name}`, '{stage}'],
-    timeout: 120_000,
-    stage: { copy: folder, files: { ...files, [name]: text } },
-  };
-}
-
-/** `-d` prints one command a line, each a Python list. */
-const loadFunction = `import ast, json, os, subprocess, sys
-
-def load(folder):
-    ran = subprocess.run(["fail2ban-client", "-c", folder, "-d"], capture_output=True, text=True)
-    said = (ran.stdout + ran.stderr).splitlines()
-    if ran.returncode != 0:
-        errors = [line.split("ERROR", 1)[1].strip().replace(folder, "${folder}") for line in said if "]: ERROR" in line]
-        return {"jails": None, "skipped": [], "errors": errors or said[-3:], "no_log": []}
-    no_log = [line for line in said if "Have not found any log file" in line]
-    jails, skipped = {}, []
-    for line in ran.stdout.splitlines():
-        if not line.startswith(("['add', ", "['set', ", "['config-error', ")):
-            continue
-        words = ast.literal_eval(line)
-        if words[0] == "config-error":
-            skipped.append(words[1])
-        elif words[0] == "add":
-            jails.setdefault(words[1], [])
-        elif words[2] == "addignoreip":
-            jails.setdefault(words[1], []).extend(words[3:])
-    return {"jails": jails, "skipped": skipped, "errors": [], "no_log": no_log}
-`;
-
-const readScript = `${loadFunction}
-stage = sys.argv[1]
-asked = json.load(sys.stdin)
-answers = []
-for files in asked["tries"]:
-    for name, text in files.items():
-        path = os.path.join(stage, name)
-        if os.path.lexists(path):
-            os.remove(path)
-        if text is not None:
-            with open(path, "x") as file:
-                file.write(text)
-    answers.append(load(stage))
-answers.append(load(asked["folder"]))
-print(json.dumps(answers))
-`;
-
-/** A string literal as Python's repr() prints it, or what is between two; the limit spares the stack. */
-const python =
-  /(?<literal>'[^'\\]*(?:\\.[^'\\]*){0,9999}'|"[^"\\]*(?:\\.[^"\\]*){0,9999}")|(?<between>[^'"]+)/gsy;
-
-/** A list of Python's as JSON; undefined when a literal is not closed, or is none. */
-function jsonOf(text: string): string | undefined {
-  const parts: string[] = [];
-  let length = 0;
-  for (const match of text.matchAll(python)) {
-    const { literal, between } = match.groups!;
-    const words = literal === undefined ? between : unquote(literal);
-    if (words === undefined) return undefined;
-    parts.push(literal === undefined ? words : JSON.stringify(words));
-    length += match[0].length;
-  }
-  return length === text.length ? parts.join('') : undefined;
-}
-
-function unquote(literal: string): string | undefined {
-  let valid = true;
-  const text = literal
-    .slice(1, -1)
-    .replaceAll(
-      /\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))/gs,
-      (_, x?: string, u?: string, U?: string, c?: string) => {
-        if (c !== undefined) return { n: '\n', t: '\t', r: '\r' }[c] ?? c;
-        const code = Number.parseInt((x ?? u ?? U)!, 16);
-        valid &&= code <= 0x10ffff;
-        return valid ? String.fromCodePoint(code) : '';
-      },
-    );
-  return valid ? text : undefined;
 }
 
 function misconfigured(detail: readonly string[]): BackendError {
@@ -679,61 +605,39 @@ function misconfigured(detail: readonly string[]): BackendError {
   );
 }
 
-async function mustBeWritable(host: Host): Promise<void> {
-  const jails = `${folder}/jail.d`;
-  if ((await host.list(jails)) === undefined)
-    throw new BackendError(
-      'misconfigured',
-      `fail2ban: there is no ${jails}; nothing was changed; make that folder`,
-    );
-  if ((await host.query({ argv: ['test', '-w', jails] })).code !== 0)
-    throw new BackendError(
-      'no permission',
-      `fail2ban: ${jails} may not be written to; nothing was changed; run cfsync as root`,
-    );
-}
-
 async function readOurs(host: Host, name: string): Promise<string | null> {
-  const path = `${folder}/${name}`;
-  if (await isLink(host, name))
-    throw new BackendError(
-      'misconfigured',
-      `fail2ban: ${path} is a symbolic link, which cfsync does not follow; nothing was changed; delete the link`,
-    );
-  return (await host.read(path)) ?? null;
+  return (await host.read(`${folder}/${name}`)) ?? null;
 }
 
 /** The jails of the running server with their ignore lists and bans. */
-async function askServer(host: Host): Promise<readonly RunningJail[] | null> {
+function serverIn(answer: Readonly<Record<string, unknown>>): readonly RunningJail[] | null {
   // In place of `status`: one answer has the jails and the bans.
-  const banned = await host.query({ argv: ['fail2ban-client', 'banned'] });
+  const banned = outcomeOf(answer.banned, 'banned');
   if (banned.code !== 0) return notAnswered(banned);
-  const lists = fromJson(jsonOf(banned.stdout) ?? '', 'fail2ban-client banned');
-  if (!Array.isArray(lists)) throw unreadable('fail2ban-client banned', 'there is no list in it');
+  const lists = bannedIn(banned.stdout);
+  const { ignoreip } = answer;
+  if (!Array.isArray(ignoreip) || ignoreip.length !== lists.length)
+    throw unreadable(client, 'an answer is missing');
   const jails: RunningJail[] = [];
-  for (const [name, bans] of lists.flatMap((list) => listsIn(list, 'fail2ban-client banned'))) {
-    const argv = ['fail2ban-client', 'get', name, 'ignoreip'] as const;
-    const answer = await host.query({ argv });
-    if (answer.code !== 0) return notAnswered(answer);
-    const ignores = ignoredIn(answer.stdout);
-    if (ignores === undefined)
-      throw unreadable(argv.join(' '), 'there is no whole list of addresses in it');
-    jails.push({ name, ignores, bans });
+  for (const [i, [name, bans]] of lists.entries()) {
+    const words = `get ${name} ignoreip`;
+    const answer: unknown = ignoreip[i];
+    const [asked, said]: readonly unknown[] = Array.isArray(answer) ? answer : [];
+    if (asked !== name) throw unreadable(`${client} ${words}`, 'it is of another jail');
+    const outcome = outcomeOf(said, words);
+    if (outcome.code !== 0) return notAnswered(outcome);
+    jails.push({ name, ignores: ignoredIn(outcome.stdout, name), bans });
   }
   return jails.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-/** A heading, then `|- ` and an entry a line; the last one has a backquote. A heading alone ends without a colon. */
-function ignoredIn(text: string): readonly string[] | undefined {
-  const [heading, ...lines] = text.split('\n');
-  // It ends with a line feed.
-  const isWhole =
-    heading !== '' && lines.pop() === '' && heading!.endsWith(':') === lines.length > 0;
-  const entries = lines.map((one, i) => {
-    const start = i === lines.length - 1 ? '`- ' : '|- ';
-    return one.startsWith(start) ? one.slice(start.length) : '';
-  });
-  return isWhole && entries.every((entry) => word.test(entry)) ? entries : undefined;
+/** @throws CfsyncError when it did not end by itself. */
+function outcomeOf(value: unknown, words: string): Outcome {
+  const { code, ended, stdout, stderr } = recordIn(value);
+  if (typeof ended === 'string') throw new CfsyncError(exit.failed, `${client} ${words} ${ended}`);
+  if (typeof code !== 'number' || typeof stdout !== 'string' || typeof stderr !== 'string')
+    throw unreadable(`${client} ${words}`, 'it does not say how it ended');
+  return { code, stdout, stderr };
 }
 
 function notAnswered(outcome: Outcome): null {
@@ -839,7 +743,7 @@ function unban(ranges: Ranges, around: Fail2banAround, reload: boolean): readonl
   if (inside.length === 0 && !reload) return [];
   const what =
     inside.length === 0 ? 'lift what is banned of the ranges by then' : `lift ${list(inside)}`;
-  return [{ ...run(what, ['unban', ...ranges.v4, ...ranges.v6]), final: true }];
+  return [{ ...run(what, ['unban', ...ranges.v4, ...ranges.v6]), final: true, ifLeft: true }];
 }
 
 function list(bans: readonly Ban[]): string {
@@ -943,27 +847,6 @@ function commented(text: string): string {
   return lines.map((line) => `${line.replace(/^(?:# ?)*/, '# ').trimEnd()}\n`).join('');
 }
 
-/**
- * Every jail must still be there, and ignore what it ignored and the ranges. The server refuses a reload
- * while a log file is missing; `-d` only warns.
- */
-const checkScript = `${loadFunction}
-expected = json.load(sys.stdin)
-found = load(sys.argv[1])
-if found["jails"] is None:
-    sys.exit("\\n".join([expected["hint"]] + found["errors"]))
-problems = found["no_log"] if expected["running"] else []
-for name in sorted(set(expected["jails"]) ^ set(found["jails"])):
-    problems.append("jail %s would %s" % (name, "be gone" if name in expected["jails"] else "be new"))
-for name, values in expected["jails"].items():
-    ignored = set(found["jails"].get(name, values))
-    missing = [value for value in values if value not in ignored]
-    if missing:
-        problems.append("jail %s would not ignore %s%s: a file that is read later sets ignoreip"
-                        % (name, missing[0], " and %d more" % (len(missing) - 1) if missing[1:] else ""))
-sys.exit("\\n".join(problems) or 0)
-`;
-
 function checkOf(
   files: Files,
   theirs: readonly FileStep[],
@@ -972,14 +855,13 @@ function checkOf(
 ): Command {
   const removal = files.early === null && files.late === null;
   const ours = removal ? [] : [...ranges.v4, ...ranges.v6];
-  const expected = {
+  const edited = theirs.map(({ path, content }) => [path.slice(folder.length + 1), content]);
+  return check({
+    files: { ...staging(files), ...Object.fromEntries(edited) },
     jails: Object.fromEntries(around.jails.map((j) => [j.name, [...j.ignoreip, ...ours]])),
     running: around.server !== null,
     hint: around.alone
       ? 'the configuration would not load:'
       : `a jail refers to the ignoreip of ${names.early} by %(known/ignoreip)s; set ignoreip in [DEFAULT] of ${folder}/jail.local first`,
-  };
-  const edited = theirs.map(({ path, content }) => [path.slice(folder.length + 1), content]);
-  const stage = { ...staging(files), ...Object.fromEntries(edited) };
-  return { ...staged(checkScript, stage), stdin: JSON.stringify(expected) };
+  });
 }

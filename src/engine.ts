@@ -1,5 +1,6 @@
 /** Brings backends to the desired state: observe, plan, guard, check, apply, verify, and back on failure. */
 import { dirname } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import {
@@ -219,8 +220,8 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
       await perform(step, plan.job);
       begun = true;
     }
-    if (undoable.length > 0) await settled(plan, isUndoable);
-    const final = plan.steps.filter((step) => !isUndoable(step));
+    const left = undoable.length > 0 ? await settled(plan, isUndoable) : plan.steps;
+    const final = plan.steps.filter((step) => !isUndoable(step) && isNeeded(step, left));
     stopIfAsked(name);
     begun ||= final.length > 0;
     for (const step of final) await perform(step, plan.job);
@@ -297,21 +298,31 @@ function isUndoable(step: Step): boolean {
   return step.kind === 'file' || step.final !== true;
 }
 
-/** Observes again and throws unless nothing is left to do, of those steps that count. */
-async function settled(plan: Plan, counts: (step: Step) => boolean = () => true): Promise<void> {
+function isNeeded(step: Step, left: readonly Step[]): boolean {
+  if (step.kind === 'file' || step.ifLeft !== true) return true;
+  return left.some((one) => one.kind === 'run' && isDeepStrictEqual(one.command, step.command));
+}
+
+/** Observes again and throws unless nothing is left to do, of those steps that count; answers the others. */
+async function settled(
+  plan: Plan,
+  counts: (step: Step) => boolean = () => true,
+): Promise<readonly Step[]> {
   const { renderer, options } = plan.job;
   const observed = await look(plan.job);
   const wanted =
     plan.wanted === renderer.nothing
       ? plan.wanted
       : renderer.want(plan.desired, options, observed.around).owned;
-  const left = renderer.plan(wanted, observed).filter(counts);
+  const steps = renderer.plan(wanted, observed);
+  const left = steps.filter(counts);
   if (left.length > 0)
     throw new CfsyncError(
       exit.rolledBack,
       `${plan.job.name}: every step succeeded, and the backend still differs from the plan`,
       { detail: left.map((step) => `left to do: ${step.summary}`) },
     );
+  return steps;
 }
 
 /** The way from what is there now to what was there before a change. */

@@ -1,12 +1,11 @@
 /** The one module that writes files: after a crash there is all of the old content or all of the new. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { constants, existsSync, rmSync, type Stats } from 'node:fs';
+import { constants, existsSync, mkdtempSync, rmSync, type Stats } from 'node:fs';
 import {
   cp,
   lstat,
   mkdir,
-  mkdtemp,
   open,
   readdir,
   readFile,
@@ -184,8 +183,9 @@ export async function moveFile(from: string, to: string): Promise<void> {
 
 /** Runs `work` with a temporary folder, readable by its owner alone, that is gone afterwards. */
 export async function withStage<T>(stage: Stage, work: (folder: string) => Promise<T>): Promise<T> {
-  const folder = await attempt('cannot make a temporary folder', () =>
-    mkdtemp(join(tmpdir(), 'cfsync-')),
+  // In this turn: a signal that ends the process meanwhile would leave one that is made behind its back.
+  const folder = await attempt('cannot make a temporary folder', async () =>
+    mkdtempSync(join(tmpdir(), 'cfsync-')),
   );
   // A signal may end the process while a check runs.
   const clean = (): void => rmSync(folder, { recursive: true, force: true });

@@ -105,6 +105,8 @@ export interface RunStep {
   readonly command: Command;
   /** It cannot be undone: it runs when all the rest is verified, and never on the way back. */
   readonly final?: true;
+  /** Of a final step: it is left out when it is not planned any more once the rest is verified. */
+  readonly ifLeft?: true;
   /** Asks the program to validate without changing anything; all checks run, side by side, before the first step. */
   readonly check?: Command;
 }

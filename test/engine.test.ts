@@ -175,6 +175,26 @@ describe('apply', () => {
       expect(existsSync(file)).toBe(false);
     });
 
+    it('is left out when the rest has made it needless, if it says so', async () => {
+      const wish: Step = { ...touch(), ifLeft: true } as Step;
+      await apply(await plan(fileBackend([wish])), state, run);
+      expect(existsSync(done())).toBe(false);
+      // One that is still planned when the file is there, and one that is alone.
+      const always: Renderer = {
+        ...fileBackend(),
+        plan: (wanted, observed) => [
+          ...fileBackend().plan(wanted, observed),
+          ...(existsSync(done()) ? [] : [wish]),
+        ],
+      };
+      for (const ranges of [two, one, one]) {
+        rmSync(done(), { force: true });
+        const result = await apply(await plan(always, ranges), state, run);
+        expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+        expect(existsSync(done())).toBe(true);
+      }
+    });
+
     it('takes the rest back when it fails', async () => {
       const result = await apply(await plan(fileBackend([final('false')])), state, run);
       expect(result.code).toBe(exit.rolledBack);

@@ -39,6 +39,16 @@ test('a copy with files added, replaced and deleted, gone afterwards', async () 
   expect(await content(conf, 'jail.d/a.conf')).toBe('a');
 });
 
+test('it goes at exit too, from the turn on in which it is made', async () => {
+  const before = process.listenerCount('exit');
+  const work = withStage({ files: { x: '' } }, () => Promise.resolve());
+  // Within a turn; nothing from outside is seen before it ends.
+  for (let i = 0; i < 10; i++) await Promise.resolve();
+  expect(process.listenerCount('exit')).toBe(before + 1);
+  await work;
+  expect(process.listenerCount('exit')).toBe(before);
+});
+
 test('modes are kept', () =>
   withStage({ copy: conf, files: {} }, async (folder) => {
     expect((await stat(join(folder, 'jail.conf'))).mode & 0o777).toBe(0o640);

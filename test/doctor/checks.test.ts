@@ -9,6 +9,7 @@ import twoFirewalls from '../../src/doctor/checks/two-firewalls.ts';
 import type { Finding } from '../../src/doctor/check.ts';
 import type { FilterSeen } from '../../src/doctor/filters.ts';
 import { doctorContext } from '../helpers/doctor.ts';
+import { lenient } from '../helpers/hostile-host.ts';
 
 const open = '*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n';
 const input = (policy: string, ...rules: readonly string[]): string =>
@@ -145,6 +146,17 @@ describe('bans', () => {
       ],
       command: 'csf -dr 173.245.48.9',
     });
+  });
+
+  it('of fail2ban are not judged where its answer is cut off', async () => {
+    const look = (answer: string) =>
+      bans.observe(lenient({ answers: { 'fail2ban-client banned': answer } }), context);
+    const whole = "[{'sshd': ['173.245.48.9']}]\n";
+    expect((await look(whole)).fail2ban).toEqual([
+      { jail: 'sshd', addresses: ['173.245.48.9'], times: '' },
+    ]);
+    for (const cut of ['', "[{'sshd': [", "[{'sshd': ['173.245.48.9'"])
+      await expect(look(cut)).rejects.toThrow('what fail2ban-client banned printed cannot be read');
   });
 
   it('are told of fail2ban alone where the rules cannot be read', () => {

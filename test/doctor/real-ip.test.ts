@@ -166,6 +166,27 @@ describe('jails of fail2ban', () => {
     expect(await titles(`${realIpOn}\n${server}`, jail([]))).toEqual([]);
   });
 
+  it.each([
+    ['status', 'Status\n|- Number of jail:\t2\n`- Jail list:\tbots\n'],
+    ['status', 'Status\n|- Number of jail:\t1\n`- Jail list:\tbo'],
+    ['status', ''],
+    ['get bots logpath', `Current monitored log file(s):\n|- ${log}\n`],
+    ['get bots ignoreip', 'These IP addresses/networks are ignored:\n|- 104.16.0.0/13\n'],
+  ])('that are not all in the answer to %s are not judged', async (words, answer) => {
+    const { answers } = jail(all);
+    const cut = { answers: { ...answers, [`fail2ban-client ${words}`]: answer } };
+    await expect(titles(server, cut)).rejects.toThrow(
+      `what fail2ban-client ${words} printed cannot be read`,
+    );
+  });
+
+  it('may be none', async () => {
+    const answers = {
+      'fail2ban-client status': 'Status\n|- Number of jail:\t0\n`- Jail list:\t\n',
+    };
+    expect(await titles(server, { answers })).toEqual([]);
+  });
+
   it('on another log is another matter, unless nginx writes it', async () => {
     expect(await titles(server, jail([], '/var/log/auth.log'))).toEqual([]);
     expect(await titles(`access_log /srv/a.log;\n${server}`, jail([], '/srv/a.log'))).toHaveLength(

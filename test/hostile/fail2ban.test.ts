@@ -1,4 +1,3 @@
-import { readdirSync, readFileSync } from 'node:fs';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import fail2ban from '../../renderers/fail2ban.ts';
@@ -7,36 +6,34 @@ import { settingsOf, withEntries, withoutEntries } from '../../src/fail2ban/igno
 import { parseRanges } from '../../src/prefix.ts';
 import type { Outcome, Step } from '../../src/renderer.ts';
 import { desired } from '../helpers/desired.ts';
+import {
+  apart,
+  banned,
+  configuration,
+  fixtures,
+  ignored,
+  joined,
+  script,
+} from '../helpers/fail2ban.ts';
 import { recorded, type Recorded } from '../helpers/host.ts';
 import { damagedHost, runThrough, type Reach } from '../helpers/hostile-host.ts';
 import { askedOrRefused, cases, damaged, expectLinear, pumps, words } from '../helpers/hostile.ts';
 
-const folder = new URL('../fixtures/fail2ban/', import.meta.url);
-const script = 'python3 -I {stage}/cfsync.py {stage}';
-const banned = 'fail2ban-client banned';
-const ignored = 'fail2ban-client get labt ignoreip';
-
-/** The hosts that are described in the README of the fixtures. */
+const labt = ignored('labt');
+/** Question by question. */
 const hosts: Readonly<Record<string, Recorded>> = Object.fromEntries(
-  readdirSync(folder)
-    .filter((name) => name.endsWith('.json'))
-    .map((name) => {
-      const captured = JSON.parse(readFileSync(new URL(name, folder), 'utf8')) as Recorded;
-      const answers = { ...captured.answers };
-      const loaded = answers[script] as Outcome | undefined;
-      if (loaded !== undefined)
-        answers[script] = { ...loaded, stdout: `${JSON.stringify(loaded.stdout)}\n` };
-      return [name.slice(0, -'.json'.length), { ...captured, answers }];
-    }),
+  fixtures.map((name) => [name, apart(name)]),
 );
 
-const observe = (one: Recorded) => fail2ban.observe(recorded(one), {});
+const observe = (one: Recorded) => fail2ban.observe(recorded(joined(one)), {});
 const answering = (name: string, answers: Readonly<Record<string, string>>): Recorded => ({
   ...hosts[name],
   answers: { ...hosts[name]!.answers, ...answers },
 });
-const printed = (name: string, command: string): string =>
-  (hosts[name]!.answers![command] as Outcome).stdout;
+const printed = (name: string, command: string): string => {
+  const said = hosts[name]!.answers![command]!;
+  return typeof said === 'string' ? said : said.stdout;
+};
 
 const pieces = [
   "'labt': ['1.1.1.1', ",
@@ -63,8 +60,12 @@ describe('what fail2ban answers', () => {
   test('leads to a plan or a refusal', async () => {
     const reach: Reach = { observed: 0, planned: 0 };
     await fc.assert(
-      fc.asyncProperty(damagedHost(Object.values(hosts), pieces), (one) =>
-        runThrough(fail2ban, {}, one, reach, checkStep),
+      fc.asyncProperty(
+        fc.oneof(
+          { weight: 5, arbitrary: damagedHost(Object.values(hosts), pieces).map(joined) },
+          damagedHost(Object.values(hosts).map(joined), pieces),
+        ),
+        (one) => runThrough(fail2ban, {}, one, reach, checkStep),
       ),
       cases(600),
     );
@@ -74,11 +75,11 @@ describe('what fail2ban answers', () => {
 
   test.each([
     ['bans', banned],
-    ['bans', ignored],
-    ['plain', ignored],
+    ['bans', labt],
+    ['plain', labt],
     ['sections', banned],
-    ['sections', ignored],
-    ['sections', script],
+    ['sections', labt],
+    ['sections', configuration],
   ])('of the host %s to %s is refused wherever it is cut off', async (name, command) => {
     const whole = printed(name, command);
     const same = await observe(hosts[name]!);
@@ -91,7 +92,7 @@ describe('what fail2ban answers', () => {
       expect(found).toEqual(same);
     }
     // A line feed that is missing at the end hides nothing where the text has an end of its own.
-    expect(known).toEqual(command === ignored ? [] : [whole.length - 1]);
+    expect(known).toEqual(command === banned ? [whole.length - 1] : []);
   });
 
   test.each([
@@ -128,18 +129,24 @@ describe('what fail2ban answers', () => {
     ['ignored:\n`- \u001b[2J\n', 'what does things to a terminal'],
     ['ignored\n`- 1.1.1.1\n', 'no heading'],
   ])('%j for the ignored addresses is refused: %s', async (answer) => {
-    await expect(observe(answering('plain', { [ignored]: answer }))).rejects.toThrow(
+    await expect(observe(answering('plain', { [labt]: answer }))).rejects.toThrow(
       'fail2ban: what fail2ban-client get labt ignoreip printed cannot be read',
     );
   });
 
-  const load = (change: (loaded: { jails: unknown; skipped: unknown }[]) => unknown): string => {
-    const loaded = JSON.parse(printed('sections', script)) as {
-      jails: unknown;
-      skipped: unknown;
-    }[];
-    return JSON.stringify(change(loaded) ?? loaded);
+  interface Found {
+    loads: unknown;
+    links: unknown;
+    writable: unknown;
+  }
+  type Loads = { jails: unknown; skipped: unknown }[];
+  const found = (change: (all: Found) => void): string => {
+    const all = JSON.parse(printed('sections', configuration)) as Found;
+    change(all);
+    return JSON.stringify(all);
   };
+  const load = (change: (loaded: Loads) => unknown): string =>
+    found((all) => (all.loads = change(all.loads as Loads) ?? all.loads));
   test.each([
     ['one answer less', load((all) => all.slice(1))],
     ['one answer more', load((all) => [...all, all[0]])],
@@ -155,18 +162,68 @@ describe('what fail2ban answers', () => {
     ['a name of two lines', load((all) => void (all[1]!.jails = { 'a]\n[b': [] }))],
     ['null for what was skipped', load((all) => void (all[1]!.skipped = null))],
   ])('for the configuration is refused with %s', async (_, answer) => {
-    await expect(observe(answering('sections', { [script]: answer }))).rejects.toThrow(
+    await expect(observe(answering('sections', { [configuration]: answer }))).rejects.toThrow(
       'fail2ban: what fail2ban-client -d printed cannot be read',
+    );
+  });
+
+  test.each([
+    ['no list of links', found((all) => (all.links = 'jail.d/00-cfsync.conf'))],
+    ['a number among the links', found((all) => (all.links = [1]))],
+    ['a list', '[]'],
+    ['a text', '"writable"'],
+    ['no answer to whether it may be written to', found((all) => delete all.writable)],
+  ])('for the folder is refused with %s', async (_, answer) => {
+    await expect(observe(answering('sections', { [configuration]: answer }))).rejects.toThrow(
+      /cannot be read|may not be written to/,
+    );
+  });
+
+  const none = { code: 0, stdout: 'none\n', stderr: '' };
+  test.each([
+    ['no answer of a jail', { ignoreip: [] }],
+    [
+      'an answer too many',
+      {
+        ignoreip: [
+          ['labt', none],
+          ['labt', none],
+        ],
+      },
+    ],
+    ['the answer of another jail', { ignoreip: [['labx', none]] }],
+    ['no name of a jail', { ignoreip: [null] }],
+    ['no list of a name and an answer', { ignoreip: [{}] }],
+    ['a text for the answer of a jail', { ignoreip: [['labt', 'none\n']] }],
+    ['no code', { ignoreip: [['labt', { stdout: 'none\n', stderr: '' }]] }],
+    ['no output', { ignoreip: [['labt', { code: 0, stderr: '' }]] }],
+    ['no bans', { banned: undefined }],
+  ])('in one is refused with %s', async (_, change) => {
+    const { answers, ...host } = joined(hosts.plain!);
+    const { stdout } = answers![script] as Outcome;
+    const whole = { ...(JSON.parse(stdout) as object), ...change };
+    const asked = fail2ban.observe(
+      recorded({ ...host, answers: { [script]: JSON.stringify(whole) } }),
+      {},
+    );
+    await expect(asked).rejects.toThrow(/^fail2ban: what fail2ban-client.* printed cannot be read/);
+  });
+
+  test.each([banned, labt])('may not come: %s', async (question) => {
+    const said = { code: null, ended: 'did not end within 30 s', stdout: '', stderr: '' };
+    const host = { ...hosts.plain, answers: { ...hosts.plain!.answers, [question]: said } };
+    await expect(observe(host as unknown as Recorded)).rejects.toThrow(
+      `${question} did not end within 30 s`,
     );
   });
 
   test('may name jails as every object has them', async () => {
     for (const name of words('constructor __proto__ toString hasOwnProperty')) {
-      const loaded = printed('plain', script).replaceAll('"labt"', JSON.stringify(name));
+      const loaded = printed('plain', configuration).replaceAll('"labt"', JSON.stringify(name));
       const one = answering('plain', {
         [banned]: `[{'${name}': ['104.16.0.1']}]`,
-        [`fail2ban-client get ${name} ignoreip`]: printed('bans', ignored),
-        [script]: loaded,
+        [ignored(name)]: printed('bans', labt),
+        [configuration]: loaded,
       });
       const observed = await observe(one);
       expect(observed.around.jails.map((jail) => jail.name)).toEqual([name]);
@@ -193,9 +250,7 @@ describe('what fail2ban answers', () => {
           const names = Object.keys(jails);
           const one = answering('plain', {
             [banned]: `[${names.map((name) => `{${repr(name)}: [${jails[name]!.map(repr).join(', ')}]}`).join(', ')}]\n`,
-            ...Object.fromEntries(
-              names.map((name) => [`fail2ban-client get ${name} ignoreip`, 'none\n']),
-            ),
+            ...Object.fromEntries(names.map((name) => [ignored(name), 'none\n'])),
           });
           const { server } = (await observe(one)).around;
           expect(Object.fromEntries(server!.map(({ name, bans }) => [name, bans]))).toEqual(jails);
@@ -216,7 +271,7 @@ describe('what fail2ban answers', () => {
       );
     await expectLinear(
       (size) =>
-        observe(answering('plain', { [ignored]: `:\n\`- ${piece.repeat(size)}` })).catch(
+        observe(answering('plain', { [labt]: `:\n\`- ${piece.repeat(size)}` })).catch(
           () => undefined,
         ),
       piece,

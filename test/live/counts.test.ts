@@ -1,4 +1,7 @@
-/** What a run starts and writes does not depend on how many ranges there are; test/bench/README.md lists the numbers. */
+/**
+ * What a run starts and writes does not depend on how many ranges or jails there are; test/bench/README.md lists the
+ * numbers.
+ */
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from 'vitest';
@@ -85,8 +88,26 @@ describeLive('counts', { programs: ['nft', 'iptables', 'ipset', 'ufw', 'fail2ban
       await rm(lab.origin.path('/run/lab/state'), { recursive: true });
     }
     expect(counts[1]).toEqual(counts[0]);
-    const rows = (await readFile(table, 'utf8')).split('\n').map((line) => line.split(/ *\| */));
-    const documented = rows.find(([, backend]) => backend === name)?.slice(2, 4);
-    expect(counts[0]).toEqual(documented?.map(Number));
+    expect(counts[0]).toEqual(await documented(name));
   });
+
+  test('fail2ban with 20 jails', async () => {
+    const { args, setup } = setups.fail2ban!;
+    lab = await Lab.create({ privateDirs: ['/var/lib/fail2ban', '/var/log'] });
+    await shell(setup);
+    await shell(`for i in $(seq 19); do
+printf '[lab%d]\nenabled = true\nfilter = sshd\nlogpath = /run/lab.log\n' $i >> /etc/fail2ban/jail.local
+done; fail2ban-client reload`);
+    const first = await apply(...args, '--source', 'bundled');
+    const again = await apply(...args, '--source', 'bundled');
+    expect([first.programs.length, again.programs.length]).toEqual(await documented('fail2ban'));
+    const { stdout } = await lab.origin.run(['fail2ban-client', 'get', 'lab19', 'ignoreip']);
+    expect(stdout).toContain('104.16.0.0/13');
+  });
+
+  async function documented(name: string): Promise<readonly number[] | undefined> {
+    const rows = (await readFile(table, 'utf8')).split('\n').map((line) => line.split(/ *\| */));
+    const row = rows.find(([, backend]) => backend === name);
+    return row?.slice(2, 4).map(Number);
+  }
 });

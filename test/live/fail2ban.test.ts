@@ -263,6 +263,23 @@ describeLive('fail2ban', { programs: ['fail2ban-server', 'nft', 'setpriv'] }, ()
       expect((await get('/var/log/fail2ban.log')).match(/Reload finished/g)?.length).toBe(reloads);
     });
 
+    test('made while the configuration is loaded are lifted, and without any nothing is', async () => {
+      const unbans = 'echo >> /run/unbans';
+      const word = '/usr/bin/fail2ban-client';
+      await sabotage('unban', unbans);
+      await apply();
+      await expect(get('/run/unbans')).rejects.toThrow('ENOENT');
+      await run('remove', '-b', 'fail2ban');
+      await put(
+        wrapper,
+        `#!/bin/sh\n[ "$1" != unban ] || ${unbans}\n${word} "$@" || exit\n[ "$1" != reload ] || ${word} set labt banip ${edge[0]} ${stranger[0]}\n`,
+      );
+      await apply();
+      expect(await get('/run/unbans')).toBe('\n');
+      expect(await banned()).toEqual([stranger[0]]);
+      await rm(lab.origin.path('/run/unbans'));
+    });
+
     test('are lifted only after everything else is verified', async () => {
       await client('set', 'labt', 'banip', ...edge);
       await sabotage('reload', 'echo OK; exit 0');
@@ -772,7 +789,7 @@ ${jail('labt')}${jail('own', 'ignoreip =\n')}`;
 
     test.for(['reload', 'unban'])('a %s that fails puts every value back', async (word) => {
       await edit(leftovers, { 'jail.d/cf.conf': '[labt]\nignoreip = 131.0.72.0/22\n' });
-      await client('set', 'labt', 'banip', stranger[0]!);
+      await client('set', 'labt', 'banip', stranger[0]!, edge[0]!);
       const [before, server] = [await tree(), await ignored()];
       await sabotage(
         word,
@@ -842,6 +859,45 @@ ${jail('labt')}${jail('own', 'ignoreip =\n')}`;
       }
     });
   });
+
+  test.for([
+    ['of this Python', '#!/usr/bin/python3', 'True'],
+    ['of another one', '#!/usr/bin/env python3', 'False'],
+  ])(
+    'a client %s is asked, with its modules where they are the same',
+    async ([, first, loaded]) => {
+      await edit(plain + jail('own', 'ignoreip = 203.0.113.1\n'));
+      await put(
+        wrapper,
+        `${first}
+import sys
+with open("/run/asked", "a") as file:
+    print("fail2ban.client.configurator" in sys.modules, *sys.argv[1:], file=file)
+from fail2ban.client.fail2banclient import exec_command_line
+exec_command_line(sys.argv)
+`,
+      );
+      await chmod(lab.origin.path(wrapper), 0o755);
+      await rm(lab.origin.path('/run/asked'), { force: true });
+      await run('diff', '-b', 'fail2ban', '--source', 'bundled');
+      const asked = (await get('/run/asked')).replaceAll(/\/\S+(?=\/try-)/g, '').trim();
+      expect(asked.split('\n').sort()).toEqual(
+        [
+          'banned',
+          'get labt ignoreip',
+          'get own ignoreip',
+          '-c /try-0 -d',
+          '-c /try-1 -d',
+          '-c /try-2 -d',
+          '-c /etc/fail2ban -d',
+        ]
+          .map((words) => `${loaded} ${words}`)
+          .sort(),
+      );
+      await apply();
+      expect(await ignored('own')).toEqual(listed('203.0.113.1'));
+    },
+  );
 
   test('dry run and render change nothing', async () => {
     await client('set', 'labt', 'banip', edge[0]!);

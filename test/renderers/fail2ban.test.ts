@@ -1,12 +1,11 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import fail2ban, { type Fail2banAround, type Fail2banOwned } from '../../renderers/fail2ban.ts';
 import { BackendError, CfsyncError } from '../../src/errors.ts';
 import { digest } from '../../src/files.ts';
 import { merge, none, parseRanges } from '../../src/prefix.ts';
-import type { Desired, FileStep, Outcome, Step } from '../../src/renderer.ts';
+import type { Command, Desired, FileStep, Outcome, Step } from '../../src/renderer.ts';
 import { bundled, desired } from '../helpers/desired.ts';
+import { apart, configuration, joined } from '../helpers/fail2ban.ts';
 import { golden } from '../helpers/golden.ts';
 import { recorded } from '../helpers/host.ts';
 
@@ -30,24 +29,14 @@ type Fixture =
   | 'stale'
   | 'nobody';
 
-interface Captured {
-  readonly answers: Readonly<Record<string, Outcome>>;
-  readonly files: Readonly<Record<string, string>>;
-  readonly folders: Readonly<Record<string, readonly string[]>>;
-}
-
+/** @param files Those of ours that are there, in place of the captured ones. */
 function hostOf(fixture: Fixture, files?: Readonly<Record<string, string>>) {
-  const path = join(import.meta.dirname, '..', 'fixtures', 'fail2ban', `${fixture}.json`);
-  const captured = JSON.parse(readFileSync(path, 'utf8')) as Captured;
-  const answers = Object.entries(captured.answers).map(([command, answer]) => [
-    command,
-    command.startsWith('python3') ? { ...answer, stdout: JSON.stringify(answer.stdout) } : answer,
-  ]);
-  return recorded({
-    answers: Object.fromEntries(answers),
-    files: files ?? captured.files,
-    folders: captured.folders,
-  });
+  const host = joined(apart(fixture));
+  if (files === undefined) return recorded(host);
+  const folder = '/etc/fail2ban/jail.d';
+  const theirs = host.folders![folder]!.filter((name) => !name.includes('cfsync'));
+  const ours = Object.keys(files).map((path) => path.slice(folder.length + 1));
+  return recorded({ ...host, files, folders: { [folder]: [...theirs, ...ours].sort() } });
 }
 
 const observe = (fixture: Fixture, files?: Readonly<Record<string, string>>) =>
@@ -261,6 +250,7 @@ describe('plan', () => {
     );
     expect(steps.at(-1)).toMatchObject({
       final: true,
+      ifLeft: true,
       command: { argv: ['fail2ban-client', 'unban', ...bundled.v4, ...bundled.v6] },
     });
     expect(notices.map(({ level }) => level)).toEqual(['warning', 'warning']);
@@ -338,10 +328,8 @@ describe('adopt', () => {
   it('tries the whole of it before the first step', async () => {
     const { steps } = await adopted();
     const [first] = steps;
-    expect(first!.check!.stage!.files['jail.local']).toBe(
-      fileSteps(steps).find(({ path }) => path === local)!.content,
-    );
     expect(JSON.parse(first!.check!.stdin!)).toMatchObject({
+      files: { 'jail.local': fileSteps(steps).find(({ path }) => path === local)!.content },
       jails: { labv: ['8.8.8.0/24', ...bundled.v4, ...bundled.v6] },
     });
   });
@@ -432,6 +420,12 @@ describe('adopt', () => {
     expect(fileSteps(steps).map(({ path }) => path)).toEqual([late]);
   });
 
+  it('leaves alone what a link leads to', async () => {
+    const { before, steps } = await adopted({ links: ['jail.local'] });
+    expect(new Set(before.strays!.map(({ file }) => file))).toEqual(new Set(['jail.d/cf.conf']));
+    expect(fileSteps(steps).map(({ path }) => path)).not.toContain(local);
+  });
+
   it('has nothing to do where nobody wrote anything', async () => {
     const seen = await observe('carried');
     const observed = fail2ban.adopt!(seen, desired(), known);
@@ -453,7 +447,7 @@ describe('a host that cannot be used', () => {
   it('broken: fail2ban says where', async () => {
     await expect(observe('broken')).rejects.toMatchObject({
       detail: [
-        "Failed during configuration: While reading from '/etc/fail2ban/jail.local' [line 15]: option 'ignoreip' in section 'labt' already exists",
+        "Failed during configuration: While reading from '/etc/fail2ban/jail.local' [line 10]: option 'ignoreip' in section 'labt' already exists",
         'Init of command line failed',
       ],
     });
@@ -464,12 +458,36 @@ describe('a host that cannot be used', () => {
   });
 
   it('a file of ours that is a link', async () => {
-    const host = hostOf('applied');
-    const linked = {
-      ...host,
-      query: async (command: Parameters<typeof host.query>[0]) =>
-        command.argv[1] === '-L' ? { code: 0, stdout: '', stderr: '' } : host.query(command),
-    };
+    const host = apart('applied');
+    const said = JSON.parse(host.answers![configuration] as string) as { links: string[] };
+    said.links.push('jail.d/00-cfsync.conf');
+    const answers = { ...host.answers, [configuration]: JSON.stringify(said) };
+    const linked = recorded(joined({ ...host, answers }));
     await expect(fail2ban.observe(linked, {})).rejects.toThrow('is a symbolic link');
+  });
+
+  const missing = (program: string) =>
+    new BackendError('not installed', `${program} is not installed`);
+  it.each([
+    ['fail2ban is', ['fail2ban-client'], 'fail2ban-client'],
+    ['fail2ban and python3 are', ['fail2ban-client', 'python3'], 'fail2ban-client'],
+    ['python3 is', ['python3'], 'python3'],
+  ])('%s not installed', async (_, absent, named) => {
+    const host = {
+      ...recorded({}),
+      query: async ({ argv: [program] }: Command): Promise<Outcome> => {
+        if (absent.includes(program)) throw missing(program);
+        return { code: program === 'python3' ? 127 : 0, stdout: '', stderr: '' };
+      },
+    };
+    await expect(fail2ban.observe(host, {})).rejects.toThrow(missing(named));
+  });
+
+  it('no folder for our files', async () => {
+    const host = apart('plain');
+    const answers = { ...host.answers, [configuration]: 'null' };
+    await expect(fail2ban.observe(recorded(joined({ ...host, answers })), {})).rejects.toThrow(
+      'there is no /etc/fail2ban/jail.d',
+    );
   });
 });

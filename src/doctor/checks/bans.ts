@@ -1,5 +1,6 @@
 /** Does a ban list hold addresses of Cloudflare's: of fail2ban, of CSF, in a set or in single rules? */
 import { CfsyncError } from '../../errors.ts';
+import { bannedIn } from '../../fail2ban/answers.ts';
 import type { Family } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
@@ -112,16 +113,10 @@ async function jails(host: DoctorHost): Promise<Seen['fail2ban']> {
   }
   // It is not running, and then it bans nobody.
   if (banned.code !== 0) return [];
-  const found = [...banned.stdout.matchAll(/'((?:[^'\\]|\\.)*)': \[([^\]]*)\]/g)].map(
-    ([, jail, list]) => ({
-      jail: jail!,
-      addresses: [...list!.matchAll(/'([^']*)'/g)].map(([, address]) => address!),
-    }),
-  );
   return Promise.all(
-    found
-      .filter(({ addresses }) => addresses.length > 0)
-      .map(async ({ jail, addresses }) => {
+    bannedIn(banned.stdout)
+      .filter(([, addresses]) => addresses.length > 0)
+      .map(async ([jail, addresses]) => {
         const argv = ['fail2ban-client', 'get', jail, 'banip', '--with-time'] as const;
         const { code, stdout } = await host.query({ argv });
         return { jail, addresses, times: code === 0 ? stdout : '' };

@@ -1,4 +1,5 @@
 /** What counts or refuses visitors by their address: does it see the visitor, or Cloudflare? */
+import { ignoredIn, jailsIn, logsIn } from '../../fail2ban/answers.ts';
 import { ofProcess } from '../../proc.ts';
 import type { Directive } from '../../nginx/configuration.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
@@ -70,20 +71,21 @@ async function jails(host: DoctorHost): Promise<readonly Jail[]> {
   const status = await unlessMissing(host, ['fail2ban-client', 'status']);
   // No server answers, or not to this user.
   if (status === undefined || status.code !== 0) return [];
-  const [, list = ''] = /Jail list:\s*(.*)/.exec(status.stdout) ?? [];
-  const names = list.split(',').map((name) => name.trim());
-  const get = async (name: string, what: string): Promise<readonly string[]> => {
-    const { code, stdout } = await host.query({ argv: ['fail2ban-client', 'get', name, what] });
-    return code === 0 ? [...stdout.matchAll(/^[|`]- (.+)$/gm)].map(([, entry]) => entry!) : [];
-  };
   return Promise.all(
-    names
-      .filter((name) => name !== '')
-      .map(async (name) => ({
+    jailsIn(status.stdout).map(async (name) => {
+      const get = async (
+        what: string,
+        read: (text: string, jail: string) => readonly string[],
+      ): Promise<readonly string[]> => {
+        const { code, stdout } = await host.query({ argv: ['fail2ban-client', 'get', name, what] });
+        return code === 0 ? read(stdout, name) : [];
+      };
+      return {
         name,
-        logs: await get(name, 'logpath'),
-        ignored: await get(name, 'ignoreip'),
-      })),
+        logs: await get('logpath', logsIn),
+        ignored: await get('ignoreip', ignoredIn),
+      };
+    }),
   );
 }
 
