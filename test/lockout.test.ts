@@ -137,9 +137,9 @@ test('whoever is connected, a change of which nothing is asked would cut nobody'
       spared++;
       expect(judge(before, after, sessions)).toEqual({ own: [], notices: [] });
     }),
-    { numRuns: 2000, seed: 20261121 },
+    { numRuns: 2000 },
   );
-  expect(spared).toBeGreaterThan(20);
+  expect(spared).toBeGreaterThan(10);
   for (const [before, after] of [
     [nothing, allow],
     [allow, allow],
