@@ -105,7 +105,8 @@ function believe(
   const refuse = (index: number, problem: string) =>
     new GateError(what, `${place(index)}: ${problem}`);
 
-  for (const [index, entry] of entries.entries()) {
+  for (let index = 0; index < entries.length; index++) {
+    const entry = entries[index]!;
     const prefix = readPrefix(entry);
     if (typeof prefix === 'string') throw refuse(index, prefix);
     if (expected !== 'any' && prefix.family !== expected) {
@@ -134,12 +135,12 @@ interface Prefix {
  * ipaddr.js costs 125 ms for 100,000 entries, its generic `parse` would cost 17 times as much.
  */
 function readPrefix(entry: string): Prefix | string {
-  const [, address = '', digits] = strict.exec(entry) ?? [];
+  const address = strict.test(entry) ? entry.slice(0, entry.indexOf('/')) : '';
   const family = address.includes(':') ? 'v6' : 'v4';
   // Node 20 takes 5 ms to compile the expression of its isIPv6.
   const read = family === 'v4' ? isIPv4(address) : URL.canParse(`http://[${address}]`);
   if (!read) return `${quote(entry)} is not a prefix`;
-  const length = Number(digits);
+  const length = Number(entry.slice(address.length + 1));
   if (length > widths[family]) return `${entry} is longer than /${widths[family]}`;
   const prefix = canonical(entry);
   if (prefix === undefined) return `${entry} has host bits set`;
@@ -156,7 +157,7 @@ function secondOpinion(family: Family, address: string): string | undefined {
   }
 }
 
-const strict = /^(\d{1,3}(?:\.\d{1,3}){3}|[\da-f:]+)\/(0|[1-9]\d{0,2})$/i;
+const strict = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[\da-f:]+)\/(?:0|[1-9]\d{0,2})$/i;
 
 const special = [...specialPurpose.v4, ...specialPurpose.v6];
 

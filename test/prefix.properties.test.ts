@@ -125,10 +125,11 @@ const entry = (family: Family): fc.Arbitrary<string> => {
       return `${toAddress(family, (value >> host) << host)}/${length}`;
     });
 };
-const single = (family: Family) =>
+/** The first address of a block of 256. */
+const first = (family: Family) =>
   fc
-    .bigInt({ min: 0n, max: (1n << BigInt(widths[family])) - 1n })
-    .map((value) => `${toAddress(family, value)}/${widths[family]}`);
+    .bigInt({ min: 0n, max: (1n << BigInt(widths[family] - 8)) - 1n })
+    .map((value) => toAddress(family, value << 8n));
 const entries = fc.array(fc.oneof(entry('v4'), entry('v6')), { maxLength: 40 });
 const ranges = entries.map((list) => parseRanges(list));
 const runs = { numRuns: 2000 };
@@ -174,12 +175,21 @@ describe('parseRanges', () => {
   test('sorts long lists, where every digit of the addresses differs', () => {
     fc.assert(
       fc.property(
-        fc.array(fc.oneof(single('v4'), single('v6')), { minLength: 100, maxLength: 300 }),
-        (list) => {
+        // Above a thousand of a family they are sorted in another way than below.
+        fc.array(fc.oneof(first('v4'), first('v6')), {
+          minLength: 1500,
+          maxLength: 1800,
+          size: 'max',
+        }),
+        (addresses) => {
+          // At each address the narrow one comes first, and is inside of the wide one.
+          const list = [0, 8].flatMap((host) =>
+            addresses.map((text) => `${text}/${(text.includes(':') ? 128 : 32) - host}`),
+          );
           expect(parseRanges(list)).toEqual(oracle((_, all) => all, split(list)));
         },
       ),
-      { numRuns: 50 },
+      { numRuns: 5 },
     );
   });
 });

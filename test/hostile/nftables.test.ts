@@ -56,11 +56,11 @@ const theirs = `${statement}|(?:tcp|udp|th) dport (?:${ports}|\\{ ${ports}(?:, $
 const line = new RegExp(
   `^(?:${[
     `(?:add|delete) table ${table}`,
-    `create set ${table} cfsync[46] \\{ type ipv[46]_addr; flags interval; \\}`,
+    `add set ${table} cfsync[46] \\{ type ipv[46]_addr; flags interval; (?:\\}|elements = \\{)`,
     `(?:flush|delete) set ${table} cfsync[46]`,
     `add element ${table} cfsync[46] \\{`,
     '\\t[0-9a-f.:]+/\\d+,',
-    '\\}',
+    '\\}(?:; \\})?',
     `add chain ${table} ${name}(?: \\{ type \\w+ hook \\w+ priority (?:raw|filter|-?\\d+); policy \\w+; \\})?`,
     `(?:flush|delete) chain ${table} ${name}`,
     `add rule ${table} ${name}(?: (?:${statement}))+`,
@@ -238,6 +238,7 @@ describe('a rule set', () => {
             chains,
             owner: [],
             dormant: [],
+            sets: [],
             shared: [],
             bridges: [],
             defaultRoutes: [],

@@ -223,6 +223,16 @@ describeLive('nftables', { programs: ['nft'] }, () => {
     await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
   });
 
+  it("takes over sets that an admin's script made with our names, whatever they hold", async () => {
+    await lab.origin.nft(filter('drop', ''));
+    await lab.origin
+      .nft(`add set inet filter cfsync4 { type ipv4_addr; flags interval; elements = { 198.51.100.0/24, 173.245.48.0/24 }; }
+add set inet filter cfsync6 { type ipv6_addr; flags interval; }`);
+    await applied();
+    expect(await ruleset()).not.toContain('198.51.100');
+    await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
+  });
+
   it('moves its jump above a drop that the admin put before it', async () => {
     await lab.origin.nft(filter('drop', ''));
     await applied();

@@ -191,6 +191,7 @@ describe('lockdown', () => {
     chains: [],
     owner: [],
     dormant: [],
+    sets: [],
     shared: [],
     bridges: [],
     defaultRoutes: [],
@@ -267,6 +268,23 @@ describe('plan', () => {
     const text = steps[0]!.kind === 'run' ? steps[0]!.command.stdin! : '';
     expect(text).toMatch(/^flush set inet filter cfsync4\nadd element inet filter cfsync4 \{\n/);
     expect(text).not.toMatch(/cfsync6|rule|chain/);
+  });
+
+  it('fills a set as it makes it, and empties one that is there, whoever made it', async () => {
+    const options = nftables.options({});
+    const observed = await nftables.observe(hostWith('shared', sharedSets), options);
+    const { owned } = nftables.want(desired(), options, observed.around);
+    const textOf = (around: NftAround): string => {
+      const [first] = nftables.plan(owned, { owned: nftables.nothing, around });
+      return first!.kind === 'run' ? first!.command.stdin! : '';
+    };
+    expect(observed.around.sets).toEqual(['inet filter cfsync4', 'inet filter cfsync6']);
+    const there = textOf(observed.around);
+    expect(there).toMatch(/^flush set inet filter cfsync4\nadd element inet filter cfsync4 \{\n/m);
+    expect(there).not.toContain('elements = {');
+    const absent = textOf({ ...observed.around, sets: [] });
+    expect(absent).toMatch(/^add set inet filter cfsync4 \{ .* elements = \{\n\t[\d./]+,\n/m);
+    expect(absent).not.toMatch(/flush set|add element/);
   });
 
   it('takes away all of it and nothing else', async () => {
@@ -598,6 +616,7 @@ describe('adopt', () => {
         ],
         owner: [],
         dormant: [],
+        sets: [],
         shared: [],
         bridges: [],
         defaultRoutes: [],
