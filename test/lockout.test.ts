@@ -139,7 +139,7 @@ test('whoever is connected, a change of which nothing is asked would cut nobody'
     }),
     { numRuns: 2000 },
   );
-  expect(spared).toBeGreaterThan(50);
+  expect(spared).toBeGreaterThan(10);
   for (const [before, after] of [
     [nothing, allow],
     [allow, allow],

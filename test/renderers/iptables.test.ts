@@ -226,7 +226,7 @@ describe('reading', () => {
     });
 
     it('not where what is saved names none, and the writer says that it is the same', async () => {
-      // So does nf_tables before 1.8.8.
+      // Nor does nf_tables of 1.8.5 name itself.
       const { observed } = await wantOn({ v4: printed('policy-drop-legacy.save') });
       expect(observed.around.v4.other.variant).toBe('legacy');
     });
