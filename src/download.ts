@@ -1,4 +1,4 @@
-/** Asks Cloudflare's feeds; loaded only where a download happens, because undici takes 64 ms to import. */
+/** Asks Cloudflare's feeds; loaded only where a download happens, because undici takes nearly as long to load as Node. */
 
 import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-/** Posts a report to a web address; loaded only where that happens, because undici takes 64 ms to import. */
+/** Posts a report to a web address; loaded only where that happens, because undici takes nearly as long to load as Node. */
 import { STATUS_CODES } from 'node:http';
 import { withoutSecret } from './feed-url.ts';
 import { makeClients } from './http.ts';

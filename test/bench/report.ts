@@ -32,7 +32,7 @@ export function conclude(file: string): void {
     theirs === undefined ? '' : figure(theirs),
     ratio === undefined ? '' : ratio.toFixed(2),
     goal,
-    reached ? 'yes' : 'NO',
+    goal === '' ? '' : reached ? 'yes' : 'NO',
   ]);
   const widths = head.map((name, i) =>
     Math.max(name.length, ...cells.map((row) => row[i]!.length)),
