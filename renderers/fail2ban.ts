@@ -30,7 +30,7 @@ import {
   type Setting,
 } from '../src/fail2ban/ignoreip.ts';
 import { digest } from '../src/files.ts';
-import { checkKeys } from '../src/options.ts';
+import { checkKeys, isFields } from '../src/options.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../src/prefix.ts';
 import { namesOnly } from '../src/published.ts';
 import {
@@ -160,8 +160,8 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
   async observe(host) {
     const inside = (await host.list(`${folder}/jail.d`)) ?? [];
     const around = await lookAround(host, inside);
-    const early = await readOurs(host, names.early);
-    const late = await readOurs(host, names.late);
+    const early = (await host.read(`${folder}/${names.early}`)) ?? null;
+    const late = (await host.read(`${folder}/${names.late}`)) ?? null;
     const { server } = around;
     const ranges = rangesIn(early, late);
     const loaded =
@@ -453,7 +453,7 @@ interface Loaded {
 
 /** @param inside The names in jail.d. */
 async function lookAround(host: Host, inside: readonly string[]): Promise<Fail2banAround> {
-  const early = inside.some((name) => names.early === `jail.d/${name}`);
+  const early = inside.some((name) => `jail.d/${name}` === names.early);
   const theirs = await readTheirs(host, inside);
   const text = (values: readonly string[]): string =>
     `[DEFAULT]\nignoreip = ${values.join(' ')}\n\n`;
@@ -545,9 +545,8 @@ async function askPython(host: Host, tries: readonly Changes[]): Promise<Outcome
 }
 
 function recordIn(value: unknown): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null)
-    throw unreadable(client, 'there is nothing in it');
-  return value as Readonly<Record<string, unknown>>;
+  if (!isFields(value)) throw unreadable(client, 'there is nothing in it');
+  return value;
 }
 
 /** @throws BackendError when these are not so many. */
@@ -603,10 +602,6 @@ function misconfigured(detail: readonly string[]): BackendError {
     'fail2ban: its configuration does not load; nothing was changed; fail2ban-client -t says why',
     { detail },
   );
-}
-
-async function readOurs(host: Host, name: string): Promise<string | null> {
-  return (await host.read(`${folder}/${name}`)) ?? null;
 }
 
 /** The jails of the running server with their ignore lists and bans. */
@@ -806,7 +801,7 @@ function run(what: string, words: readonly string[]): Extract<Step, { kind: 'run
   return {
     kind: 'run',
     summary: escape(`fail2ban: ${what}`),
-    command: { argv: ['fail2ban-client', ...words], timeout: 120_000 },
+    command: { argv: [client, ...words], timeout: 120_000 },
   };
 }
 

@@ -1,5 +1,6 @@
 /** Reads what fail2ban's client prints, strictly: what is cut off or something else is no answer. */
 import { BackendError } from '../errors.ts';
+import { isFields } from '../options.ts';
 
 /** What can stand in a file, and be an argument; and those of them that fail2ban takes for one value. */
 const line = /^[^\p{Cc}\p{Cs}]+$/u;
@@ -80,8 +81,7 @@ export function isWord(text: string): boolean {
 
 /** The lists of texts of an object, by names. */
 export function listsIn(value: unknown, program: string): Lists {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw unreadable(program, 'there are no jails in it');
+  if (!isFields(value)) throw unreadable(program, 'there are no jails in it');
   return Object.entries(value).map(([name, list]: [string, unknown]) => {
     if (!isTexts(list) || !isLine(name))
       throw unreadable(program, `jail ${name} has no list of addresses, or is none`);

@@ -10,8 +10,8 @@ const patience = 30;
  * takes (fail2ban 1.0.2). So where it is a program for this Python, its modules are loaded once, and it is run in
  * forks; anything else is started as it is.
  *
- * A configuration is tried in a copy. Only what lies at the top and in jail.d is copied, once for all tries; the
- * folders of filters and actions, 170 files, are links to the real ones.
+ * A configuration is tried in a copy, one for each try. Only what lies at the top and in jail.d is in it, read once for
+ * all tries; the folders of filters and actions, 170 files, are links to the real ones.
  */
 const head = `import ast, json, os, signal, sys
 
