@@ -1,11 +1,13 @@
 /**
  * UFW: ordinary ufw rules with the comment `cfsync`, visible in `ufw status`.
  *
- * The rules files are edited under ufw's own lock and loaded as ufw itself does after an insert or a
- * delete: with `iptables-restore -n`, one transaction for each family. Measured on ufw 0.36.2: no lost
- * connection and no stranger in 200 loads, where one `ufw reload` lets strangers in for up to 1.2 s.
+ * The rules files are edited under ufw's own lock. Into the kernel goes what differs, or the whole file where
+ * the kernel was not as it says, with `iptables-restore -n`: one transaction for each family, as ufw itself
+ * loads after an insert. Measured on ufw 0.36.2: no lost connection and no stranger in 200 changes, either
+ * way, where one `ufw reload` lets strangers in for up to 1.2 s.
  * ufw's own commands are never run: they wait for the lock that is held here.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { BackendError, CfsyncError, errno, exit } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../src/interfaces.ts';
@@ -14,6 +16,7 @@ import { intersect, isEmpty, merge, none, parseRanges, type Family } from '../sr
 import {
   defineRenderer,
   type Artifact,
+  type Command,
   type Desired,
   type Host,
   type Notice,
@@ -24,6 +27,7 @@ import {
 } from '../src/renderer.ts';
 import { count, firstLines } from '../src/text.ts';
 import {
+  asPrefix,
   hinders,
   includesPort,
   isAcceptFrom,
@@ -97,6 +101,7 @@ export interface UfwAround {
 }
 
 const families = ['v4', 'v6'] as const;
+const settingsPaths = ['/etc/default/ufw', '/etc/ufw/ufw.conf'] as const;
 const paths = { v4: '/etc/ufw/user.rules', v6: '/etc/ufw/user6.rules' } as const;
 const programs = { v4: 'iptables', v6: 'ip6tables' } as const;
 const labels = { v4: 'IPv4', v6: 'IPv6' } as const;
@@ -150,12 +155,11 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
 
   async observe(host) {
     const settings = await readSettings(host);
-    const texts = { v4: await readRules(host, paths.v4), v6: await readRules(host, paths.v6) };
     const enabled = settings.get('enabled') === 'yes';
     const stack = (await host.list('/proc/sys/net/ipv6')) !== undefined;
-    const [kernel, files, docker, defaultRoutes] = await Promise.all([
+    const [kernel, [texts, files], docker, defaultRoutes] = await Promise.all([
       enabled ? readKernel(host, stack) : undefined,
-      parseBoth(texts),
+      readFiles(host),
       dockerBridges(host),
       defaultRouteInterfaces(host),
     ]);
@@ -184,11 +188,10 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
       const file = wanted.strays === undefined ? rulesOf(family, around) : around.files[family];
       const ours = edit(without(file, strays), blocks, at);
       const next = strays.length === 0 ? ours : putBack(ours, paths[family], strays, order);
-      const restore = (...words: string[]) =>
-        ({
-          argv: [`${programs[family]}-restore`, '-w', '10', '-n', ...words],
-          stdin: next,
-        }) as const;
+      const restore = (stdin: string, ...words: string[]): Command => ({
+        argv: [`${programs[family]}-restore`, '-w', '10', '-n', ...words],
+        stdin,
+      });
       const path = paths[family];
       if (next !== text)
         files.push({
@@ -199,10 +202,14 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
           mode: 0o640,
           expect: digest(text),
           // An error in the file would take the whole firewall down at the next `ufw reload` or boot.
-          check: restore('--test'),
+          check: restore(next, '--test'),
         });
       if (isRunning(family, around) && (next !== text || (loaded && !owned[family].loaded)))
-        loads.push({ kind: 'run', summary: `ufw: load ${path}`, command: restore() });
+        loads.push({
+          kind: 'run',
+          summary: `ufw: load ${path}`,
+          command: restore(moves(family, text, next, around) ?? next),
+        });
     }
     return [...files, ...loads];
   },
@@ -239,6 +246,61 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     };
   },
 });
+
+// ---- plan ----
+
+/**
+ * What takes the kernel from one text of the file to another and leaves every other rule alone, its counters
+ * included. Undefined where the kernel's chain is not as the first one says, or where there is more to do than
+ * to delete and insert in it: then the file is loaded.
+ */
+function moves(
+  family: Family,
+  from: string,
+  to: string,
+  { kernel }: UfwAround,
+): string | undefined {
+  const chain = inputChain(family);
+  const isHere = (line: string): boolean => line.startsWith(`-A ${chain} `);
+  const before = ruleLines(from);
+  const after = ruleLines(to);
+  const filed = before.filter(isHere).map((line) => parseRule(line)!);
+  const live = kernel![family]!.rules.filter((rule) => rule.chain === chain);
+  if (!isDeepStrictEqual(filed.map(meaning), live.map(meaning))) return undefined;
+  const [old, wanted] = [new Set(before), new Set(after)];
+  const gone = before.filter((line) => !wanted.has(line));
+  const added = after.filter((line) => !old.has(line));
+  const [stay, stayed] = [
+    before.filter((line) => wanted.has(line)),
+    after.filter((line) => old.has(line)),
+  ];
+  const differing = [...gone, ...added];
+  if (differing.length === 0 || !differing.every(isHere) || !isDeepStrictEqual(stay, stayed))
+    return undefined;
+  // For each number the chain is walked: 10,000 take 600 ms, and 200 to load them (1.8.9, nf_tables).
+  if (differing.length > manyRules) return undefined;
+  const deletions = gone.map((line) => line.replace('-A', '-D'));
+  const insertions = after
+    .filter(isHere)
+    .flatMap((line, i) => (old.has(line) ? [] : [line.replace(/^-A \S+/, `-I ${chain} ${i + 1}`)]));
+  return ['*filter', ...deletions, ...insertions, 'COMMIT\n'].join('\n');
+}
+
+function ruleLines(text: string): readonly string[] {
+  return text.split('\n').filter((line) => line.startsWith('-A '));
+}
+
+/** The same for the same rule, as far as it is read, from the file and from the kernel. */
+function meaning(rule: ChainRule): unknown {
+  const { source, conditions } = rule;
+  return {
+    ...rule,
+    text: undefined,
+    source: source && (asPrefix(source)?.text ?? source),
+    // What a limit has without being told.
+    conditions: conditions.join(' ').replace(/ --name DEFAULT --mask [\da-f.:]+ --rsource/, ''),
+  };
+}
 
 // ---- wanted ----
 
@@ -584,12 +646,14 @@ function withoutStrays(
 /** /etc/default/ufw and ufw.conf, as `_get_defaults` of ufw 0.36.2 reads them. */
 async function readSettings(host: Host): Promise<ReadonlyMap<string, string>> {
   const settings = new Map<string, string>();
-  for (const path of ['/etc/default/ufw', '/etc/ufw/ufw.conf']) {
-    const text = await host.read(path);
+  const [program, ...texts] = await Promise.all(
+    ['/usr/sbin/ufw', ...settingsPaths].map((path) => host.read(path)),
+  );
+  for (const [i, text] of texts.entries()) {
     if (text === undefined)
       throw new BackendError(
         'not installed',
-        `ufw is not installed (there is no ${path}); install it (Debian: apt-get install ufw)`,
+        `ufw is not installed (there is no ${settingsPaths[i]}); install it (Debian: apt-get install ufw)`,
       );
     for (const line of text.split('\n')) {
       const match = /^(\w+)="?(\w+)"?/.exec(line);
@@ -597,8 +661,7 @@ async function readSettings(host: Host): Promise<ReadonlyMap<string, string>> {
     }
   }
   // A package that was removed and not purged leaves its configuration behind.
-  if ((await host.read('/usr/sbin/ufw')) === undefined)
-    await host.query({ argv: ['ufw', '--version'] });
+  if (program === undefined) await host.query({ argv: ['ufw', '--version'] });
   return settings;
 }
 
@@ -620,9 +683,10 @@ async function readRules(host: Host, path: string): Promise<string> {
   );
 }
 
-/** While programs run, for whose answers it need not wait. */
-async function parseBoth({ v4, v6 }: UfwAround['texts']): Promise<UfwAround['files']> {
-  return { v4: parseRules(v4, paths.v4), v6: parseRules(v6, paths.v6) };
+/** Read and parsed while programs run. */
+async function readFiles(host: Host): Promise<readonly [UfwAround['texts'], UfwAround['files']]> {
+  const texts = { v4: await readRules(host, paths.v4), v6: await readRules(host, paths.v6) };
+  return [texts, { v4: parseRules(texts.v4, paths.v4), v6: parseRules(texts.v6, paths.v6) }];
 }
 
 async function readKernel(host: Host, stack: boolean): Promise<Perhaps<Listing>> {

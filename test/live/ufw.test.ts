@@ -101,6 +101,28 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
       ).toBe('');
     });
 
+    it('counts on for every rule that stays, through additions and removals', async () => {
+      await expectVerdict(everybody, 22);
+      await shell('ufw limit 2222/tcp');
+      const theirs = async () =>
+        (await shell('iptables -v -S ufw-user-input; ip6tables -v -S ufw6-user-input')).replaceAll(
+          /^.* -s \S+ .*--dports .*\n/gm,
+          '',
+        );
+      const before = await theirs();
+      expect(before).toMatch(/--dport 22 -c [1-9]/);
+      const lists = await shorterLists();
+      await applied();
+      expect(await kernel()).toContain('-s 131.0.72.0/22');
+      expect(await theirs()).toBe(before);
+      const { code } = await lab.cfsync(['apply', '-b', 'ufw', '--source', lists]);
+      expect(code).toBe(exit.ok);
+      expect(await kernel()).not.toContain('-s 131.0.72.0/22');
+      expect(await theirs()).toBe(before);
+      expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
+      expect(await theirs()).toBe(before);
+    });
+
     it('leaves no trace after remove', async () => {
       await shell(`chown 0:4 ${rules}; chmod 600 ${rules6}`);
       const before = { ...(await state()), attributes: await attributes() };
@@ -446,6 +468,9 @@ exec /usr/sbin/ip6tables-restore "$@"
       const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
       for (let i = 0; i < 100; i++) {
         const more = i % 5 === 4 ? ['--ports', '80,443,8443'] : [];
+        // What the file does not have: it is loaded whole.
+        const whole = i % 2 === 1;
+        if (whole) await shell('iptables -A ufw-user-input -s 192.0.2.99 -j DROP');
         const { code, stderr } = await lab.cfsync([
           'apply',
           '--backend=ufw',
@@ -453,6 +478,7 @@ exec /usr/sbin/ip6tables-restore "$@"
           ...more,
         ]);
         expect(code, stderr).toBe(exit.ok);
+        expect(await kernel()).not.toContain('192.0.2.99');
         expect(await applied()).toContain('applied and verified');
       }
       const [lost, got] = [await edge.stop(), await stranger.stop()];

@@ -1,9 +1,10 @@
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import ufw from '../../renderers/ufw.ts';
 import { BackendError } from '../../src/errors.ts';
 import { merge } from '../../src/prefix.ts';
 import type { Desired, FileStep, RunStep, Step } from '../../src/renderer.ts';
-import { edit, parseRules } from '../../src/ufw/rules.ts';
+import { block, edit, parseRules } from '../../src/ufw/rules.ts';
 import { recordedUfw, sections, type Case } from '../fixtures/ufw/hosts.ts';
 import { bundled, desired } from '../helpers/desired.ts';
 import { golden } from '../helpers/golden.ts';
@@ -46,6 +47,20 @@ async function refusal(name: Case, changes: Partial<Desired>, files: Record<stri
     return [message, ...detail];
   }
   throw new Error('nothing was refused');
+}
+
+const inChain = (text: string): string[] => text.match(/^-A ufw-user-input .*$/gm) ?? [];
+
+/** The rules of a chain after what `iptables-restore -n` is given. */
+function carriedOut(script: string, rules: readonly string[]): readonly string[] {
+  const list = [...rules];
+  for (const [, kind, chain, number, words] of script.matchAll(/^-([ID]) (\S+) (\d* ?)(.*)$/gm)) {
+    const line = `-A ${chain} ${words}`;
+    const at = kind === 'I' ? Number(number) - 1 : list.indexOf(line);
+    if (at < 0) throw new Error(`there is no ${line}`);
+    list.splice(at, kind === 'I' ? 0 : 1, ...(kind === 'I' ? [line] : []));
+  }
+  return list;
 }
 
 describe('render', () => {
@@ -98,7 +113,129 @@ describe('the plan', () => {
     expect(file.check!.argv).toEqual(['iptables-restore', '-w', '10', '-n', '--test']);
     expect(load.command.argv).toEqual(['iptables-restore', '-w', '10', '-n']);
     expect(file.check!.stdin).toBe(file.content);
-    expect(load.command.stdin).toBe(file.content);
+    expect(load.command.stdin).toBe(`*filter
+-I ufw-user-input 1 -p tcp -m multiport --dports 80,443 -s 173.245.48.0/20 -j ACCEPT
+-I ufw-user-input 2 -p tcp -m multiport --dports 80,443 -s 198.41.128.0/17 -j ACCEPT
+COMMIT
+`);
+  });
+
+  it('takes the kernel where the file goes, and touches no rule of the admin', async () => {
+    const admin = parseRules(sections('admin')[rules]!, rules);
+    const kernel = sections('admin')['iptables -w 10 -S']!;
+    const theirs = kernel.match(/^-A ufw-user-input .*$/gm)!;
+    const prefixes = bundled.v4.slice(0, 8);
+    const blocks = fc
+      .record({ some: fc.subarray(prefixes), ports: fc.constantFrom('80,443', '443') })
+      .map(({ some, ports }) => some.map((prefix) => block('v4', 'tcp', ports, prefix)));
+    let moved = 0;
+    await fc.assert(
+      fc.asyncProperty(blocks, blocks, fc.nat(8), async (now, then, at) => {
+        const text = edit(admin, now, at);
+        const left = [...theirs];
+        // As the kernel prints them: ours as they are, each of the admin's in its turn.
+        const live = inChain(text).map((line) =>
+          now.join('').includes(line) ? line : left.shift()!,
+        );
+        const listing = kernel.split('\n').filter((line) => !theirs.includes(line));
+        listing.splice(listing.length - 1, 0, ...live);
+        const observed = await observe('admin', {
+          [rules]: text,
+          'iptables -w 10 -S': listing.join('\n'),
+        });
+        const wanted = { ...observed.owned, v4: { at, blocks: then, loaded: true } };
+        const steps = ufw.plan(wanted, observed);
+        if (steps.length === 0) return;
+        const [file, load] = steps as readonly [FileStep, RunStep];
+        expect(carriedOut(load.command.stdin!, inChain(text))).toEqual(inChain(file.content!));
+        const words = load.command.stdin!.match(/-[ID] .*$/gm)!;
+        expect(words.every((line) => / -s [\d./]+ -j ACCEPT$/.test(line))).toBe(true);
+        moved++;
+      }),
+      { numRuns: 300 },
+    );
+    expect(moved).toBeGreaterThan(200);
+  });
+
+  it.each<[string, (kernel: string) => string, (file: string) => string]>([
+    [
+      'lacks a rule of the file',
+      (kernel) => kernel.replace(/-A ufw-user-input -p tcp -m tcp --dport 22 .*\n/, ''),
+      (file) => file,
+    ],
+    [
+      'has a rule more',
+      (kernel) =>
+        kernel.replace(/(?=-A ufw-user-input )/, '-A ufw-user-input -s 192.0.2.8/32 -j DROP\n'),
+      (file) => file,
+    ],
+    [
+      'bans somebody else',
+      (kernel) => kernel.replace('-s 192.0.2.7/32 -j DROP', '-s 192.0.2.8/32 -j DROP'),
+      (file) => file,
+    ],
+    [
+      'has another limit',
+      (kernel) => kernel.replace('--name DEFAULT', '--name mine'),
+      (file) => file,
+    ],
+    [
+      'has rules of ours that log',
+      (kernel) => kernel,
+      (file) =>
+        file.replace(
+          '### RULES ###\n',
+          '### RULES ###\n\n### tuple ### allow_log tcp 80 0.0.0.0/0 any 173.245.48.0/20 in comment=636673796e63\n-A ufw-user-logging-input -p tcp --dport 80 -s 173.245.48.0/20 -j LOG\n',
+        ),
+    ],
+  ])('loads the whole file where the kernel %s', async (_, kernel, file) => {
+    const [text, listing] = [sections('admin')[rules]!, sections('admin')['iptables -w 10 -S']!];
+    expect([kernel(listing), file(text)]).not.toEqual([listing, text]);
+    const { steps } = await wantOn(
+      'admin',
+      {},
+      { [rules]: file(text), 'iptables -w 10 -S': kernel(listing) },
+    );
+    const [write, , load] = steps as [FileStep, FileStep, RunStep];
+    expect(load.command.stdin).toBe(write.content);
+  });
+
+  it('loads the whole file where no rule of it differs', async () => {
+    const file = sections('ours')[rules]!.replace('173.245.48.0/20 in', '173.245.48.0/20 - - in');
+    const { steps } = await wantOn('ours', {}, { [rules]: file });
+    const [write, load] = steps as [FileStep, RunStep];
+    expect(write.content).toBe(sections('ours')[rules]);
+    expect(load.command.stdin).toBe(write.content);
+  });
+
+  it('loads the whole file where rules of ours have to come before others', async () => {
+    const wall = '-A ufw-user-input -p tcp --dport 443 -j DROP\n';
+    const text = sections('ours')[rules]!.replace(
+      '### RULES ###\n',
+      `### RULES ###\n\n### tuple ### deny tcp 443 0.0.0.0/0 any 0.0.0.0/0 in\n${wall}`,
+    );
+    const kernel = sections('ours')['iptables -w 10 -S']!.replace(/(?=-A ufw-user-input )/, wall);
+    const more = { ranges: { ...four, v4: ['1.1.1.0/24', ...four.v4] } };
+    const { steps } = await wantOn('ours', more, { [rules]: text, 'iptables -w 10 -S': kernel });
+    const [write, load] = steps as [FileStep, RunStep];
+    expect(write.content!.indexOf(wall)).toBeGreaterThan(write.content!.indexOf('198.41.128.0/17'));
+    expect(load.command.stdin).toBe(write.content);
+  });
+
+  it('loads the whole file where more than 1000 rules come and go', async () => {
+    const many = (count: number) => ({
+      ranges: {
+        v4: Array.from({ length: count }, (_, i) => `100.${64 + (i >> 7)}.${(i % 128) * 2}.0/24`),
+        v6: [],
+      },
+    });
+    for (const [count, whole] of [
+      [1000, false],
+      [1001, true],
+    ] as const) {
+      const [write, load] = (await wantOn('admin', many(count))).steps as [FileStep, RunStep];
+      expect(load.command.stdin === write.content).toBe(whole);
+    }
   });
 
   it('comes to the bytes that ufw prepend wrote', async () => {
