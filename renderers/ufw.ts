@@ -292,11 +292,13 @@ function ruleLines(text: string): readonly string[] {
 
 /** The same for the same rule, as far as it is read, from the file and from the kernel. */
 function meaning(rule: ChainRule): unknown {
-  const { source, conditions } = rule;
+  const prefix = (text?: string): string | undefined => text && (asPrefix(text)?.text ?? text);
+  const { source, destination, conditions } = rule;
   return {
     ...rule,
     text: undefined,
-    source: source && (asPrefix(source)?.text ?? source),
+    source: prefix(source),
+    destination: prefix(destination),
     // What a limit has without being told.
     conditions: conditions.join(' ').replace(/ --name DEFAULT --mask [\da-f.:]+ --rsource/, ''),
   };

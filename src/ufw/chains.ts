@@ -15,9 +15,13 @@ export interface ChainRule {
   readonly ports?: string;
   /** Absent for anywhere. */
   readonly source?: string;
+  /** Absent for any. */
+  readonly destination?: string;
+  /** Absent for any. */
+  readonly sourcePorts?: string;
   /** `-i`. */
   readonly input?: string;
-  /** Everything else that a packet must match, source ports and destinations left out. */
+  /** Everything else that a packet must match. */
   readonly conditions: readonly string[];
 }
 
@@ -72,15 +76,13 @@ export function parseRule(text: string): ChainRule | undefined {
     } else if (word === '-m' && plainMatches.has(words[i + 1] ?? '')) i++;
     else conditions.push(word);
   }
-  const { target = '', protocol = 'all', ports, source, input } = found;
+  const { target = '', protocol = 'all', ...others } = found;
   return {
     text,
     chain: words[1],
     target,
     ...(protocol === 'all' ? {} : { protocol }),
-    ...(ports === undefined ? {} : { ports }),
-    ...(source === undefined ? {} : { source }),
-    ...(input === undefined ? {} : { input }),
+    ...others,
     conditions,
   };
 }
@@ -93,9 +95,9 @@ const names: ReadonlyMap<string, string> = new Map([
   ['-i', 'input'],
   ['--dport', 'ports'],
   ['--dports', 'ports'],
-  ['-d', ''],
-  ['--sport', ''],
-  ['--sports', ''],
+  ['-d', 'destination'],
+  ['--sport', 'sourcePorts'],
+  ['--sports', 'sourcePorts'],
   ['--comment', ''],
   ['--reject-with', ''],
 ]);
@@ -110,6 +112,8 @@ export function isAcceptFrom(rule: ChainRule): boolean {
   return (
     rule.target === 'ACCEPT' &&
     rule.source !== undefined &&
+    rule.destination === undefined &&
+    rule.sourcePorts === undefined &&
     rule.input === undefined &&
     rule.conditions.length === 0
   );

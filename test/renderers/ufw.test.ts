@@ -175,6 +175,11 @@ COMMIT
       (file) => file,
     ],
     [
+      'accepts for another address',
+      (kernel) => kernel.replace('-d 192.0.2.1/32', '-d 192.0.2.2/32'),
+      (file) => file,
+    ],
+    [
       'has another limit',
       (kernel) => kernel.replace('--name DEFAULT', '--name mine'),
       (file) => file,
@@ -291,6 +296,11 @@ COMMIT
     ],
     ['a rule drops', (s: string) => s.replace(/(-s 198.*) -j ACCEPT/, '$1 -j DROP')],
     ['a rule has another condition', (s: string) => s.replace(/(-s 198\S+)/, '$1 -i eth1')],
+    ['a rule is for one address', (s: string) => s.replace(/(-s 198\S+)/, '$1 -d 192.0.2.1/32')],
+    [
+      'a rule is for some source ports',
+      (s: string) => s.replace(/(-s 198.*) -j/, '$1 -m multiport --sports 1:1023 -j'),
+    ],
   ])('sees in the kernel that %s', async (_, change) => {
     const kernel = sections('ours')['iptables -w 10 -S']!;
     const { observed } = await wantOn('ours', {}, { 'iptables -w 10 -S': change(kernel) });
