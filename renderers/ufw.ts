@@ -204,12 +204,14 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
           // An error in the file would take the whole firewall down at the next `ufw reload` or boot.
           check: restore(next, '--test'),
         });
-      if (isRunning(family, around) && (next !== text || (loaded && !owned[family].loaded)))
+      if (isRunning(family, around) && (next !== text || (loaded && !owned[family].loaded))) {
+        const change = moves(family, text, next, around);
         loads.push({
           kind: 'run',
-          summary: `ufw: load ${path}`,
-          command: restore(moves(family, text, next, around) ?? next),
+          summary: `ufw: load ${change === undefined ? '' : 'the change of '}${path}`,
+          command: restore(change ?? next),
         });
+      }
     }
     return [...files, ...loads];
   },

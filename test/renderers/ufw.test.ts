@@ -106,8 +106,8 @@ describe('the plan', () => {
     expect(steps.map((s) => s.summary)).toEqual([
       "ufw: write /etc/ufw/user.rules: 2 rules of cfsync's",
       "ufw: write /etc/ufw/user6.rules: 2 rules of cfsync's",
-      'ufw: load /etc/ufw/user.rules',
-      'ufw: load /etc/ufw/user6.rules',
+      'ufw: load the change of /etc/ufw/user.rules',
+      'ufw: load the change of /etc/ufw/user6.rules',
     ]);
     const [file, , load] = steps as [FileStep, FileStep, RunStep];
     expect(file.check!.argv).toEqual(['iptables-restore', '-w', '10', '-n', '--test']);
@@ -784,7 +784,7 @@ describe('what is said', () => {
     expect(ufw.plan(ufw.nothing, observed).map((s) => s.summary)).toEqual([
       expect.stringContaining('write /etc/ufw/user.rules'),
       expect.stringContaining('write /etc/ufw/user6.rules'),
-      'ufw: load /etc/ufw/user.rules',
+      'ufw: load the change of /etc/ufw/user.rules',
     ]);
   });
 
