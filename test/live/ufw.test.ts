@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
+import { Origin } from './iptables-origin.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
@@ -10,7 +11,7 @@ const nobody = { edge: 'closed', stranger: 'closed' } as const;
 const everybody = { edge: 'open', stranger: 'open' } as const;
 const opened = { v4: 'open', v6: 'open' };
 
-describeLive('ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
+describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'] }, () => {
   let lab: Lab;
 
   const apply = (...args: string[]) =>
@@ -511,6 +512,25 @@ exec /usr/sbin/ip6tables-restore "$@"
     await ufw('--force', 'enable');
     await expectVerdict(edgeOnly, 80, 443);
     expect(await verify()).toMatchObject({ code: exit.ok });
+  });
+
+  it('iptables-legacy: changes the kernel in the same way', async () => {
+    await start();
+    await new Origin(lab).choose('legacy');
+    await shell('ufw allow 22/tcp; ufw limit 2222/tcp; ufw --force enable');
+    const before = await state();
+    const plan = await apply('--dry-run');
+    expect(plan.stdout).toContain('ufw: load the change of /etc/ufw/user.rules');
+    expect(plan.stdout).toContain('ufw: load the change of /etc/ufw/user6.rules');
+    await applied();
+    await expectVerdict(edgeOnly, 443);
+    const { code } = await lab.cfsync(['apply', '-b', 'ufw', '--source', await shorterLists()]);
+    expect(code).toBe(exit.ok);
+    expect(await kernel()).not.toMatch(/131\.0\.72|2c0f:f248/);
+    await applied();
+    expect(await verify()).toMatchObject({ code: exit.ok });
+    expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
+    expect(await state()).toEqual(before);
   });
 
   it('IPV6=no: leaves IPv6 alone', async () => {
