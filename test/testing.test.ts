@@ -122,7 +122,9 @@ it("the example's own tests pass, as a package that finds cfsync beside it", asy
     cpSync(join(root, 'examples', 'third-party-renderer'), folder, { recursive: true });
     mkdirSync(join(folder, 'node_modules'));
     symlinkSync(root, join(folder, 'node_modules', 'cfsync'));
-    const { stdout } = await promisify(execFile)('npm', ['test'], { cwd: folder });
+    const { stdout } = await promisify(execFile)('npm', ['test', '--', '--test-reporter=tap'], {
+      cwd: folder,
+    });
     expect(stdout).toMatch(/^# pass 3$/m);
     expect(stdout).toMatch(/^# fail 0$/m);
   } finally {
