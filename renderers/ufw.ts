@@ -27,11 +27,11 @@ import {
 } from '../src/renderer.ts';
 import { count, firstLines } from '../src/text.ts';
 import {
-  asPrefix,
   hinders,
   includesPort,
   isAcceptFrom,
   isOfOurForm,
+  meaning,
   parseListing,
   parseRule,
   ruleKey,
@@ -101,7 +101,6 @@ export interface UfwAround {
 }
 
 const families = ['v4', 'v6'] as const;
-const settingsPaths = ['/etc/default/ufw', '/etc/ufw/ufw.conf'] as const;
 const paths = { v4: '/etc/ufw/user.rules', v6: '/etc/ufw/user6.rules' } as const;
 const programs = { v4: 'iptables', v6: 'ip6tables' } as const;
 const labels = { v4: 'IPv4', v6: 'IPv6' } as const;
@@ -205,7 +204,7 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
           check: restore(next, '--test'),
         });
       if (isRunning(family, around) && (next !== text || (loaded && !owned[family].loaded))) {
-        const change = moves(family, text, next, around);
+        const change = moves(family, next, around);
         loads.push({
           kind: 'run',
           summary: `ufw: load ${change === undefined ? '' : 'the change of '}${path}`,
@@ -248,63 +247,6 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
     };
   },
 });
-
-// ---- plan ----
-
-/**
- * What takes the kernel from one text of the file to another and leaves every other rule alone, its counters
- * included. Undefined where the kernel's chain is not as the first one says, or where there is more to do than
- * to delete and insert in it: then the file is loaded.
- */
-function moves(
-  family: Family,
-  from: string,
-  to: string,
-  { kernel }: UfwAround,
-): string | undefined {
-  const chain = inputChain(family);
-  const isHere = (line: string): boolean => line.startsWith(`-A ${chain} `);
-  const before = ruleLines(from);
-  const after = ruleLines(to);
-  const filed = before.filter(isHere).map((line) => parseRule(line)!);
-  const live = kernel![family]!.rules.filter((rule) => rule.chain === chain);
-  if (!isDeepStrictEqual(filed.map(meaning), live.map(meaning))) return undefined;
-  const [old, wanted] = [new Set(before), new Set(after)];
-  const gone = before.filter((line) => !wanted.has(line));
-  const added = after.filter((line) => !old.has(line));
-  const [stay, stayed] = [
-    before.filter((line) => wanted.has(line)),
-    after.filter((line) => old.has(line)),
-  ];
-  const differing = [...gone, ...added];
-  if (differing.length === 0 || !differing.every(isHere) || !isDeepStrictEqual(stay, stayed))
-    return undefined;
-  // For each number the chain is walked: 10,000 take 600 ms, and 200 to load them (1.8.9, nf_tables).
-  if (differing.length > manyRules) return undefined;
-  const deletions = gone.map((line) => line.replace('-A', '-D'));
-  const insertions = after
-    .filter(isHere)
-    .flatMap((line, i) => (old.has(line) ? [] : [line.replace(/^-A \S+/, `-I ${chain} ${i + 1}`)]));
-  return ['*filter', ...deletions, ...insertions, 'COMMIT\n'].join('\n');
-}
-
-function ruleLines(text: string): readonly string[] {
-  return text.split('\n').filter((line) => line.startsWith('-A '));
-}
-
-/** The same for the same rule, as far as it is read, from the file and from the kernel. */
-function meaning(rule: ChainRule): unknown {
-  const prefix = (text?: string): string | undefined => text && (asPrefix(text)?.text ?? text);
-  const { source, destination, conditions } = rule;
-  return {
-    ...rule,
-    text: undefined,
-    source: prefix(source),
-    destination: prefix(destination),
-    // What a limit has without being told.
-    conditions: conditions.join(' ').replace(/ --name DEFAULT --mask [\da-f.:]+ --rsource/, ''),
-  };
-}
 
 // ---- wanted ----
 
@@ -650,14 +592,12 @@ function withoutStrays(
 /** /etc/default/ufw and ufw.conf, as `_get_defaults` of ufw 0.36.2 reads them. */
 async function readSettings(host: Host): Promise<ReadonlyMap<string, string>> {
   const settings = new Map<string, string>();
-  const [program, ...texts] = await Promise.all(
-    ['/usr/sbin/ufw', ...settingsPaths].map((path) => host.read(path)),
-  );
-  for (const [i, text] of texts.entries()) {
+  for (const path of ['/etc/default/ufw', '/etc/ufw/ufw.conf']) {
+    const text = await host.read(path);
     if (text === undefined)
       throw new BackendError(
         'not installed',
-        `ufw is not installed (there is no ${settingsPaths[i]}); install it (Debian: apt-get install ufw)`,
+        `ufw is not installed (there is no ${path}); install it (Debian: apt-get install ufw)`,
       );
     for (const line of text.split('\n')) {
       const match = /^(\w+)="?(\w+)"?/.exec(line);
@@ -665,7 +605,8 @@ async function readSettings(host: Host): Promise<ReadonlyMap<string, string>> {
     }
   }
   // A package that was removed and not purged leaves its configuration behind.
-  if (program === undefined) await host.query({ argv: ['ufw', '--version'] });
+  if ((await host.read('/usr/sbin/ufw')) === undefined)
+    await host.query({ argv: ['ufw', '--version'] });
   return settings;
 }
 
@@ -718,6 +659,42 @@ function unusable(argv: readonly string[], { code, stderr }: Outcome): BackendEr
     `ufw: ${argv.join(' ')} failed with code ${code}; nothing was changed; ufw itself cannot work before that does`,
     { detail },
   );
+}
+
+// ---- plan ----
+
+/**
+ * What takes the kernel to another text of the file and leaves every other rule alone, its counters included.
+ * Undefined where the kernel's chain is not as the file says, or where there is more to do than to delete and
+ * insert in it: then the file is loaded.
+ */
+function moves(family: Family, to: string, { texts, kernel }: UfwAround): string | undefined {
+  const chain = inputChain(family);
+  const isHere = (line: string): boolean => line.startsWith(`-A ${chain} `);
+  const before = ruleLines(texts[family]);
+  const after = ruleLines(to);
+  const filed = before.filter(isHere).map((line) => parseRule(line)!);
+  const live = kernel![family]!.rules.filter((rule) => rule.chain === chain);
+  if (!isDeepStrictEqual(filed.map(meaning), live.map(meaning))) return undefined;
+  const [old, wanted] = [new Set(before), new Set(after)];
+  const gone = before.filter((line) => !wanted.has(line));
+  const added = after.filter((line) => !old.has(line));
+  const stay = before.filter((line) => wanted.has(line));
+  const stayed = after.filter((line) => old.has(line));
+  const differing = [...gone, ...added];
+  if (differing.length === 0 || !differing.every(isHere) || !isDeepStrictEqual(stay, stayed))
+    return undefined;
+  // For each number the chain is walked: 10,000 take 600 ms, and 200 to load them (1.8.9, nf_tables).
+  if (differing.length > manyRules) return undefined;
+  const deletions = gone.map((line) => line.replace('-A', '-D'));
+  const insertions = after
+    .filter(isHere)
+    .flatMap((line, i) => (old.has(line) ? [] : [line.replace(/^-A \S+/, `-I ${chain} ${i + 1}`)]));
+  return ['*filter', ...deletions, ...insertions, 'COMMIT\n'].join('\n');
+}
+
+function ruleLines(text: string): readonly string[] {
+  return text.split('\n').filter((line) => line.startsWith('-A '));
 }
 
 // ---- print ----

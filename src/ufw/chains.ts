@@ -121,7 +121,25 @@ export function isAcceptFrom(rule: ChainRule): boolean {
 
 /** The same text for the same rule, in the file and from the kernel; for rules that only accept from a prefix. */
 export function ruleKey(rule: ChainRule): string {
-  return `${rule.protocol} ${rule.ports} ${asPrefix(rule.source!)?.text ?? rule.source}`;
+  return `${rule.protocol} ${rule.ports} ${prefixText(rule.source!)}`;
+}
+
+/** The same for the same rule, in the file and from the kernel, as far as it is read. */
+export function meaning(rule: ChainRule): unknown {
+  const { source, destination, conditions } = rule;
+  return {
+    ...rule,
+    text: undefined,
+    source: source && prefixText(source),
+    destination: destination && prefixText(destination),
+    // What a limit has without being told.
+    conditions: conditions.join(' ').replace(/ --name DEFAULT --mask [\da-f.:]+ --rsource/, ''),
+  };
+}
+
+/** The same text for the same prefix; what is none stays as it is. */
+export function prefixText(source: string): string {
+  return asPrefix(source)?.text ?? source;
 }
 
 /** A single address is a prefix too: ufw leaves /32 and /128 out. */

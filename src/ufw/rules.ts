@@ -2,7 +2,7 @@
 import { BackendError } from '../errors.ts';
 import type { Family } from '../prefix.ts';
 import { escape } from '../text.ts';
-import { asPrefix, hinders, parseRule, type Claim } from './chains.ts';
+import { asPrefix, hinders, parseRule, prefixText, type Claim } from './chains.ts';
 
 /** A rule as ufw knows it: what stands in a `### tuple ###` line. */
 export interface Tuple {
@@ -202,7 +202,7 @@ export function claimsOf(blocks: readonly string[]): readonly Claim[] {
     const key = `${protocol} ${ports}`;
     const claim = claims.get(key) ?? { protocol, ports, sources: [] };
     claims.set(key, claim);
-    claim.sources.push(asPrefix(from)?.text ?? from);
+    claim.sources.push(prefixText(from));
   }
   return [...claims.values()];
 }

@@ -30,12 +30,9 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
   const files = () => shell(`cat ${rules} ${rules6}`);
   const attributes = () => shell(`stat -c '%n %a %u %g' ${rules} ${rules6}; ls -A /etc/ufw`);
   const kernel = () => shell('iptables -S; ip6tables -S');
+  const counted = () => shell('iptables -v -S ufw-user-input; ip6tables -v -S ufw6-user-input');
   /** With which rules have seen a packet since they were loaded. */
-  const counters = async () =>
-    (await shell('iptables -v -S ufw-user-input; ip6tables -v -S ufw6-user-input')).replaceAll(
-      /-c [1-9]\d* \d+/g,
-      '-c used',
-    );
+  const counters = async () => (await counted()).replaceAll(/-c [1-9]\d* \d+/g, '-c used');
   const state = async () => ({ files: await files(), kernel: await kernel() });
   const expectVerdict = async (who: Parameters<Lab['expectVerdict']>[1], ...ports: number[]) => {
     for (const port of ports) await lab.expectVerdict(port, who);
@@ -105,11 +102,7 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
     it('counts on for every rule that stays, through additions and removals', async () => {
       await expectVerdict(everybody, 22);
       await shell('ufw limit 2222/tcp');
-      const theirs = async () =>
-        (await shell('iptables -v -S ufw-user-input; ip6tables -v -S ufw6-user-input')).replaceAll(
-          /^.* -s \S+ .*--dports .*\n/gm,
-          '',
-        );
+      const theirs = async () => (await counted()).replaceAll(/^.* -s \S+ .*--dports .*\n/gm, '');
       const before = await theirs();
       expect(before).toMatch(/--dport 22 -c [1-9]/);
       const lists = await shorterLists();
@@ -470,8 +463,7 @@ exec /usr/sbin/ip6tables-restore "$@"
       for (let i = 0; i < 100; i++) {
         const more = i % 5 === 4 ? ['--ports', '80,443,8443'] : [];
         // What the file does not have: it is loaded whole.
-        const whole = i % 2 === 1;
-        if (whole) await shell('iptables -A ufw-user-input -s 192.0.2.99 -j DROP');
+        if (i % 2 === 1) await shell('iptables -A ufw-user-input -s 192.0.2.99 -j DROP');
         const { code, stderr } = await lab.cfsync([
           'apply',
           '--backend=ufw',
