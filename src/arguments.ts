@@ -51,6 +51,9 @@ export function parseArguments(argv: readonly string[]): Arguments {
 function refuseSwitchValues(argv: readonly string[]): void {
   for (const [i, word] of argv.entries()) {
     if (word === '--') return;
+    // -qV=false and -qV1 as well.
+    if (/^-\w{2}/.test(word) && !/^-[A-Za-z]+$/.test(word))
+      throw usage(`${escape(word)}: letters behind one dash take no value`);
     const [, name = '', value] = /^--?([^=]+)(=.*)?$/s.exec(word) ?? [];
     const isSwitch = Object.entries(flags as Readonly<Record<string, Flag>>).some(
       ([long, flag]) => flag.type === 'switch' && (long === name || flag.short === name),

@@ -18,7 +18,7 @@ for (const stream of [process.stdout, process.stderr])
 
 async function answer(): Promise<void> {
   const [first, second] = argv;
-  if (argv.includes('--version') || first === '-V') {
+  if (argv.includes('--version') || argv.includes('-V')) {
     process.stdout.write(`${manifest.version}\n`);
   } else if (argv.length === 0) {
     const { help } = await import('./help.ts');
@@ -29,7 +29,7 @@ async function answer(): Promise<void> {
     process.stdout.write(help(first?.startsWith('-') ? second : first));
   } else {
     const { main } = await import('./main.ts');
-    process.exitCode = await main(argv);
+    process.exitCode = await main(argv, manifest.version);
   }
 }
 
