@@ -8,7 +8,7 @@ import { listRenderer, runProgram } from './helpers/program.ts';
 
 const manifest = JSON.parse(
   readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8'),
-) as { readonly version: string };
+) as { readonly version: string; readonly engines: { readonly node: string } };
 
 let folder: string;
 beforeEach(() => {
@@ -64,5 +64,39 @@ describe('who only asks changes nothing', () => {
   it('and without such a word it is applied', async () => {
     expect(await cfsync(apply)).toMatchObject({ code: exit.ok });
     expect(existsSync(list())).toBe(true);
+  });
+});
+
+describe('the release of Node', () => {
+  /** The program, in a Node that says that it is this one. */
+  const on = (release: string) => {
+    const preload = join(folder, 'release.cjs');
+    writeFileSync(
+      preload,
+      `Object.defineProperty(process.versions, 'node', { value: '${release}' });`,
+    );
+    return runProgram(['show', '--source', 'bundled'], {
+      cwd: folder,
+      env: { NODE_OPTIONS: `--require ${preload}`, CFSYNC_STATE_DIR: folder },
+    });
+  };
+
+  it.each(['8.17.0', '18.20.8', '20.18.3', '21.7.3', '22.11.0'])(
+    '%s is not enough',
+    async (release) => {
+      expect(await on(release)).toEqual({
+        code: exit.failed,
+        stdout: '',
+        stderr: `cfsync: needs Node 20.19 or later, or 22.12 or later; this is Node ${release} (${process.execPath}); nothing was changed\n`,
+      });
+    },
+  );
+
+  it.each(['20.19.0', '22.12.0', '23.0.0', '24.0.0', '26.1.0'])('%s is', async (release) => {
+    expect(await on(release)).toMatchObject({ code: exit.ok, stderr: '' });
+  });
+
+  it('is what the package asks for', () => {
+    expect(manifest.engines.node).toBe('^20.19 || >=22.12');
   });
 });
