@@ -291,7 +291,8 @@ export async function rollBack(plan: Plan, entry: Entry, stateDir: string): Prom
 /** What is written down of an apply; undefined when nothing of it is left on the host. */
 function appliedRecord(plan: Plan): Applied | undefined {
   if (plan.wanted === plan.job.renderer.nothing) return undefined;
-  return { desired: plan.desired, options: plan.job.raw };
+  const { given, raw } = plan.job;
+  return { desired: plan.desired, ...(given && { given }), options: raw };
 }
 
 function isUndoable(step: Step): boolean {

@@ -4,9 +4,11 @@ import { BackendError } from './errors.ts';
 import { parseSave, targetOf, wordsOf, type SavedTable } from './iptables/save.ts';
 import { managedByIptables, parseListing, type Listing } from './nft/listing.ts';
 import { pidsOf, unlessMissing } from './programs.ts';
-import type { Command, Host } from './renderer.ts';
+import type { Applied } from './records.ts';
+import type { Command, Desired, Host } from './renderer.ts';
 import { unitFolder } from './systemd.ts';
 import { count } from './text.ts';
+import { modeText } from './weaker.ts';
 
 /** What was seen; for each what shows that it is in use, in a few words, or undefined. */
 export interface Signs {
@@ -29,7 +31,14 @@ export interface Choice {
   /** Why it cannot be worked on as the configuration begins, in mode allow. */
   readonly later?: string;
   /** Options of its section. */
-  readonly options?: Readonly<Record<string, string>>;
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** Of a packet filter that something was applied to: what holds there. */
+  readonly desired?: Desired;
+}
+
+/** A backend that something was applied to, as it is recorded. */
+export interface AppliedBackend extends Applied {
+  readonly name: string;
 }
 
 /** In the order in which they are believed: the first two write the rules of the others, and would undo changes to them. */
@@ -37,25 +46,42 @@ const filters = ['csf', 'ufw', 'firewalld', 'nftables', 'iptables'] as const;
 const others = ['fail2ban', 'nginx'] as const;
 
 /**
- * One packet filter, because two that are kept in step would each need the other's consent; and all that do not filter.
- * `besides` says what else was seen.
+ * What was applied already, as it was. Else one packet filter, because two that are kept in step would each need the
+ * other's consent; and all that do not filter. `besides` says what else was seen.
  */
-export function choose(signs: Signs): {
+export function choose(
+  signs: Signs,
+  applied: readonly AppliedBackend[] = [],
+): {
   readonly choices: readonly Choice[];
   readonly besides: readonly string[];
 } {
-  const seen = filters.filter((name) => signs[name] !== undefined);
-  const [filter, ...rest] = seen;
+  const isApplied = (name: string): boolean => applied.some((one) => one.name === name);
+  const isFiltered = filters.some(isApplied);
+  const seen = filters.filter((name) => signs[name] !== undefined && !isApplied(name));
+  const [filter] = seen;
+  const found = filter === undefined ? unfiltered(signs) : [chosen(filter, signs[filter]!)];
   return {
     choices: [
-      ...(filter === undefined ? unfiltered(signs) : [chosen(filter, signs[filter]!)]),
+      ...applied.map(asApplied),
+      ...(isFiltered ? [] : found),
       ...others.flatMap((name) => {
         const why = signs[name];
-        return why === undefined ? [] : [{ name, why }];
+        return why === undefined || isApplied(name) ? [] : [{ name, why }];
       }),
     ],
-    besides: rest.map((name) => `${name} is in use as well: ${signs[name]}`),
+    besides: (isFiltered ? seen : seen.slice(1)).map(
+      (name) => `${name} is in use as well: ${signs[name]}`,
+    ),
   };
+}
+
+function asApplied({ name, desired, options }: AppliedBackend): Choice {
+  // To take over what somebody else has set was said for that time.
+  const { 'force-conflicts': _, ...kept } = options;
+  if (!(filters as readonly string[]).includes(name))
+    return { name, why: 'applied here before', options: kept };
+  return { name, why: `applied here before: ${modeText(desired)}`, options: kept, desired };
 }
 
 function chosen(name: (typeof filters)[number], why: string): Choice {

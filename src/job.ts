@@ -1,5 +1,6 @@
 /** A backend, with its checked options, as the commands hand it to the engine. */
 import { intersect, isEmpty, merge, none, parseRanges } from './prefix.ts';
+import type { Given } from './records.ts';
 import type { Desired, Ranges, Renderer } from './renderer.ts';
 import { escape } from './text.ts';
 
@@ -12,6 +13,8 @@ export interface Job {
   readonly raw: Readonly<Record<string, unknown>>;
   /** What should be true of it; `ranges` as the source has them. */
   readonly desired: Desired;
+  /** What the configuration says of these, whatever flags say. */
+  readonly given?: Given;
   /** What the admin's own prefixes are, where that is said. */
   readonly comments?: readonly { readonly prefix: string; readonly comment: string }[];
   /** Every range that Cloudflare ever published: what other hands wrote for them counts as owned. */

@@ -6,9 +6,14 @@ import { parsePorts } from './ports.ts';
 import type { Desired, Notice } from './renderer.ts';
 import { fields, rangesOf, readRecord, tolerant, writeRecord } from './store.ts';
 
+/** The values by which an apply can let strangers in on a port that was locked. */
+export type Given = Pick<Desired, 'mode' | 'tcpPorts' | 'udpPorts'>;
+
 /** The last apply of a backend that was verified. */
 export interface Applied {
   readonly desired: Desired;
+  /** What the configuration said then, whatever flags said; 0.1.0 did not write it down. */
+  readonly given?: Given;
   /** The backend's section of the configuration. */
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -18,19 +23,19 @@ function appliedPath(stateDir: string, name: string): string {
 }
 
 export function validApplied(content: unknown): Applied {
-  const { desired, options } = fields(content);
-  const { ranges, extra, tcpPorts, udpPorts, mode } = fields(desired);
-  if (mode !== 'allow' && mode !== 'lockdown') throw new Error('the mode is missing');
+  const { desired, options, given } = fields(content);
+  const { ranges, extra } = fields(desired);
   return {
-    desired: {
-      ranges: rangesOf(ranges),
-      extra: rangesOf(extra),
-      tcpPorts: portsOf(tcpPorts),
-      udpPorts: portsOf(udpPorts),
-      mode,
-    },
+    desired: { ranges: rangesOf(ranges), extra: rangesOf(extra), ...givenOf(desired) },
+    ...(given !== undefined && { given: givenOf(given) }),
     options: fields(options),
   };
+}
+
+function givenOf(value: unknown): Given {
+  const { tcpPorts, udpPorts, mode } = fields(value);
+  if (mode !== 'allow' && mode !== 'lockdown') throw new Error('the mode is missing');
+  return { tcpPorts: portsOf(tcpPorts), udpPorts: portsOf(udpPorts), mode };
 }
 
 function portsOf(value: unknown): readonly number[] {

@@ -9,7 +9,7 @@ import { CfsyncError, exit } from './errors.ts';
 import { isAllowed, withoutSecret } from './feed-url.ts';
 import { flags, type Flag } from './flags.ts';
 import type { Hooks } from './hooks.ts';
-import { appliedNames, readApplied } from './records.ts';
+import { appliedNames, readApplied, type Given } from './records.ts';
 import { loadRenderer } from './load.ts';
 import { argv, extras, oneOf, text } from './options.ts';
 import { parseProbe, type Probe } from './probe.ts';
@@ -231,18 +231,21 @@ export async function makeJob(settings: Settings, name: string): Promise<Job> {
   );
   const own = Object.entries(section).filter(([key]) => !coreKeys.includes(key));
   const raw = withFlags(Object.fromEntries(own), name, values);
-  const set = <T>(key: string, fallback: unknown, check: (v: unknown, where: string) => T): T =>
-    setting(settings, key, fallback, check, name);
   const { extra, comments } = await ownPrefixes(config);
-  const desired: Desired = {
-    ranges: none,
-    extra,
+  const desired: Desired = { ranges: none, extra, ...modeAndPorts(settings, name) };
+  const given = modeAndPorts({ values: {}, config }, name);
+  const options = located(config, ['backends', name], () => renderer.options(raw));
+  return { name, renderer, options, raw, desired, given, comments };
+}
+
+function modeAndPorts(settings: Pick<Settings, 'values' | 'config'>, backend: string): Given {
+  const set = <T>(key: string, fallback: unknown, check: (v: unknown, where: string) => T): T =>
+    setting(settings, key, fallback, check, backend);
+  return {
     tcpPorts: set('ports', '80,443', parsePorts),
     udpPorts: set('udp-ports', '', udpPorts),
     mode: set('mode', 'allow', (value, where) => oneOf(value, ['allow', 'lockdown'], where)),
   };
-  const options = located(config, ['backends', name], () => renderer.options(raw));
-  return { name, renderer, options, raw, desired, comments };
 }
 
 /** The options of a backend, with what flags and environment say on top. */
@@ -291,7 +294,9 @@ export async function recordedJob(settings: Settings, name: string): Promise<Job
   if (applied === undefined) return undefined;
   const now = await makeJob(settings, name);
   const raw = withFlags(applied.options, name, settings.values);
-  return { ...now, raw, options: now.renderer.options(raw), desired: applied.desired };
+  const { given: _, ...job } = now;
+  const { desired, given } = applied;
+  return { ...job, raw, options: now.renderer.options(raw), desired, ...(given && { given }) };
 }
 
 function udpPorts(value: unknown, where: string): readonly number[] {

@@ -6,6 +6,7 @@ import { BackendError } from '../src/errors.ts';
 import { choose, iptablesSign, lookForBackends, nftSign } from '../src/in-use.ts';
 import { parseSave } from '../src/iptables/save.ts';
 import { parseListing } from '../src/nft/listing.ts';
+import { none, parseRanges } from '../src/prefix.ts';
 import { recorded, type Recorded } from './helpers/host.ts';
 
 const fixture = (name: string): string =>
@@ -88,6 +89,43 @@ describe('the choice', () => {
         later: expect.stringContaining('mode: lockdown') as string,
       }),
     ]);
+  });
+});
+
+describe('what was applied already', () => {
+  const installed = ['nftables', 'iptables'] as const;
+  const desired = {
+    ranges: none,
+    extra: parseRanges(['198.51.100.0/24']),
+    tcpPorts: [80, 8443],
+    udpPorts: [],
+    mode: 'lockdown',
+  } as const;
+
+  it('is taken over as it was, and takes the place of what is found', () => {
+    const signs = { installed, ufw: 'it is on', nftables: 'table inet x', nginx: 'it runs' };
+    const { choices, besides } = choose(signs, [
+      { name: 'nftables', desired, options: { chain: 'none' } },
+      { name: 'nginx-ingress', desired, options: { helm: true, 'force-conflicts': true } },
+    ]);
+    expect(choices).toEqual([
+      {
+        name: 'nftables',
+        why: 'applied here before: lockdown of 80, 8443',
+        options: { chain: 'none' },
+        desired,
+      },
+      { name: 'nginx-ingress', why: 'applied here before', options: { helm: true } },
+      { name: 'nginx', why: 'it runs' },
+    ]);
+    expect(besides).toEqual(['ufw is in use as well: it is on']);
+  });
+
+  it('of other kinds alone leaves the packet filter to what is found', () => {
+    const { choices } = choose({ installed, ufw: 'it is on' }, [
+      { name: 'fail2ban', desired, options: {} },
+    ]);
+    expect(choices.map(({ name }) => name)).toEqual(['fail2ban', 'ufw']);
   });
 });
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { exit } from '../src/errors.ts';
+import { none } from '../src/prefix.ts';
 import { starterText } from '../src/starter.ts';
 import { composeTimer, cronText, serviceText } from '../src/timer.ts';
 import { recorded } from './helpers/host.ts';
@@ -61,6 +62,46 @@ describe('the configuration', () => {
       });
       expect(check).toMatchObject({ code: exit.ok, stderr: '' });
     }
+  });
+});
+
+describe('the configuration of what was applied', () => {
+  const base = { ranges: none, extra: none, tcpPorts: [80, 443], udpPorts: [] } as const;
+  const locked = {
+    ...base,
+    extra: { v4: ['198.51.100.0/24'], v6: ['2001:db8::/32'] },
+    tcpPorts: [80, 8443],
+    udpPorts: [443],
+    mode: 'lockdown',
+  } as const;
+
+  it('has its mode, ports, own prefixes and options, and where a second filter differs', () => {
+    const text = starterText(
+      [
+        {
+          name: 'nftables',
+          why: 'applied',
+          desired: locked,
+          options: { chain: 'none', trusted: ['wg0'] },
+        },
+        { name: 'ufw', why: 'applied', desired: { ...base, mode: 'allow' } },
+        { name: 'nginx', why: 'it runs' },
+      ],
+      new Map(),
+      [],
+    );
+    expect(parse(text)).toEqual({
+      mode: 'lockdown',
+      ports: [80, 8443],
+      'udp-ports': [443],
+      extra: ['198.51.100.0/24', '2001:db8::/32'],
+      backends: {
+        nftables: { chain: 'none', trusted: ['wg0'] },
+        ufw: { mode: 'allow', ports: [80, 443], 'udp-ports': [] },
+        nginx: null,
+      },
+    });
+    expect(violations(parse(text), schema as Readonly<Record<string, unknown>>)).toEqual([]);
   });
 });
 

@@ -17,6 +17,7 @@ import { makeJobs, sourceOptions } from '../settings.ts';
 import { whileChanging } from '../signals.ts';
 import { resolveSource } from '../source.ts';
 import { escape } from '../text.ts';
+import { keepLocked } from '../weaker.ts';
 import { applyAll, planOne, printPlan, refuseConflicts, type Planned } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
@@ -63,11 +64,12 @@ async function planAll(
     acceptLargeChange: values['accept-large-change'] === true,
   });
   const adopting = await everPublished(answer, stateDir);
-  const jobs = forRanges(named, answer.ranges).map((job) => ({ ...job, adopting }));
+  const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
+  const kept = await keepLocked(named, context, codes);
+  const jobs = forRanges(kept, answer.ranges).map((job) => ({ ...job, adopting }));
   record.source(answer);
   record.expect(jobs.map(({ name }) => name));
   return locked(jobs, lockTimeout, async () => {
-    const codes: ExitCode[] = [answer.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
     let refused = false;
     const cutOff = await openNames(stateDir);

@@ -36,6 +36,7 @@ import { unchanged } from '../run-report.ts';
 import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
+import { keepLocked } from '../weaker.ts';
 
 /** What planning came to. */
 export interface Planned {
@@ -88,7 +89,9 @@ async function planAll(
       ? { mayRemove: true, known: undefined, acceptLargeChange }
       : await policyFor(answer, settings.stateDir, { acceptLargeChange });
   const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
-  const jobs = answer === undefined ? named : forRanges([...named, ...boot], answer.ranges);
+  const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
+  const kept = await keepLocked(named, context, codes);
+  const jobs = answer === undefined ? kept : forRanges([...kept, ...boot], answer.ranges);
   record.source(
     answer ?? {
       origin: { kind: 'plan', detail: file! },
@@ -97,7 +100,6 @@ async function planAll(
   );
   record.expect(jobs.map(({ name }) => name));
   return locked(jobs, settings.lockTimeout, async () => {
-    const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
     const plans: Plan[] = [];
     for (const job of jobs) {
       // A backend that cannot be applied now is not promised for the next boot.
@@ -295,6 +297,7 @@ function bootCommand(settings: Settings): readonly string[] {
         'verbose',
         'confirm',
         'allow-lockout',
+        'allow-weaker',
       ].includes(name),
   );
   const words = given.flatMap(([name, value]) =>

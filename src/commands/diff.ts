@@ -15,6 +15,7 @@ import { makeJobs, sourceOptions } from '../settings.ts';
 import { policyFor } from '../policy.ts';
 import { resolveSource } from '../source.ts';
 import { escape } from '../text.ts';
+import { keepLocked } from '../weaker.ts';
 import { lists, render } from './render.ts';
 import { explainVerdict } from './apply.ts';
 
@@ -64,13 +65,15 @@ async function live(context: Context, out: string | undefined): Promise<Outcome>
   const policy = await policyFor(answer, settings.stateDir, {
     acceptLargeChange: settings.values['accept-large-change'] === true,
   });
+  const refused: ExitCode[] = [];
+  const kept = await keepLocked(jobs, context, refused);
   const plans: Plan[] = [];
-  for (const job of forRanges(jobs, answer.ranges)) {
+  for (const job of forRanges(kept, answer.ranges)) {
     const plan = await makePlan(job, policy, settings.stateDir);
     output.notices(job.name, plan.notices);
     plans.push(plan);
   }
-  const refused = plans.flatMap((plan) => explainVerdict(plan, context));
+  refused.push(...plans.flatMap((plan) => explainVerdict(plan, context)));
   if (out !== undefined) {
     output.notices('', await savePlan(resolve(out), plans));
     output.note(`plan ${planId(plans)} saved in ${out}; cfsync apply --plan ${out} applies it`);

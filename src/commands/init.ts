@@ -5,9 +5,10 @@ import { defaultConfig } from '../config.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../files.ts';
 import { failure, host } from '../host.ts';
-import { choose, lookForBackends, type Choice } from '../in-use.ts';
+import { choose, lookForBackends, type AppliedBackend, type Choice } from '../in-use.ts';
 import type { Context } from '../main.ts';
 import type { Output } from '../output.ts';
+import { appliedNames, readUsable } from '../records.ts';
 import { makeJob, type Settings } from '../settings.ts';
 import { starterText } from '../starter.ts';
 import { count, escape, hang } from '../text.ts';
@@ -59,10 +60,11 @@ async function starter(
   settings: Settings,
   output: Output,
 ): Promise<{ readonly text: string; readonly choices: readonly Choice[] }> {
-  const { choices, besides } = choose(await lookForBackends(host));
+  const signs = await lookForBackends(host);
+  const { choices, besides } = choose(signs, await appliedHere(settings, output));
   const unusable = new Map<string, string>();
-  for (const { name, later } of choices) {
-    const why = later ?? (await whyUnusable(settings, name));
+  for (const { name, later, options } of choices) {
+    const why = later ?? (await whyUnusable(settings, name, options));
     if (why === undefined) continue;
     unusable.set(name, why);
     output.warning(`${name} is left out for now: ${why}`, { backend: name });
@@ -77,10 +79,27 @@ async function starter(
   return { text: starterText(choices, unusable, besides), choices: usable };
 }
 
-async function whyUnusable(settings: Settings, name: string): Promise<string | undefined> {
+/** What an apply with flags has set up is what the weekly run is to keep. */
+async function appliedHere(settings: Settings, output: Output): Promise<AppliedBackend[]> {
+  const found: AppliedBackend[] = [];
+  for (const name of await appliedNames(settings.stateDir)) {
+    // The unit of --persist is no backend that a configuration names.
+    if (name === 'boot') continue;
+    const { content, notices } = await readUsable(settings.stateDir, name);
+    output.notices(name, notices);
+    if (content !== undefined) found.push({ name, ...content });
+  }
+  return found;
+}
+
+async function whyUnusable(
+  settings: Settings,
+  name: string,
+  given: Choice['options'] = {},
+): Promise<string | undefined> {
   try {
-    const { renderer, options } = await makeJob(settings, name);
-    await renderer.observe(host, options);
+    const { renderer } = await makeJob(settings, name);
+    await renderer.observe(host, renderer.options(given));
     return undefined;
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;

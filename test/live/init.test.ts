@@ -116,6 +116,27 @@ describeLive('init', { programs }, () => {
     );
   });
 
+  test('a host that flags have locked: the weekly run keeps it so, and is silent', async () => {
+    await shell('iptables -P INPUT DROP; iptables -A INPUT -p tcp --dport 8443 -j ACCEPT');
+    const flags = ['-b', 'iptables', '--ipset', '--mode', 'lockdown', '--ports', '443,8443'];
+    const locked = await lab.cfsync(['apply', '--source', 'bundled', ...flags]);
+    expect(locked.code, locked.stderr).toBe(exit.ok);
+    const bare = await lab.cfsync(['apply', '--source', 'bundled', '-b', 'iptables', '--ipset']);
+    expect(bare).toMatchObject({ code: exit.refused, stdout: '' });
+    expect(bare.stderr).toContain('iptables: lockdown of 443, 8443 stays as it was applied');
+    const { file, said } = await written();
+    expect(file).toEqual({
+      mode: 'lockdown',
+      ports: [443, 8443],
+      backends: { iptables: { set: true } },
+    });
+    expect(said).toMatch(/^ {2}iptables +applied here before: lockdown of 443, 8443$/m);
+    const weekly = await lab.cfsync(['apply', '--source', 'bundled']);
+    expect(weekly).toEqual({ code: exit.ok, stdout: '', stderr: '' });
+    await lab.origin.listen({ tcp: [8443] });
+    await lab.expectVerdict(8443, { edge: 'open', stranger: 'closed' });
+  });
+
   test('a backend that is in use and cannot be worked on is left out, and that is said', async () => {
     await shell(`
       ln -s /lib/systemd/system/nginx.service ${units}/multi-user.target.wants/
