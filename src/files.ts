@@ -1,7 +1,16 @@
 /** The one module that writes files: after a crash there is all of the old content or all of the new. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { constants, existsSync, mkdtempSync, rmSync, type Stats } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  type Stats,
+} from 'node:fs';
 import {
   cp,
   lstat,
@@ -179,6 +188,79 @@ export async function moveFile(from: string, to: string): Promise<void> {
     await sync(dirname(to));
     if (dirname(from) !== dirname(to)) await sync(dirname(from));
   });
+}
+
+/**
+ * Where the input of a program may lie, none of them another user's: in memory, as it may hold secrets, before it is
+ * on a disk. /run is root's alone, whoever fills the others.
+ */
+const inputFolders = ['/dev/shm', '/run', '/var/tmp', '/tmp'] as const;
+
+/**
+ * Hands `use` a descriptor from which `text` can be read, and closes it when that returns: a program that was started
+ * with it by then has its own. It is a file without a name, so that nothing is left however this process ends.
+ * @throws CfsyncError when none of the folders takes it.
+ */
+export function withInput<T>(text: string, use: (fd: number) => T): T {
+  const fd = openInput(text);
+  try {
+    return use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function openInput(text: string): number {
+  const failed: string[] = [];
+  for (const folder of inputFolders)
+    try {
+      const file = openNameless(folder);
+      try {
+        fill(file, text);
+        // From the beginning, and only to be read.
+        return openSync(`/proc/self/fd/${file}`, 'r');
+      } finally {
+        closeSync(file);
+      }
+    } catch (cause) {
+      if (errno(cause) === undefined) throw cause;
+      failed.push(`${folder} (${why(cause)})`);
+    }
+  throw new CfsyncError(
+    exit.failed,
+    `the input of a program can be kept in none of ${failed.join(', ')}; it was not started; free some space in one of them`,
+  );
+}
+
+/** O_TMPFILE of open(2), which Node does not name. */
+const nameless = 0o20000000 | constants.O_DIRECTORY;
+
+/** Not awaited: here nothing ends this process between the file and the end of its name but SIGKILL. */
+function openNameless(folder: string): number {
+  const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+  try {
+    return openSync(folder, O_RDWR | O_EXCL | nameless, 0o600);
+  } catch (error) {
+    // Some file systems have none: NFS, and overlayfs of older kernels. Node calls EOPNOTSUPP so.
+    if (errno(error) !== 'ENOTSUP' && errno(error) !== 'EISDIR') throw error;
+  }
+  // Always the same name: what SIGKILL left, empty, goes with the next one.
+  const path = join(folder, '.cfsync-input');
+  rmSync(path, { force: true });
+  const file = openSync(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+  rmSync(path, { force: true });
+  return file;
+}
+
+/** Bit by bit: a million prefixes would be there a second time otherwise. */
+function fill(file: number, text: string): void {
+  const encoder = new TextEncoder();
+  const bytes = Buffer.allocUnsafe(Math.min(text.length * 3, 1024 * 1024));
+  for (let at = 0; at < text.length;) {
+    const { read, written } = encoder.encodeInto(text.slice(at), bytes);
+    writeFileSync(file, bytes.subarray(0, written));
+    at += read;
+  }
 }
 
 /** Runs `work` with a temporary folder, readable by its owner alone, that is gone afterwards. */

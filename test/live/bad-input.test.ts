@@ -79,6 +79,65 @@ describeLive('bad input', { programs: ['nft', 'strace', 'setpriv'] }, () => {
     expect(code).toBe(exit.failed);
   });
 
+  describe('for the input of a program', () => {
+    const folders = ['/dev/shm', '/run', '/var/tmp', '/tmp'];
+    const small = (options: string) =>
+      must('mount', '-t', 'tmpfs', '-o', `mode=1777,${options}`, 'none', '/dev/shm');
+    const opened = (error: string, ...paths: string[]) =>
+      under(
+        [
+          'strace',
+          '-f',
+          '-o/dev/null',
+          ...paths.map((path) => `-P${path}`),
+          '-etrace=openat',
+          `-einject=openat:error=${error}`,
+        ],
+        '--mode=lockdown',
+      );
+    it('no room anywhere', async () => {
+      const { code, stderr } = await opened('ENOSPC', ...folders);
+      for (const folder of folders)
+        expect(stderr).toContain(`${folder} (ENOSPC: no space left on device)`);
+      expect(stderr).toContain('it was not started; free some space in one of them');
+      expect(code).toBe(exit.failed);
+    });
+
+    it.each([
+      ['no room for a file', 'nr_inodes=1'],
+      ['too little room for all of it', 'size=4k'],
+    ])('%s in memory: on the disk', async (_, options) => {
+      await small(options);
+      await must('mkdir', '/run/lab/lists');
+      const many = Array.from({ length: 2000 }, (_, i) => `104.${i >> 8}.${i & 255}.128/25\n`);
+      await write('/run/lab/lists/ips-v4', many.join(''));
+      await write('/run/lab/lists/ips-v6', '2606:4700::/32\n');
+      const { code, stderr } = await lab.cfsync([
+        'apply',
+        '-b',
+        'nftables',
+        '--source',
+        '/run/lab/lists',
+      ]);
+      expect(code, stderr).toBe(exit.ok);
+      expect(await must('ls', '-A', '/dev/shm')).toBe('');
+      expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
+    });
+
+    it.each(['EOPNOTSUPP', 'EISDIR'])(
+      'a file system where every file has a name (%s)',
+      async (error) => {
+        await small('size=1m');
+        // As it is left by SIGKILL between two system calls.
+        await must('touch', '/dev/shm/.cfsync-input');
+        const { code, stderr } = await opened(error, '/dev/shm');
+        expect(code, stderr).toBe(exit.ok);
+        expect(await must('ls', '-A', '/dev/shm')).toBe('');
+        expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
+      },
+    );
+  });
+
   it('a read-only state directory', async () => {
     await must('mkdir', '-p', '/run/lab/state');
     await must('mount', '-t', 'tmpfs', '-o', 'ro,mode=700', 'none', '/run/lab/state');

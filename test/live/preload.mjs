@@ -173,7 +173,7 @@ childProcess.spawn = (program, args, options) => {
   if (script !== undefined) return spawn('sh', ['-c', script, 'sh', program, ...args], options);
   const child = spawn(program, args, options);
   if (verb === 'kill-after') child.on('exit', die);
-  // The input is written in this turn, after the return.
+  // It has all of its input; that it was started is seen in this turn, after the return.
   if (verb === 'kill-started') setImmediate(die);
   return child;
 };
