@@ -9,11 +9,21 @@
 import { basename, dirname, resolve } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
 import { fileRenderer, type Changes, type Look } from '../src/file-renderer.ts';
-import { dumpedFiles, globbed, isHttp, parse, type Directive } from '../src/nginx/configuration.ts';
+import { decisions } from '../src/nginx/by-address.ts';
+import {
+  dumpedFiles,
+  globbed,
+  isHttp,
+  parse,
+  serversOf,
+  type Directive,
+} from '../src/nginx/configuration.ts';
 import { processes } from '../src/nginx/processes.ts';
+import type { HttpLevel } from '../src/nginx/real-ip.ts';
+import { mendOf, shutOut, type Findings, type Surroundings } from '../src/nginx/shut-out.ts';
 import { checkKeys, text } from '../src/options.ts';
-import { canonical, intersect, isEmpty, parseRanges } from '../src/prefix.ts';
-import type { Command, Desired, Host, Notice, Ranges } from '../src/renderer.ts';
+import { network, parseRanges } from '../src/prefix.ts';
+import type { Command, Desired, Host, Notice } from '../src/renderer.ts';
 import { count, escape, firstLines } from '../src/text.ts';
 
 export interface NginxOptions {
@@ -22,13 +32,11 @@ export interface NginxOptions {
   readonly path: string;
 }
 
-export interface NginxAround {
+export interface NginxAround extends Surroundings {
   /** What nginx says of the present configuration when it refuses it. */
   readonly broken: readonly string[] | null;
   /** Whether the configuration includes our file at http level. */
   readonly included: boolean;
-  /** The admin's directives that touch ours. */
-  readonly directives: readonly Directive[];
   /** Whether a changed configuration can be tried in a mount namespace before it is in place. */
   readonly stage: boolean;
   /** The pid file of a running master. */
@@ -62,11 +70,13 @@ export default fileRenderer<NginxOptions, NginxAround>({
   },
 
   want(desired, options, around) {
-    if (around !== undefined) refuse(desired.ranges, options, around);
-    return {
-      files: [{ path: options.path, content: configuration(desired, options) }],
-      notices: around === undefined ? [] : notices(options, around),
-    };
+    const files = [{ path: options.path, content: configuration(desired, options) }];
+    if (around === undefined) return { files, notices: [] };
+    refuse(options, around);
+    const ours = { header: options.header, ranges: desired.ranges };
+    const found = shutOut(ours, around, variable);
+    refuseShutOut(found);
+    return { files, notices: [...notices(options, around), ...standing(found)] };
   },
 
   async look(host, options): Promise<Look<NginxAround>> {
@@ -89,6 +99,9 @@ export default fileRenderer<NginxOptions, NginxAround>({
     const paths = [...new Set([...ours, options.path])];
     const { directives, includes } = parse(files);
     const { pidFile, running } = await processes(host, directives, paths);
+    const isOurs = ({ at }: Directive): boolean => paths.some((path) => at.startsWith(`${path}:`));
+    const inHttp = directives.filter(({ blocks }) => blocks[0]?.startsWith('http#') === true);
+    const admins = inHttp.filter((directive) => !isOurs(directive));
     return {
       paths,
       running,
@@ -97,9 +110,10 @@ export default fileRenderer<NginxOptions, NginxAround>({
         included: includes.some(
           ({ pattern, blocks }) => isHttp(blocks) && globbed(pattern).test(options.path),
         ),
-        directives: directives.filter(
-          ({ words, at }) => isRelevant(words) && !paths.some((path) => at.startsWith(`${path}:`)),
-        ),
+        directives: admins.filter(({ words }) => isRelevant(words)),
+        decisions: decisions(admins),
+        servers: serversOf(inHttp),
+        present: running?.loaded === false ? null : presentIn(inHttp.filter(isOurs)),
         stage,
         pidFile,
         readable: pidFile === null || running !== undefined,
@@ -144,7 +158,7 @@ function configuration({ ranges }: Desired, { header }: NginxOptions): string {
 }
 
 /** What would break nginx, or a site, is found before anything is written. */
-function refuse(ranges: Ranges, { path }: NginxOptions, around: NginxAround): void {
+function refuse({ path }: NginxOptions, around: NginxAround): void {
   if (around.broken !== null) throw refusal(around.broken);
   if (!around.included)
     throw new CfsyncError(
@@ -163,31 +177,6 @@ function refuse(ranges: Ranges, { path }: NginxOptions, around: NginxAround): vo
       exit.failed,
       `nginx: ${taken.at} gives ${variable} a value of its own, and of two nginx silently takes one; nothing was changed; rename the variable there`,
     );
-  const shut = lockedOut(ranges, around);
-  if (shut !== undefined)
-    throw new CfsyncError(
-      exit.refused,
-      `nginx: ${shut.at} says "${shut.words.join(' ')}" in a block with "deny all": nginx will compare the visitor's address with it and refuse every visitor; nothing was changed; say "if (${variable} = 0) { return 403; }" there instead`,
-    );
-}
-
-/** An `allow` of Cloudflare's addresses with a `deny all` beside it, where the visitor's address counts. */
-function lockedOut(ranges: Ranges, around: NginxAround): Directive | undefined {
-  const shut = named(around, 'deny').filter(({ words }) => words[1] === 'all');
-  const own = named(around, 'set_real_ip_from').filter(({ blocks }) => !isHttp(blocks));
-  return named(around, 'allow').find(({ words, blocks }) => {
-    const block = blocks.join();
-    const prefix = canonical(words[1] ?? '');
-    return (
-      prefix !== undefined &&
-      !isEmpty(intersect(parseRanges([prefix.text]), ranges)) &&
-      // Everybody is let in.
-      !prefix.text.endsWith('/0') &&
-      shut.some((directive) => directive.blocks.join() === block) &&
-      // Our ranges are not inherited there, so nothing changes.
-      !own.some((directive) => `${block},`.startsWith(`${directive.blocks.join()},`))
-    );
-  });
 }
 
 function notices({ header }: NginxOptions, around: NginxAround): Notice[] {
@@ -221,6 +210,42 @@ function notices({ header }: NginxOptions, around: NginxAround): Notice[] {
   return list;
 }
 
+// ---- who is shut out ----
+
+function refuseShutOut({ shut }: Findings): void {
+  // A file that is included in many places counts once.
+  const fresh = [...new Map(shut.filter((one) => one.fresh).map((one) => [one.directive.at, one]))];
+  const [first, ...more] = fresh.map(([, one]) => one);
+  if (first === undefined) return;
+  const { directive, what, mend } = first;
+  throw new CfsyncError(
+    exit.refused,
+    `nginx: ${directive.at} ${what}; nothing was changed; ${mend}${mend.startsWith('write') ? ', which is the address of the connection, and run this again' : ''}`,
+    {
+      detail: more.map(
+        (one) => `${one.directive.at} says "${one.directive.words.join(' ')}": ${one.mend}`,
+      ),
+    },
+  );
+}
+
+function standing({ shut, unclear, news }: Findings): Notice[] {
+  const list: Notice[] = [];
+  const [first] = shut;
+  if (first !== undefined)
+    list.push({
+      level: news ? 'warning' : 'note',
+      text: `${places(shut.map(({ directive }) => directive))}: this is for Cloudflare's addresses, and sees the visitors', because real-IP is in force already; ${first.mend}`,
+    });
+  const [one] = unclear;
+  if (one !== undefined && news)
+    list.push({
+      level: 'note',
+      text: `${places(unclear.map(({ directive }) => directive))}: ${one.why}; it will see the visitor's address; is it about Cloudflare's? then ${mendOf(one.directive.words)}`,
+    });
+  return list;
+}
+
 function places(list: readonly Directive[]): string {
   const [{ at, words }, ...more] = list as [Directive, ...Directive[]];
   const others = more.length === 0 ? '' : ` and ${count(more.length, 'other place')}`;
@@ -234,6 +259,18 @@ function named(around: NginxAround, name: string): readonly Directive[] {
 function isRelevant([name, ...words]: readonly string[]): boolean {
   if (['geo', 'map', 'set'].includes(name!)) return words.includes(variable);
   return ['set_real_ip_from', 'real_ip_header', 'allow', 'deny'].includes(name!);
+}
+
+/** What our file says, whatever made it say that. */
+function presentIn(directives: readonly Directive[]): HttpLevel | null {
+  const said = (name: string): readonly string[] =>
+    directives
+      .filter(({ words, blocks }) => words[0] === name && isHttp(blocks))
+      .map(({ words }) => words[1] ?? '');
+  const [header] = said('real_ip_header');
+  if (header === undefined) return null;
+  const prefixes = said('set_real_ip_from').flatMap((word) => network(word) ?? []);
+  return { header, ranges: parseRanges(prefixes) };
 }
 
 function isOurName(path: string): boolean {

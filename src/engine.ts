@@ -79,12 +79,21 @@ export interface Result {
 /** The desired state cannot be had on this host as it is: `want` refused it, and says why. */
 export class Unplannable extends CfsyncError {}
 
-function wantOrRefuse(job: Job, desired: Desired, around: unknown): Wanted<Owned> {
+function wantOrRefuse(
+  { renderer, options }: Job,
+  desired: Desired,
+  around: unknown,
+  onRefusal?: (why: Unplannable) => void,
+): Wanted<Owned> {
   try {
-    return job.renderer.want(desired, job.options, around);
+    return renderer.want(desired, options, around);
   } catch (cause) {
     if (!(cause instanceof CfsyncError)) throw cause;
-    throw new Unplannable(cause.code, cause.message, { detail: cause.detail, cause });
+    const error = new Unplannable(cause.code, cause.message, { detail: cause.detail, cause });
+    if (onRefusal === undefined || error.code !== exit.refused) throw error;
+    onRefusal(error);
+    // As it is rendered to disk: without what it refuses.
+    return renderer.want(desired, options);
   }
 }
 
@@ -96,8 +105,17 @@ async function look({ renderer, options, desired, adopting }: Job): Promise<Plan
     : (renderer.adopt?.(observed, desired, adopting) ?? observed);
 }
 
-/** Observes one backend and plans the way from there to the desired state. */
-export async function makePlan(job: Job, policy: Policy, stateDir: string): Promise<Plan> {
+/**
+ * Observes one backend and plans the way from there to the desired state.
+ *
+ * @param onRefusal Takes what a backend refuses; the plan is then what it would do, for a person to read.
+ */
+export async function makePlan(
+  job: Job,
+  policy: Policy,
+  stateDir: string,
+  onRefusal?: (why: Unplannable) => void,
+): Promise<Plan> {
   const observed = await look(job);
   const { content: applied, notices: remarks } = await readUsable(stateDir, job.name);
   const extra = extraOf(job);
@@ -113,7 +131,7 @@ export async function makePlan(job: Job, policy: Policy, stateDir: string): Prom
   const { owned: wanted, notices } =
     verdict.kind === 'no change'
       ? { owned: observed.owned, notices: [] }
-      : wantOrRefuse(job, desired, observed.around);
+      : wantOrRefuse(job, desired, observed.around, onRefusal);
   return {
     job,
     observed,

@@ -49,6 +49,21 @@ export function canonical(text: string): { family: Family; text: string } | unde
 }
 
 /**
+ * The prefix that an address is in, given with a length or without, as programs read it that cut host bits off;
+ * undefined where it is no address.
+ */
+export function network(text: string): string | undefined {
+  const [address = '', length, ...more] = text.split('/');
+  const family = familyOf(address);
+  const table = tableOf(family, `${address}/${widths[family]}`);
+  const bits = length === undefined ? widths[family] : readLength(length, 0);
+  if (table.rows === 0 || bits < 0 || bits > widths[family] || more.length > 0) return undefined;
+  for (let word = 0; word < table.size; word++) table.words[word]! &= mask(bits - word * 32);
+  table.lengths[0] = bits;
+  return textsOf(table)[0];
+}
+
+/**
  * Prefixes of either family, in any order, overlapping or repeated, as `canonical` takes them.
  * @throws PrefixError on the first entry that is not a prefix.
  */

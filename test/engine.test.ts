@@ -22,7 +22,7 @@ import {
   type Plan,
   type Policy,
 } from '../src/engine.ts';
-import { CfsyncError, exit } from '../src/errors.ts';
+import { CfsyncError, exit, type ExitCode } from '../src/errors.ts';
 import { digest } from '../src/files.ts';
 import type { Job } from '../src/job.ts';
 import { none, parseRanges } from '../src/prefix.ts';
@@ -310,6 +310,29 @@ describe('makePlan', () => {
     writeFileSync(file, '173.245.48.0/24\n2400:cb00::/32');
     const made = await plan(fileBackend());
     expect(made).toMatchObject({ verdict: { kind: 'no change' }, steps: [] });
+  });
+
+  it('shows what a backend refuses to do to somebody who only looks', async () => {
+    const refusing = (code: ExitCode): Renderer => ({
+      ...fileBackend(),
+      want(wish, options, around) {
+        if (around !== undefined) throw new CfsyncError(code, 'it would shut out everybody');
+        return fileBackend().want(wish, options);
+      },
+      observe: async (on, options) => ({
+        ...(await fileBackend().observe(on, options)),
+        around: {},
+      }),
+    });
+    const seen: string[] = [];
+    const look = (code: ExitCode) =>
+      makePlan(job(refusing(code)), policy, state, ({ message }) => seen.push(message));
+    const shown = await look(exit.refused);
+    expect(seen).toEqual(['it would shut out everybody']);
+    expect(shown.steps).toEqual((await plan(fileBackend())).steps);
+    await expect(plan(refusing(exit.refused))).rejects.toThrow('shut out');
+    // What cannot be done at all has nothing to show.
+    await expect(look(exit.failed)).rejects.toThrow('shut out');
   });
 
   it('has an id that tells plans apart', async () => {

@@ -9,6 +9,7 @@ import {
   intersect,
   isEmpty,
   merge,
+  network,
   none,
   parseRanges,
   PrefixError,
@@ -22,6 +23,36 @@ const cloudflare = parseRanges([...published('ips-v4'), ...published('ips-v6')])
 
 const v4 = (...entries: string[]) => parseRanges(entries).v4;
 const v6 = (...entries: string[]) => parseRanges(entries).v6;
+
+describe('network', () => {
+  test.each([
+    ['173.245.48.1', '173.245.48.1/32'],
+    ['173.245.48.1/20', '173.245.48.0/20'],
+    ['173.245.63.255/0', '0.0.0.0/0'],
+    ['2400:CB00::1', '2400:cb00::1/128'],
+    ['2400:cb00:1::/32', '2400:cb00::/32'],
+    ['ffff:ffff:ffff:ffff:ffff::/33', 'ffff:ffff:8000::/33'],
+    ['::1/0', '::/0'],
+  ])('%s is %s', (text, expected) => {
+    expect(network(text)).toBe(expected);
+  });
+
+  test.each([
+    '',
+    '/',
+    '1.2.3/24',
+    '1.2.3.4/33',
+    '::/129',
+    '1.2.3.4/',
+    '1.2.3.4/a',
+    '1.2.3.4/8/8',
+    'all',
+    'unix:',
+    'a:b',
+  ])('%s is none', (text) => {
+    expect(network(text)).toBeUndefined();
+  });
+});
 
 describe('canonical', () => {
   test.each([

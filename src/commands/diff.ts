@@ -68,8 +68,12 @@ async function live(context: Context, out: string | undefined): Promise<Outcome>
   const refused: ExitCode[] = [];
   const kept = await keepLocked(jobs, context, refused);
   const plans: Plan[] = [];
+  let declined = false;
   for (const job of forRanges(kept, answer.ranges)) {
-    const plan = await makePlan(job, policy, settings.stateDir);
+    const plan = await makePlan(job, policy, settings.stateDir, ({ message, detail }) => {
+      declined = true;
+      output.warning(message, { backend: job.name, detail });
+    });
     output.notices(job.name, plan.notices);
     plans.push(plan);
   }
@@ -86,7 +90,7 @@ async function live(context: Context, out: string | undefined): Promise<Outcome>
     // What one backend lacks counts as missing, even where another one has it.
     before: merge(subtract(after, gained), lost),
     after,
-    code: refused.length > 0 ? exit.refused : exit.ok,
+    code: declined || refused.length > 0 ? exit.refused : exit.ok,
     own: [...new Set(plans.map((p) => ownAmong(p.job, p.added, p.removed)).filter(Boolean))].join(
       ', ',
     ),

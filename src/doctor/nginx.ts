@@ -1,6 +1,6 @@
 /** Looks at nginx: does it run, and what does its configuration say. */
 import { BackendError, CfsyncError, exit } from '../errors.ts';
-import { dumpedFiles, parse, type Directive } from '../nginx/configuration.ts';
+import { dumpedFiles, parse, serversOf, type Directive } from '../nginx/configuration.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
@@ -57,15 +57,6 @@ async function dump(host: DoctorHost, running: boolean): Promise<Outcome | undef
       return outcome;
   }
   return host.query({ argv: ['nginx', '-T', '-q'] });
-}
-
-/** The blocks of servers of http, as `http#1,server#7`. */
-export function serversOf(directives: readonly Directive[]): readonly string[] {
-  const found = new Set<string>();
-  for (const { blocks } of directives)
-    if (blocks[0]?.startsWith('http#') === true && blocks[1]?.startsWith('server#') === true)
-      found.add(`${blocks[0]},${blocks[1]}`);
-  return [...found];
 }
 
 /**

@@ -40,6 +40,15 @@ export function isHttp(blocks: readonly string[]): boolean {
   return blocks.length === 1 && blocks[0]!.startsWith('http#');
 }
 
+/** The blocks of servers of http, as `http#1,server#7`. */
+export function serversOf(directives: readonly Directive[]): readonly string[] {
+  const found = new Set<string>();
+  for (const { blocks } of directives)
+    if (blocks[0]?.startsWith('http#') === true && blocks[1]?.startsWith('server#') === true)
+      found.add(`${blocks[0]},${blocks[1]}`);
+  return [...found];
+}
+
 /** Blocks in blocks; nginx itself nests no deeper than http, server and some locations. */
 const deepest = 100;
 

@@ -74,6 +74,11 @@ const pieces = [
   'content_by_lua_block {',
   '--[[',
   'set_real_ip_from ',
+  'geo $x {',
+  'map $remote_addr $x {',
+  '173.245.48.0/20 1;',
+  '~^(173|104)\\.(?!245)[^.]+ 1;',
+  'if ($remote_addr ~ ^173) {',
   'deny all;',
   'pid /run/x\u0000y;',
 ];
@@ -105,6 +110,17 @@ describe('what nginx -T prints', () => {
     );
     expect(reach.observed).toBeGreaterThan(150);
     expect(reach.planned).toBeGreaterThan(300);
+  }, 60_000);
+
+  test('leads to a plan or a refusal, whatever decides by the address', async () => {
+    const reach: Reach = { observed: 0, planned: 0 };
+    const texts = damaged(fc.constantFrom(read('in-servers'), read('by-address')), pieces);
+    await fc.assert(
+      fc.asyncProperty(texts, (text) => runThrough(nginx, {}, host(text), reach)),
+      cases(150),
+    );
+    expect(reach.observed).toBeGreaterThan(30);
+    expect(reach.planned).toBeGreaterThan(60);
   }, 60_000);
 
   test('is refused where it is cut off within a file', () => {

@@ -2,7 +2,9 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { dumpedFiles } from '../../src/nginx/configuration.ts';
 import type { Outcome } from '../../src/renderer.ts';
+import { patterns } from '../helpers/nginx-patterns.ts';
 import { Lab, type Host } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
@@ -331,6 +333,134 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
       const { stderr } = await must(apply());
       expect(stderr).toContain(`warning: nginx: "set_real_ip_from 198.51.100.10" at ${site}:6`);
       expect(await ask(lab.stranger)).toEqual(['192.0.2.77', lab.stranger.v6]);
+    });
+  });
+
+  describe('an allow-list by the address', () => {
+    const gate = '/etc/nginx/conf.d/cloudflare-only.conf';
+    const list = (value: number): string =>
+      ['173.245.48.0/20', '2400:cb00::/32'].map((range) => `  ${range} ${value};\n`).join('');
+    const only = `geo $is_cloudflare {\n  default 0;\n${list(1)}}\n`;
+    const guarded = answers.replace('return', 'if ($is_cloudflare = 0) { return 403; }\n  return');
+    /** Until the old workers are gone. */
+    const reload = async (): Promise<void> => {
+      await origin.must([
+        ...(['sh', '-c'] as const),
+        'm=$(cat /run/nginx.pid); old=$(cat /proc/$m/task/$m/children); nginx -s reload; for w in $old; do for i in $(seq 200); do [ -e /proc/$w ] || break; sleep 0.05; done; done',
+      ]);
+    };
+    const expectEnters = async (as: readonly (string | undefined)[]): Promise<void> => {
+      expect(await ask(lab.edge)).toEqual(as);
+      expect((await ask(lab.stranger)).join()).toMatch(/403 Forbidden[^]*,[^]*403 Forbidden/);
+    };
+
+    test('that would shut out every visitor is refused, with the word that mends it', async () => {
+      await write(gate, only);
+      await write(site, guarded);
+      await reload();
+      const edge = [lab.edge.v4, lab.edge.v6];
+      await expectEnters(edge);
+      const before = await tree();
+
+      const diff = await cfsync('diff', '-b', 'nginx', '--source', 'bundled');
+      expect(diff).toMatchObject({ code: 3 });
+      expect(diff.stdout).toContain('+set_real_ip_from 173.245.48.0/20;');
+      const refusal = `nginx: ${gate}:1 says "geo $is_cloudflare" and names Cloudflare's ranges`;
+      expect(diff.stderr).toContain(`warning: ${refusal}`);
+
+      const refused = await apply();
+      expect(refused).toMatchObject({ code: 3 });
+      expect(refused.stderr).toContain(refusal);
+      const [, from, to] = /says "(geo [^"]+)".*write "(geo [^"]+) \{" there/.exec(refused.stderr)!;
+      expect(await tree()).toBe(before);
+      await expectEnters(edge);
+
+      await write(gate, only.replace(from!, to!));
+      await reload();
+      await expectEnters(edge);
+      await must(apply());
+      await expectEnters(['192.0.2.77', '192.0.2.77']);
+      expect(await must(cfsync('verify'))).toMatchObject({ stdout: '', stderr: '' });
+      expect(await must(apply())).toMatchObject({ stdout: '', stderr: '' });
+      await must(cfsync('remove'));
+      await expectEnters(edge);
+    });
+
+    test("that came when real-IP was in force is said, and stands in nobody's way", async () => {
+      await must(apply());
+      await write(gate, only);
+      await write(site, guarded);
+      await reload();
+      // The admin has done this, not cfsync.
+      expect((await ask(lab.edge)).join()).toContain('403 Forbidden');
+      expect((await must(apply('--verbose'))).stderr).toContain(
+        `"geo $is_cloudflare" at ${gate}:1: this is for Cloudflare's addresses, and sees the visitors'`,
+      );
+      expect(await must(apply())).toMatchObject({ stdout: '', stderr: '' });
+      await must(cfsync('verify'));
+      await must(cfsync('remove'));
+      await expectEnters([lab.edge.v4, lab.edge.v6]);
+    });
+
+    test('is found in every form in which real-IP changes its answer', async () => {
+      const dump = await readFile(
+        new URL('../fixtures/nginx/by-address.txt', import.meta.url),
+        'utf8',
+      );
+      const files = dumpedFiles(dump).filter(({ path }) => !/binary|nginx\.conf$/.test(path));
+      const put = async (change: (text: string) => string): Promise<void> => {
+        for (const { path, content } of files) await write(path, change(content));
+        await reload();
+      };
+      const values = async (): Promise<string[]> => {
+        const get = (address: string): Promise<string> =>
+          lab.edge.must([
+            'curl',
+            '-s',
+            '-m',
+            '5',
+            '-H',
+            'CF-Connecting-IP: 192.0.2.77',
+            `http://${address}:8080/named`,
+          ]);
+        const lines = await Promise.all([get(origin.v4), get(`[${origin.v6}]`)]);
+        const [v4, v6] = lines.map((line) => line.split(' '));
+        return v4!.map((value, i) => `${value} ${v6![i]}`);
+      };
+      await put((text) => text.replace('listen 8080;', 'listen 8080; listen [::]:8080;'));
+      const before = await values();
+      expect(before).toHaveLength(18);
+      const realIp = '/etc/nginx/conf.d/zz-real-ip.conf';
+      await write(
+        realIp,
+        'set_real_ip_from 173.245.48.0/20; set_real_ip_from 2400:cb00::/32; real_ip_header CF-Connecting-IP;\n',
+      );
+      await reload();
+      const after = await values();
+      expect(after.filter((value, i) => value === before[i])).toEqual([]);
+      await put((text) =>
+        text
+          .replace('listen 8080;', 'listen 8080; listen [::]:8080;')
+          .replace(/^geo (?:\$remote_addr )?(?=\$\w+ \{)/m, 'geo $realip_remote_addr ')
+          .replace(/^map \S+/m, 'map $realip_remote_addr'),
+      );
+      expect(await values()).toEqual(before);
+    });
+
+    test('is read with patterns as nginx reads them', async () => {
+      const tried = patterns.filter(([pattern]) => pattern !== '');
+      const maps = tried.map(
+        ([pattern], i) => `map $arg_${i} $p${i} { default 0; "~${pattern}" 1; }\n`,
+      );
+      const shown = tried.map((_, i) => `$p${i}`).join('');
+      await write(site, `${maps.join('')}server { listen 8080; return 200 "${shown}"; }\n`);
+      await origin.must(['nginx', '-t', '-q']);
+      await reload();
+      const query = tried.map(([, text], i) => `${i}=${text}`).join('&');
+      const url = `http://${origin.v4}:8080/?${query}`;
+      expect(await lab.edge.must(['curl', '-s', '-g', '-m', '5', url])).toBe(
+        tried.map(([, , matches]) => (matches ? '1' : '0')).join(''),
+      );
     });
   });
 

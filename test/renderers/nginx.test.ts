@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import nginx, { type NginxAround, type NginxOptions } from '../../renderers/nginx.ts';
+import { CfsyncError, exit } from '../../src/errors.ts';
 import { digest } from '../../src/files.ts';
 import { dumpedFiles, globbed, parse } from '../../src/nginx/configuration.ts';
 import { parseRanges } from '../../src/prefix.ts';
@@ -31,6 +32,9 @@ function hostWith(dump: string, files: Record<string, string> = {}, canStage = t
 }
 
 const around: NginxAround = {
+  decisions: [],
+  servers: [],
+  present: null,
   broken: null,
   included: true,
   directives: [],
@@ -254,6 +258,197 @@ describe('on a host', () => {
       },
       { level: 'note', text: 'nginx is not running; it will use the file when it starts' },
     ]);
+  });
+
+  describe('what decides by the client address', () => {
+    const all = desired({});
+    const wantWith = (seen: NginxAround, raw = options, wish = all) => nginx.want(wish, raw, seen);
+    /** All of the configuration, and of what decides by the address what stands in these files. */
+    const seenIn = async (dump: string, files: RegExp, canRead: Record<string, string> = {}) => {
+      const { around } = await observe(hostWith(dump, canRead));
+      return {
+        ...around,
+        decisions: around.decisions.filter(({ directive }) => files.test(directive.at)),
+      };
+    };
+    const dump = fixture('by-address.txt');
+    const names = (kind: string): string[] =>
+      [...dump.matchAll(/^# configuration file \/etc\/nginx\/conf\.d\/(\S+)\.conf:$/gm)]
+        .map(([, name]) => name!)
+        .filter((name) => name.startsWith(kind));
+    /** With our file in place. */
+    const inForce = (text: string, raw: NginxOptions = options, wish = all): string =>
+      `${text}# configuration file ${path}:\n${nginx.want(wish, raw).owned.files[0]!.content}\n`;
+    const mine = { [path]: nginx.want(all, options).owned.files[0]!.content };
+
+    it.each(names('named-'))('refuses what names Cloudflare: %s', async (name) => {
+      const seen = await seenIn(dump, new RegExp(`/${name}\\.`));
+      expect(seen.decisions).toHaveLength(1);
+      const [{ directive }] = seen.decisions as [NginxAround['decisions'][number]];
+      const [kind, ...words] = directive.words;
+      expect(() => wantWith(seen)).toThrow(
+        expect.objectContaining({
+          code: exit.refused,
+          message: expect.stringMatching(
+            new RegExp(
+              `^nginx: /etc/nginx/conf\\.d/${name}\\.conf:1 says "[^"]+" and names Cloudflare's ranges \\(.*; nothing was changed; write "${kind} \\$realip_remote_addr \\${words.at(-1)} {" there`,
+            ),
+          ),
+        }),
+      );
+    });
+
+    it.each(names('other-'))('has nothing against what does not: %s', async (name) => {
+      const seen = await seenIn(dump, new RegExp(`/${name}\\.`));
+      expect(wantWith(seen).notices.map(({ text }) => text)).toEqual([
+        'nginx is not running; it will use the file when it starts',
+      ]);
+    });
+
+    it('reads all of these blocks', () => {
+      expect(names('named-')).toHaveLength(18);
+      expect(names('other-')).toHaveLength(14);
+    });
+
+    it.each([
+      [
+        'pattern',
+        'the pattern ^173\\.245\\.\\d++\\. is not understood',
+        'map $realip_remote_addr $unclear_pattern {',
+      ],
+      [
+        'binary',
+        '"include binary.geo" is empty, or in binary form',
+        'geo $realip_remote_addr $unclear_binary {',
+      ],
+    ])('notes what it cannot read: %s', async (name, why, mend) => {
+      const seen = await seenIn(dump, new RegExp(`/unclear-${name}\\.`));
+      const note = wantWith(seen).notices.at(-1);
+      expect(note).toMatchObject({ level: 'note' });
+      expect(note!.text).toContain(why);
+      expect(note!.text).toContain(mend);
+      const later = await seenIn(inForce(dump), new RegExp(`/unclear-${name}\\.`), mine);
+      expect(wantWith(later).notices).toHaveLength(1);
+    });
+
+    it('names every place that is to be mended', async () => {
+      const seen = await seenIn(dump, /named-(?:around|case)/);
+      expect(() => wantWith(seen)).toThrow(
+        expect.objectContaining({
+          detail: [
+            '/etc/nginx/conf.d/named-case.conf:1 says "map $remote_addr $map_case": write "map $realip_remote_addr $map_case {" there',
+          ],
+        }),
+      );
+    });
+
+    describe('where real-IP is in force already', () => {
+      const gate = /named-default/;
+
+      it('goes on and notes it', async () => {
+        const seen = await seenIn(inForce(dump), gate, mine);
+        const { notices } = wantWith(seen);
+        expect(notices.at(-1)).toEqual({
+          level: 'note',
+          text: `"geo $geo_default" at /etc/nginx/conf.d/named-default.conf:1: this is for Cloudflare's addresses, and sees the visitors', because real-IP is in force already; write "geo $realip_remote_addr $geo_default {" there`,
+        });
+      });
+
+      it('refuses what would come to it', async () => {
+        const old = { ...all, ranges: { ...all.ranges, v4: all.ranges.v4.slice(1) } };
+        const text = inForce(dump, options, old);
+        const seen = await seenIn(text, gate, mine);
+        expect(() => wantWith(seen)).toThrow(expect.objectContaining({ code: exit.refused }));
+        // What is not named may come, and that is news.
+        const other = await seenIn(text, /named-case/, mine);
+        expect(wantWith(other).notices.at(-1)).toMatchObject({ level: 'warning' });
+      });
+
+      it('counts the file only where its header stays', async () => {
+        const another = nginx.options({ header: 'X-Client' });
+        const seen = await seenIn(inForce(dump, another), gate, mine);
+        expect(() => wantWith(seen)).toThrow(expect.objectContaining({ code: exit.refused }));
+        expect(wantWith(seen, another).notices.at(-1)!.text).toContain('in force already');
+      });
+
+      it('counts the file only where nginx has read it', async () => {
+        const seen = await seenIn(inForce(dump), gate, mine);
+        expect(() => wantWith({ ...seen, present: null })).toThrow(
+          expect.objectContaining({ code: exit.refused }),
+        );
+      });
+
+      it('does not count what the admin believes in a header that Cloudflare does not send', async () => {
+        const from = '# configuration file /etc/nginx/conf.d/site.conf:\n';
+        const admins = dump.replace(from, `${from}set_real_ip_from 173.245.48.0/20;\n`);
+        expect(admins).not.toBe(dump);
+        const seen = await seenIn(admins, /named-source/);
+        expect(() => wantWith(seen)).toThrow(expect.objectContaining({ code: exit.refused }));
+      });
+    });
+
+    describe('in servers with settings of their own', () => {
+      const servers = fixture('in-servers.txt');
+      const refusal = async (keep: RegExp): Promise<string[]> => {
+        const { around: seen } = await observe(hostWith(servers));
+        const [directives, found] = [
+          seen.directives.filter(
+            ({ words, at }) => !/^(?:allow|deny)$/.test(words[0]!) || keep.test(at),
+          ),
+          seen.decisions.filter(({ directive }) => keep.test(directive.at)),
+        ];
+        try {
+          wantWith({ ...seen, directives, decisions: found });
+          return [];
+        } catch (error) {
+          const { code, message, detail } = error as CfsyncError;
+          expect(code).toBe(exit.refused);
+          return [message, ...detail].map((line) => /conf\.d\/\S+/.exec(line)![0]);
+        }
+      };
+
+      it('refuses an if, an allow below a location, and one with host bits', async () => {
+        expect(await refusal(/plain/)).toEqual([
+          // Its location believes others; the server has replaced the address by then.
+          'conf.d/plain.conf:13',
+          'conf.d/plain.conf:17',
+          'conf.d/plain.conf:3',
+          'conf.d/plain.conf:4',
+          'conf.d/plain.conf:5',
+        ]);
+      });
+
+      it('refuses where a server has ranges, and lacked the header', async () => {
+        expect(await refusal(/ranges/)).toEqual(['conf.d/ranges.conf:5']);
+      });
+
+      it('refuses a variable that a server without settings may use', async () => {
+        expect(await refusal(/gate/)).toEqual(['conf.d/gate.conf:1']);
+      });
+
+      it('goes on where the server believes Cloudflare by itself, or others alone', async () => {
+        expect(await refusal(/believes|elsewhere/)).toEqual([]);
+      });
+
+      it('says which of them see visitors already', async () => {
+        const { around: seen } = await observe(hostWith(servers));
+        const directives = seen.directives.filter(
+          ({ words, at }) => !/^(?:allow|deny)$/.test(words[0]!) || at.includes('believes'),
+        );
+        const { notices } = wantWith({ ...seen, directives, decisions: [] });
+        expect(notices.filter(({ text }) => text.includes('in force already'))).toEqual([
+          {
+            level: 'warning',
+            text: `"allow 173.245.48.0/20" at /etc/nginx/conf.d/believes.conf:7: this is for Cloudflare's addresses, and sees the visitors', because real-IP is in force already; say "if ($from_cloudflare = 0) { return 403; }" there instead`,
+          },
+        ]);
+      });
+    });
+
+    it('does not stand in the way back', async () => {
+      const observed = await observe(hostWith(inForce(dump), mine));
+      expect(nginx.plan(nginx.nothing, observed)).toMatchObject([{ kind: 'file', content: null }]);
+    });
   });
 
   it('refuses a configuration that does not include the file', () => {

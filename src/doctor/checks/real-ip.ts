@@ -1,13 +1,12 @@
 /** What counts or refuses visitors by their address: does it see the visitor, or Cloudflare? */
 import { ignoredIn, jailsIn, logsIn } from '../../fail2ban/answers.ts';
 import { ofProcess } from '../../proc.ts';
-import type { Directive } from '../../nginx/configuration.ts';
+import { serversOf, type Directive } from '../../nginx/configuration.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
-import { serversOf } from '../nginx.ts';
 import { unlessMissing } from '../../programs.ts';
 
 interface Jail {
