@@ -1,11 +1,10 @@
 /** Reads the configuration file. */
-import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Document } from 'yaml';
 import { CfsyncError, errno, exit, why } from './errors.ts';
 import { checkKeys } from './options.ts';
 import { escape } from './text.ts';
-import { mustBeTrusted } from './trust.ts';
+import { readTrusted } from './trust.ts';
 
 export const defaultConfig = '/etc/cfsync/config.yaml';
 
@@ -51,8 +50,9 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   const file = resolve(path ?? defaultConfig);
   let text: string;
   try {
-    text = await readFile(file, 'utf8');
+    text = await readTrusted(file, 'configuration');
   } catch (cause) {
+    if (cause instanceof CfsyncError) throw cause;
     if (path === undefined && errno(cause) === 'ENOENT') return noConfig;
     throw new CfsyncError(
       exit.failed,
@@ -62,7 +62,6 @@ export async function readConfig(path: string | undefined): Promise<Config> {
       { cause },
     );
   }
-  await mustBeTrusted(file, 'configuration');
   const { isMap, isScalar, LineCounter, parseDocument } = await import('yaml');
   const lines = new LineCounter();
   const at = (offset: number): string => `${escape(file)}:${lines.linePos(offset).line}`;

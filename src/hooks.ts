@@ -56,7 +56,8 @@ async function start(
   stdin: string,
 ): Promise<string | undefined> {
   try {
-    if (argv[0].startsWith('/')) await mustBeTrusted(argv[0], 'program', 'it was not run');
+    if (argv[0].startsWith('/'))
+      await mustBeTrusted(argv[0], 'program', { left: 'it was not run' });
   } catch (error) {
     return error instanceof Error ? error.message : escape(String(error));
   }

@@ -1,6 +1,7 @@
 /** Finds the renderer of a backend: a built-in one, a file, or a package, seen from the configuration file. */
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { CfsyncError, exit } from './errors.ts';
 import type { Renderer } from './renderer.ts';
@@ -45,10 +46,13 @@ export async function loadRenderer(
     throw new CfsyncError(exit.usage, `backend ${name}: a renderer needs a configuration file`);
   const file = find(where, configFile, name);
   const { mustBeTrusted } = await import('./trust.ts');
-  await mustBeTrusted(file, `renderer of backend ${name}`);
+  const what = `renderer of backend ${name}`;
+  const home = packageFolder(where, configFile);
+  if (home !== undefined) await mustBeTrusted(home, what);
+  const real = await mustBeTrusted(file, what);
   let loaded: Module;
   try {
-    loaded = (await import(pathToFileURL(file).href)) as Module;
+    loaded = (await import(pathToFileURL(real).href)) as Module;
   } catch (cause) {
     throw new CfsyncError(
       exit.failed,
@@ -59,8 +63,20 @@ export async function loadRenderer(
   return checked(loaded.default, name, file);
 }
 
+function isPath(where: string): boolean {
+  return /^\.{0,2}\//.test(where);
+}
+
+/** Where a package is found, before the links there are followed: who can write there chooses what is loaded. */
+function packageFolder(where: string, configFile: string): string | undefined {
+  const [name] = /^(@[^/]+\/)?[^/]+/.exec(where) ?? [];
+  if (isPath(where) || name === undefined) return undefined;
+  const folders = createRequire(configFile).resolve.paths(name) ?? [];
+  return folders.map((folder) => join(folder, name)).find((folder) => existsSync(folder));
+}
+
 function find(where: string, configFile: string, name: string): string {
-  if (/^\.{0,2}\//.test(where)) return resolve(dirname(configFile), where);
+  if (isPath(where)) return resolve(dirname(configFile), where);
   try {
     return createRequire(configFile).resolve(where);
   } catch (cause) {

@@ -9,7 +9,7 @@ import type { Command, Lock } from './renderer.ts';
 import { listen } from './signals.ts';
 import { advised } from './store.ts';
 import { escape } from './text.ts';
-import { mustBeTrusted } from './trust.ts';
+import { mustBeTrustedState } from './trust.ts';
 
 /**
  * Takes the write lock of fcntl(2) of the file that is open as 3, in the form that stays with the open file
@@ -138,7 +138,7 @@ export async function withFlock<T>(
 async function openFlock(stateDir: string, name: string): Promise<LockFile> {
   try {
     await ensureDir(stateDir, 0o700);
-    await mustBeTrusted(stateDir, 'state directory');
+    await mustBeTrustedState(stateDir);
     return await openLock(join(stateDir, name));
   } catch (error) {
     throw advised(error);

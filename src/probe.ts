@@ -4,6 +4,7 @@ import { failure } from './host.ts';
 import { argv } from './options.ts';
 import type { Command } from './renderer.ts';
 import { escape } from './text.ts';
+import { mustBeTrusted } from './trust.ts';
 
 /** A program and its arguments, or a URL with http or https. */
 export type Probe = Command['argv'] | URL;
@@ -24,10 +25,20 @@ export function parseProbe(value: unknown): Probe {
   );
 }
 
+/**
+ * Asked before the first change as well: nothing is to go back because of it.
+ * @throws CfsyncError for a program that is not to be trusted.
+ */
+export async function mustBeRunnable(what: Probe): Promise<void> {
+  if (what instanceof URL || !what[0].startsWith('/')) return;
+  await mustBeTrusted(what[0], 'program of the probe');
+}
+
 /** Answers what is wrong, or undefined. */
 export async function probe(what: Probe): Promise<string | undefined> {
   try {
     if (what instanceof URL) return await ask(what);
+    await mustBeRunnable(what);
     return await failure({ argv: what, timeout });
   } catch (error) {
     return error instanceof Error ? escape(error.message) : String(error);

@@ -1,5 +1,4 @@
 /** Turns flags, environment and configuration into what the commands work with. */
-import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Values } from './arguments.ts';
@@ -18,7 +17,7 @@ import { none } from './prefix.ts';
 import type { Desired, Ranges } from './renderer.ts';
 import type { SourceOptions } from './source.ts';
 import { shown } from './text.ts';
-import { mustBeTrusted } from './trust.ts';
+import { mustBeTrustedState } from './trust.ts';
 
 /** Where Cloudflare publishes its ranges; the text feeds end without a newline. */
 const feeds = {
@@ -51,7 +50,7 @@ export async function readSettings(values: Values, config: Config): Promise<Sett
       text,
     ),
   );
-  if (existsSync(stateDir)) await mustBeTrusted(stateDir, 'state directory');
+  await mustBeTrustedState(stateDir);
   return {
     values,
     config,

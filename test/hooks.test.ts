@@ -3,11 +3,13 @@ import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer, type Server } from 'node:http';
@@ -405,6 +407,30 @@ describe('a hook that fails', () => {
     expect(ended.stderr).toMatch(/on-change: program .* is not to be trusted as root/);
     expect(given('on-change')).toBeUndefined();
   });
+
+  it.skipIf(process.getuid?.() !== 0)(
+    'is not run as root through the link of another',
+    async () => {
+      const hook = keep();
+      mkdirSync(at('his'));
+      symlinkSync(hook, at('his/hook'));
+      chownSync(at('his'), 65534, 65534);
+      config(`on-change: [${at('his/hook')}]`);
+      const ended = await apply();
+      expect(ended.code).toBe(exit.ok);
+      expect(ended.stderr).toContain(
+        `${at('his')} does not belong to root; it was not run; copy it`,
+      );
+      expect(given('on-change')).toBeUndefined();
+      // Nor is the probe, and then nothing is changed that would have to go back.
+      rmSync(at('list'));
+      config(`probe: [${at('his/hook')}]`);
+      const asked = await apply();
+      expect(asked.code).toBe(exit.failed);
+      expect(asked.stderr).toContain(`${at('his')} does not belong to root; nothing was changed`);
+      expect(existsSync(at('list'))).toBe(false);
+    },
+  );
 });
 
 describe('webhook', () => {

@@ -28,10 +28,10 @@ import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
 import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
 import { loadRenderer } from '../load.ts';
-import { mustBeTrusted } from '../trust.ts';
+import { installForRoot, mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
 import { merge } from '../prefix.ts';
-import { probe } from '../probe.ts';
+import { mustBeRunnable, probe } from '../probe.ts';
 import { unchanged } from '../run-report.ts';
 import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
@@ -143,6 +143,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
   const together = values['all-or-nothing'] === true;
+  if (settings.probe !== undefined) await mustBeRunnable(settings.probe);
   const plans = together && made.refused ? [] : made.cleared;
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
@@ -279,7 +280,7 @@ export function refuseConflicts(jobs: readonly Job[]): void {
 /** The unit that runs this command again at boot, from the snapshot. */
 async function bootJob(like: Job, settings: Settings): Promise<Job> {
   const renderer = await loadRenderer('boot', undefined, undefined);
-  await mustBeTrusted(process.argv[1]!, 'program');
+  await mustBeTrusted(process.argv[1]!, 'program', { instead: installForRoot });
   const raw = { argv: bootCommand(settings) };
   return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };
 }

@@ -13,7 +13,7 @@ import { makeJob, type Settings } from '../settings.ts';
 import { starterText } from '../starter.ts';
 import { count, escape, hang } from '../text.ts';
 import { composeTimer, type Timer } from '../timer.ts';
-import { mustBeTrusted } from '../trust.ts';
+import { installForRoot, mustBeTrusted, mustBeTrustedIfThere } from '../trust.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
   const { values } = settings;
@@ -109,9 +109,12 @@ async function whyUnusable(
 
 async function writeConfig(file: string, text: string): Promise<void> {
   const folder = dirname(file);
-  await ensureDir(folder, 0o755);
   // Where others can write, cfsync would refuse to read it.
-  await mustBeTrusted(folder, 'folder of the configuration');
+  const what = 'folder of the configuration';
+  const instead = "name one in a folder of root's with --config";
+  await mustBeTrustedIfThere(folder, what, instead);
+  await ensureDir(folder, 0o755);
+  await mustBeTrusted(folder, what, { instead });
   await writeFileAtomic(file, text, { mode: 0o644, expect: null });
 }
 
@@ -122,7 +125,7 @@ async function mustBeInstallable(timer: Timer | undefined): Promise<void> {
       exit.failed,
       'there is neither systemd nor /etc/cron.d here, so no timer can be installed; nothing was changed; run cfsync apply every week by other means',
     );
-  await mustBeTrusted(process.argv[1]!, 'program');
+  await mustBeTrusted(process.argv[1]!, 'program', { instead: installForRoot });
   for (const { path, content } of timer.files) {
     const now = await host.read(path);
     if (now !== undefined && now !== content)
