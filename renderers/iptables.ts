@@ -979,7 +979,8 @@ function strayMoves(
     name === 'filter' ? list.filter((s) => s.family === family) : [];
   const then = here(wanted.strays);
   const now = here(observed.owned.strays);
-  const [stay, go] = split(now, then);
+  // On the way back none of theirs goes: what was written since then stays.
+  const [stay, go] = wanted.strays === undefined ? [[], now] : [now, []];
   const others = then.length === 0 ? [] : (loaded(family, name, observed.around)?.rules ?? []);
   const [, gone] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
   const chains = loaded(family, name, observed.around)?.chains.map((c) => c.name) ?? [];

@@ -949,9 +949,10 @@ function strayLines(
   { owned, around }: Observed<NftOwned, NftAround>,
 ): { readonly go: readonly string[]; readonly back: readonly string[] } {
   const now = owned.strays ?? [];
-  const then = wanted.strays ?? [];
-  const go = without(now, then.map(strayKey)).map(deleteLine);
-  if (then.length === 0) return { go, back: [] };
+  if (wanted.strays === undefined) return { go: now.map(deleteLine), back: [] };
+  const then = wanted.strays;
+  // On the way back none of theirs goes: what was written since then stays.
+  if (then.length === 0) return { go: [], back: [] };
   // What is there already is not put back, whether it was looked for or not.
   const there = [
     ...now.map(strayKey),
@@ -960,7 +961,7 @@ function strayLines(
       elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
     ),
   ];
-  return { go, back: without(then, there).flatMap((stray) => putBack(stray, around)) };
+  return { go: [], back: without(then, there).flatMap((stray) => putBack(stray, around)) };
 }
 
 type StrayName =

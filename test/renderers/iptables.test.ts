@@ -788,10 +788,12 @@ describe('adopt', () => {
         const before = saved(chains);
         const first = await adoptOn({ v4: before });
         const adopted = restored(before, stdinOf(first.steps)).split('\n');
-        const index = adopted.findIndex((line) => line.startsWith('-A')) + (at % 9);
-        const line = adopted[index] ?? '';
-        if (!/^-A (INPUT|SCRIPT) (?!.*cfsync)/.test(line)) return;
-        const chain = line.split(' ')[1]!;
+        const theirs = [...adopted.keys()].filter((i) =>
+          /^-A (INPUT|SCRIPT) (?!.*cfsync)/.test(adopted[i]!),
+        );
+        if (theirs.length === 0) return;
+        const index = theirs[at % theirs.length]!;
+        const chain = adopted[index]!.split(' ')[1]!;
         const fits = chain === 'INPUT' || !another.includes(' SCRIPT');
         adopted.splice(index, adds ? 0 : 1, ...(adds && fits ? [`-A ${chain} ${another}`] : []));
         const changed = adopted.join('\n');

@@ -672,6 +672,7 @@ describe('adopt', () => {
       const once = inputs.filter((k, i) => k !== 'ours' || inputs.indexOf(k) === i);
       return state(policy, once, script);
     });
+  const kind = fc.constantFrom('A', 'B', 'own', 'drop');
   const named = { chain: 'inet/filter/input' };
 
   it('settles at once, and its way back leads to every rule of theirs in its place', () => {
@@ -699,7 +700,7 @@ describe('adopt', () => {
 
   it('goes back on a host that has changed since, and leaves the change alone', () => {
     fc.assert(
-      fc.property(layout, fc.nat(), fc.boolean(), (before, at, adds) => {
+      fc.property(layout, fc.nat(), kind, fc.boolean(), (before, at, another, adds) => {
         const first = adoptOn(seen(before), {}, named);
         const adopted = loaded(before, first.steps);
         const others = adopted.rules.filter((r) => r.kind !== 'ours');
@@ -709,7 +710,7 @@ describe('adopt', () => {
         const rules = adopted.rules.toSpliced(
           index,
           adds ? 0 : 1,
-          ...(adds ? [{ ...one, kind: 'own', handle: 999 }] : []),
+          ...(adds ? [{ ...one, kind: another, handle: 999 }] : []),
         );
         const changed = { ...adopted, rules };
         const second = adoptOn(seen(changed), {}, named);
