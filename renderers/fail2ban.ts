@@ -186,7 +186,9 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
     const files = !removal && changes ? compose(wanted.ranges, owned.beside) : wanted;
     const theirs = editsOfTheirs(wanted, owned, around);
     const differ = keys.filter((key) => files[key] !== owned[key]);
-    const gone = (owned.strays ?? []).flatMap(({ values }) => values);
+    // On the way back none of theirs goes, not even what was written since then: see editsOfTheirs.
+    const gone =
+      wanted.strays === undefined ? (owned.strays ?? []).flatMap(({ values }) => values) : [];
     // Where nothing of ours changes, one of our files is marked all the same.
     const touched =
       differ.length > 0 || gone.length === 0 ? differ : keys.filter((key) => files[key] !== null);

@@ -757,6 +757,17 @@ tcp|in|s=131.0.72.0/22
     }
   });
 
+  it('leaves every state alone that can be recorded', async () => {
+    const ours = csf.want(goal, { reload: false }).owned;
+    const applied = csf.plan(ours, await observeOn(busy)).reduce(after, busy);
+    const { steps } = await adopted(applied);
+    for (const on of [busy, applied, steps.reduce(after, applied)]) {
+      const seen = await observeOn(on);
+      for (const look of [seen, csf.adopt!(seen, goal, known)])
+        expect(csf.plan(look.owned, look)).toEqual([]);
+    }
+  });
+
   it('goes back to ours and theirs, which both were there', async () => {
     const first = await adopted(started('192.0.2.77\n'));
     let on = first.steps.reduce(after, started('192.0.2.77\n'));

@@ -5,7 +5,7 @@ import { digest } from '../../src/files.ts';
 import { merge, none, parseRanges } from '../../src/prefix.ts';
 import type { Command, Desired, FileStep, Outcome, Step } from '../../src/renderer.ts';
 import { bundled, desired } from '../helpers/desired.ts';
-import { apart, configuration, joined } from '../helpers/fail2ban.ts';
+import { apart, configuration, fixtures, joined } from '../helpers/fail2ban.ts';
 import { golden } from '../helpers/golden.ts';
 import { recorded } from '../helpers/host.ts';
 
@@ -54,6 +54,8 @@ const said = (steps: readonly Step[]): string[] =>
 function fileSteps(steps: readonly Step[]): FileStep[] {
   return steps.filter((step) => step.kind === 'file');
 }
+
+const isFinal = (step: Step): boolean => step.kind === 'run' && step.final === true;
 
 const text = (owned: Fail2banOwned): string =>
   fail2ban
@@ -139,11 +141,7 @@ describe('plan', () => {
       'lift what is banned of the ranges by then',
     ]);
     expect(steps[0]).toMatchObject({ expect: null, mode: 0o644 });
-    expect(steps.map((step) => step.kind === 'run' && step.final === true)).toEqual([
-      false,
-      false,
-      true,
-    ]);
+    expect(steps.map(isFinal)).toEqual([false, false, true]);
   });
 
   it('checks everything before the first step, and only there', async () => {
@@ -355,6 +353,36 @@ describe('adopt', () => {
         );
       }
     }
+  });
+
+  it('leaves every state alone that can be recorded, and one that it came back to', async () => {
+    const usable = fixtures.filter((name) => name !== 'broken' && name !== 'nobody') as Fixture[];
+    for (const fixture of usable) {
+      const { owned, observed } = await wantOn(fixture);
+      for (const files of [observed.owned, owned, fail2ban.nothing]) {
+        const { early: first, late: last } = files;
+        const seen = { ...observed, owned: { ...observed.owned, early: first, late: last } };
+        for (const look of [seen, fail2ban.adopt!(seen, desired(), known)]) {
+          // What lags behind its files is reloaded, and nothing else is done.
+          const left = said(fail2ban.plan(look.owned, look).filter((step) => !isFinal(step)));
+          expect(left, fixture).toEqual(fixture === 'lagging' ? ['reload the configuration'] : []);
+        }
+      }
+    }
+    // The admin has added a range since it was recorded: it stays as well.
+    const { seen, owned } = await adopted();
+    const applied = { ...seen, owned: { ...seen.owned, early: owned.early, late: owned.late } };
+    const { owned: before, around } = fail2ban.adopt!(applied, desired(), known);
+    const [first] = before.strays!;
+    const later = { ...first!, values: ['103.22.200.0/22'], prefixes: ['103.22.200.0/22'] };
+    const text = around.files[first!.file]!.replace('104.16.', '103.22.200.0/22 104.16.');
+    const now = {
+      owned: { ...before, strays: [...before.strays!, later] },
+      around: { ...around, files: { ...around.files, [first!.file]: text } },
+    };
+    expect(text).not.toBe(around.files[first!.file]);
+    for (const server of [null, around.server])
+      expect(fail2ban.plan(before, { ...now, around: { ...now.around, server } })).toEqual([]);
   });
 
   it('puts the values to what the admin has written meanwhile', async () => {

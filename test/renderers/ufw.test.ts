@@ -606,6 +606,18 @@ describe('adopt', () => {
     }
   });
 
+  it('leaves every state alone that can be recorded', async () => {
+    const cases: readonly Case[] = [
+      ...(['inactive', 'enabled', 'admin', 'ours', 'ours-not-loaded', 'open'] as const),
+      ...(['denied', 'clash', 'leftovers', 'no-ipv6', 'no-chains'] as const),
+    ];
+    for (const name of cases) {
+      const seen = await observe(name);
+      for (const look of [seen, ufw.adopt!(seen, desired({ ranges: four }), known)])
+        expect(ufw.plan(look.owned, look), name).toEqual([]);
+    }
+  });
+
   it('goes back to ours and theirs, where both stood', async () => {
     const [, theirs] = /### RULES ###\n([^]*?)\n### END RULES ###/.exec(
       sections('leftovers')[rules]!,
