@@ -25,8 +25,10 @@ import type {
   FileStep,
   Notice,
   Observed,
+  Outcome,
   Owned,
   Ranges,
+  RunStep,
   Step,
   Wanted,
 } from './renderer.ts';
@@ -170,7 +172,15 @@ export function planDiff(plan: Plan): FileDiff[] {
 
 /** Two plans with the same id do the same. */
 export function planId(plans: readonly Plan[]): string {
-  return digest(JSON.stringify(plans.map((p) => [p.job.name, p.steps]))).slice(0, 12);
+  const deeds = plans.map((p) => [p.job.name, p.steps.map(deedOf)]);
+  return digest(JSON.stringify(deeds)).slice(0, 12);
+}
+
+/** A step without the version of what it writes over. */
+function deedOf(step: Step): Step {
+  if (step.kind === 'file' || step.guard === undefined) return step;
+  const { guard: _, ...deed } = step;
+  return deed;
 }
 
 /**
@@ -190,20 +200,65 @@ async function checkStep(step: Step, { name }: Job): Promise<void> {
 
 async function must(command: Command, what: string): Promise<void> {
   const outcome = await run(command);
-  if (outcome.code !== 0)
-    throw new CfsyncError(
-      exit.failed,
-      `${what}: ${show(command)} ended with code ${outcome.code}`,
-      {
-        detail: firstLines(outcome.stderr || outcome.stdout),
-      },
-    );
+  if (outcome.code !== 0) throw ended(command, outcome, what);
 }
 
-async function perform(step: Step, job: Job): Promise<void> {
+function ended(command: Command, { code, stderr, stdout }: Outcome, what: string): CfsyncError {
+  return new CfsyncError(exit.failed, `${what}: ${show(command)} ended with code ${code}`, {
+    detail: firstLines(stderr || stdout),
+  });
+}
+
+/** A guarded step has written nothing: somebody else changes the same thing. */
+class Overtaken extends CfsyncError {}
+
+async function runGuarded({ command, guard, summary }: RunStep): Promise<void> {
+  if (guard === undefined) return must(command, summary);
+  const outcome = await run(withVersion(command, guard.version));
+  if (outcome.code === 0) return;
+  if (!outcome.stderr.includes(guard.refusal)) throw ended(command, outcome, summary);
+  const message = `${summary}: somebody else is changing it at the same time; run it again`;
+  throw new Overtaken(exit.failed, message, { detail: firstLines(outcome.stderr) });
+}
+
+function withVersion(command: Command, version: string): Command {
+  const { stage } = command;
+  if (stage === undefined) return command;
+  const files = Object.entries(stage.files).map(([name, content]) => [
+    name,
+    content?.replace('{version}', () => version) ?? null,
+  ]);
+  return { ...command, stage: { ...stage, files: Object.fromEntries(files) } };
+}
+
+/** The same step, for the version of now; @throws `overtaken` when there is another thing to do, or to be refused. */
+async function stillPlanned(
+  step: RunStep,
+  anew: () => Promise<readonly Step[]>,
+  overtaken: Overtaken,
+): Promise<RunStep> {
+  const { message, detail } = overtaken;
+  try {
+    const still = (await anew()).find((one) => isDeepStrictEqual(deedOf(one), deedOf(step)));
+    if (still?.kind === 'run') return still;
+  } catch (cause) {
+    if (!(cause instanceof CfsyncError)) throw cause;
+    throw new Overtaken(exit.failed, message, { detail: [...detail, cause.message], cause });
+  }
+  throw overtaken;
+}
+
+/** @param anew Plans again, for a step that was overtaken: it is run once more if it is still planned. */
+async function perform(step: Step, job: Job, anew: () => Promise<readonly Step[]>): Promise<void> {
   noteChange(job);
-  if (step.kind === 'run') await must(step.command, step.summary);
-  else if (step.content === null) await removeFile(step.path, { expect: step.expect });
+  if (step.kind === 'run') {
+    try {
+      await runGuarded(step);
+    } catch (error) {
+      if (!(error instanceof Overtaken)) throw error;
+      await runGuarded(await stillPlanned(step, anew, error));
+    }
+  } else if (step.content === null) await removeFile(step.path, { expect: step.expect });
   else await writeFileAtomic(step.path, step.content, { mode: step.mode, expect: step.expect });
 }
 
@@ -233,16 +288,20 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     const undoable = plan.steps.filter(isUndoable);
     for (const step of undoable) {
       stopIfAsked(name);
-      // A program may have done half of its work when it fails; a file is written whole or not at all.
-      begun ||= step.kind === 'run';
-      await perform(step, plan.job);
+      try {
+        await perform(step, plan.job, () => stepsNow(plan));
+      } catch (error) {
+        // A program may have done half of its work when it fails; a file is written whole or not at all.
+        begun ||= step.kind === 'run' && !(error instanceof Overtaken);
+        throw error;
+      }
       begun = true;
     }
     const left = undoable.length > 0 ? await settled(plan, isUndoable) : plan.steps;
     const final = plan.steps.filter((step) => !isUndoable(step) && isNeeded(step, left));
     stopIfAsked(name);
     begun ||= final.length > 0;
-    for (const step of final) await perform(step, plan.job);
+    for (const step of final) await perform(step, plan.job, () => stepsNow(plan));
     if (final.length > 0) await settled(plan);
     said.push(...(await writeApplied(stateDir, name, appliedRecord(plan))));
     if (open !== undefined) await tidy(entry);
@@ -322,18 +381,23 @@ function isNeeded(step: Step, left: readonly Step[]): boolean {
   return left.some((one) => one.kind === 'run' && isDeepStrictEqual(one.command, step.command));
 }
 
-/** Observes again and throws unless nothing is left to do, of those steps that count; answers the others. */
-async function settled(
-  plan: Plan,
-  counts: (step: Step) => boolean = () => true,
-): Promise<readonly Step[]> {
+/** Observes again: the steps from there to what is wanted. */
+async function stepsNow(plan: Plan): Promise<readonly Step[]> {
   const { renderer, options } = plan.job;
   const observed = await look(plan.job);
   const wanted =
     plan.wanted === renderer.nothing
       ? plan.wanted
       : renderer.want(plan.desired, options, observed.around).owned;
-  const steps = renderer.plan(wanted, observed);
+  return renderer.plan(wanted, observed);
+}
+
+/** Observes again and throws unless nothing is left to do, of those steps that count; answers the others. */
+async function settled(
+  plan: Plan,
+  counts: (step: Step) => boolean = () => true,
+): Promise<readonly Step[]> {
+  const steps = await stepsNow(plan);
   const left = steps.filter(counts);
   if (left.length > 0)
     throw new CfsyncError(
@@ -386,8 +450,9 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
   const { name } = job;
   const notices: Notice[] = [];
   try {
-    for (const step of (await makeRollback(job, entry)).steps) await perform(step, job);
-    const [left] = (await makeRollback(job, entry)).steps;
+    const anew = async () => (await makeRollback(job, entry)).steps;
+    for (const step of await anew()) await perform(step, job, anew);
+    const [left] = await anew();
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);

@@ -34,9 +34,14 @@ const packages: Readonly<Record<string, string>> = {
   kubectl: 'kubernetes-client',
 };
 
-/** A command as a person would type it; for messages, never for a shell. */
-export function show(command: Command): string {
-  return escape(command.argv.map(shorten).join(' '));
+/** A command as a person would type it; for messages, never for a shell. Of its stage nothing is left then. */
+export function show({ argv, stage }: Command): string {
+  const words = stage === undefined ? argv : argv.map((word) => inStage(word, 'FOLDER'));
+  return escape(words.map(shorten).join(' '));
+}
+
+function inStage(word: string, folder: string): string {
+  return word.replaceAll('{stage}', folder);
 }
 
 /** A script among the words would bury the message. */
@@ -52,7 +57,7 @@ export function run(command: Command, env = ours()): Promise<Outcome> {
   const { stage, ...rest } = command;
   if (stage === undefined) return start(command, env);
   return withStage(stage, (folder) => {
-    const [program, ...args] = command.argv.map((word) => word.replaceAll('{stage}', folder));
+    const [program, ...args] = command.argv.map((word) => inStage(word, folder));
     return start({ ...rest, argv: [program!, ...args] }, env);
   });
 }

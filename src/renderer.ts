@@ -98,11 +98,24 @@ export interface FileStep {
   readonly check?: Command;
 }
 
+/**
+ * How a program refuses to write over what somebody else has changed since it was observed. Then it is planned anew,
+ * and run once more if the same is still to be done. Only for a command that writes all of it or nothing.
+ */
+export interface Guard {
+  /** The version that was observed: the core puts it for the first `{version}` in each file of the command's stage. */
+  readonly version: string;
+  /** What standard error has when the version is not that one any more: nothing was written. */
+  readonly refusal: string;
+}
+
 /** Runs one program. */
 export interface RunStep {
   readonly kind: 'run';
   readonly summary: string;
   readonly command: Command;
+  /** No part of the plan's id: plans that differ in it alone do the same. The check does not get the version. */
+  readonly guard?: Guard;
   /** It cannot be undone: it runs when all the rest is verified, and never on the way back. */
   readonly final?: true;
   /** Of a final step: it is left out when it is not planned any more once the rest is verified. */

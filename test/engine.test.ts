@@ -202,6 +202,113 @@ describe('apply', () => {
     });
   });
 
+  describe('a step that writes over one version', () => {
+    const text = '173.245.48.0/20\n2400:cb00::/32';
+    const content = (name: string) => readFileSync(join(folder, name), 'utf8');
+    const runs = () => content('log').length / 2;
+    /** Before the program runs for the nth time somebody else changes the version to this. */
+    const meanwhile = (n: number, version: string) =>
+      writeFileSync(join(folder, `meanwhile-${n}`), version);
+    /** Writes what its file has below the version, if that is the one which is there, as an API server does. */
+    const script = `
+      cd "$2" && echo x >>log
+      cp "meanwhile-$(wc -l <log)" version 2>&-
+      if [ "$(head -n 1 "$1/new")" != "$(cat version)" ]; then echo '(Conflict)' >&2; exit 1; fi
+      tail -n +2 "$1/new" >rules && echo written >version`;
+    const versioned = (): Renderer =>
+      defineRenderer<object, FileOwned, string>({
+        ...(fileBackend() as Renderer<object, FileOwned, string>),
+        nothing: { ranges: none, text: '' },
+        async observe() {
+          const rules = content('rules');
+          const ranges = parseRanges(rules.split('\n').filter((line) => line !== ''));
+          return { owned: { ranges, text: rules }, around: content('version').trim() };
+        },
+        want({ ranges }, _, around) {
+          if (around === 'refused') throw new CfsyncError(exit.failed, 'it is theirs');
+          return { owned: { ranges, text: [...ranges.v4, ...ranges.v6].join('\n') }, notices: [] };
+        },
+        plan: (wanted, { owned, around }) =>
+          wanted.text === owned.text
+            ? []
+            : [
+                {
+                  kind: 'run',
+                  summary: 'write it',
+                  command: {
+                    argv: ['sh', '-c', script, 'sh', '{stage}', folder],
+                    stage: { files: { new: `{version}\n${wanted.text}` } },
+                  },
+                  guard: { version: around, refusal: '(Conflict)' },
+                },
+              ],
+      });
+
+    beforeEach(() => {
+      writeFileSync(file, '');
+      writeFileSync(join(folder, 'version'), 'first');
+      writeFileSync(join(folder, 'log'), '');
+    });
+    const applied = async () => apply(await plan(versioned()), state, run);
+
+    it('is the same plan whatever the version', async () => {
+      const before = await plan(versioned());
+      writeFileSync(join(folder, 'version'), 'other');
+      const after = await plan(versioned());
+      expect(after.steps).not.toEqual(before.steps);
+      expect(planId([after])).toBe(planId([before]));
+      expect(planId([await plan(versioned(), two)])).not.toBe(planId([before]));
+    });
+
+    it('runs over the version that was observed', async () => {
+      expect(await applied()).toMatchObject({ code: exit.ok });
+      expect(content('rules')).toBe(text);
+      expect(runs()).toBe(1);
+    });
+
+    it('runs again when somebody else came first and the same is to be done', async () => {
+      meanwhile(1, 'second');
+      expect(await applied()).toMatchObject({ code: exit.ok });
+      expect(content('rules')).toBe(text);
+      expect(runs()).toBe(2);
+    });
+
+    it('changes nothing when that happens again', async () => {
+      for (const n of [1, 2, 3]) meanwhile(n, `version ${n}`);
+      expect(await applied()).toEqual({
+        code: exit.failed,
+        message:
+          'write it: somebody else is changing it at the same time; run it again; nothing was changed',
+        detail: ['(Conflict)'],
+        notices: [],
+      });
+      expect(content('rules')).toBe('');
+      expect(runs()).toBe(2);
+      expect(await openNames(state)).toEqual([]);
+    });
+
+    it('changes nothing when it is refused now, and says why', async () => {
+      meanwhile(1, 'refused');
+      expect(await applied()).toMatchObject({
+        code: exit.failed,
+        detail: ['(Conflict)', 'it is theirs'],
+      });
+      expect(runs()).toBe(1);
+      expect(await openNames(state)).toEqual([]);
+    });
+
+    it('runs again on the way back too', async () => {
+      await applied();
+      const [kept] = await entriesOf(state, 1);
+      meanwhile(2, 'later');
+      expect(await goBack(job(versioned()), kept!.entry, state)).toMatchObject({
+        code: exit.rolledBack,
+      });
+      expect(content('rules')).toBe('');
+      expect(runs()).toBe(3);
+    });
+  });
+
   it('goes back when a step fails, and says so', async () => {
     await apply(await plan(fileBackend()), state, run);
     const result = await apply(await plan(fileBackend([command('false')]), two), state, run);

@@ -18,6 +18,12 @@ describe('a program that does not end in time', () => {
   });
 });
 
+it('a command is told without the folder that it ran in, which is gone', async () => {
+  const argv = ['sh', '-c', 'test -d "$1" && exit 3', 'sh', '{stage}'] as const;
+  const told = await failure({ argv, stage: { files: {} } });
+  expect(told).toBe('sh -c test -d "$1" && exit 3 sh FOLDER ended with code 3');
+});
+
 it.each(['comm', 'environ'] as const)('processes are found by %s', async (file) => {
   const argv = ['sh', '-c', 'echo $$; exec sleep 20'] as const;
   const child = spawn(argv[0], argv.slice(1), { env: { PATH: process.env.PATH, LAB: 'here' } });
