@@ -2,8 +2,10 @@
  * nginx-ingress: the real-IP keys in the ConfigMap of an ingress controller, for the two that go by
  * this name; their keys differ, and each ignores those of the other without a word.
  *
- * Applied with server-side apply under the field manager `cfsync`: the API server then keeps the
- * record of which keys are ours, and that is what is read back.
+ * Written with a merge patch under the field manager `cfsync`: the API server then keeps the record of which keys
+ * are ours, and that is what is read back. 0.1.0 did it with server-side apply, but where somebody else had made the
+ * ConfigMap with client-side apply, kubectl 1.26 and later gave all of it to us first, and the server then took out
+ * what we did not name: the other keys, and the labels.
  */
 import { isAbsolute } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../src/errors.ts';
@@ -53,8 +55,12 @@ export interface IngressAround {
   readonly target: Target;
   /** The data of the ConfigMap; null when there is no ConfigMap. */
   readonly data: Data | null;
+  /** The version of it that was read; empty when there is no ConfigMap. */
+  readonly version: string;
   /** Who has set a key, without cfsync, sorted; as in managedFields. */
   readonly owners: Readonly<Record<string, readonly string[]>>;
+  /** The keys that are recorded as ours and nobody else's, sorted. */
+  readonly ours: readonly string[];
   /** Services of the controller that replace the sender's address with a node's. */
   readonly hiding: readonly string[];
   /** The words before a subcommand. */
@@ -85,6 +91,14 @@ const flavours = {
     foreign: ['proxy-real-ip-cidr', 'forwarded-for-header', 'enable-real-ip'],
   },
 } as const;
+
+/**
+ * All that we ever wrote. Where kubectl was cut off between the two halves of what 0.1.0 had it do, keys of the
+ * admin's are recorded as ours.
+ */
+const known: ReadonlySet<string> = new Set(
+  Object.values(flavours).flatMap(({ cidrs, fixed }) => [cidrs, ...Object.keys(fixed)]),
+);
 
 const nothing: IngressOwned = {
   ranges: none,
@@ -129,18 +143,20 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
   nothing,
 
   want(desired, options, around) {
-    if (around !== undefined) refuse(desired.ranges, options, around);
     const { flavour, namespace, name } = options;
-    const data = keysOf(desired, flavour);
+    const all = keysOf(desired, flavour);
+    if (around !== undefined) refuse(desired.ranges, options, around, all);
+    // What somebody else has set to the same stays his: a patch that changes nothing gives us no part in it.
+    const data = pick(all, (key) => around?.data?.[key] !== all[key] || !isForeign(key, around));
     return {
       owned: {
-        ranges: desired.ranges,
+        ranges: Object.hasOwn(data, flavours[flavour].cidrs) ? desired.ranges : none,
         form: options.helm ? 'helm' : 'configmap',
         target: { flavour, namespace, name },
         data,
         foreign: {},
       },
-      notices: notices(flavour, data, around),
+      notices: notices(flavour, all, around),
     };
   },
 
@@ -153,15 +169,18 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
     // Not -o json: that leaves managedFields out since kubectl 1.21, and 1.20 has no flag to have them.
     const path = `${api}/configmaps/${name}`;
     const map = await get(host, kubectl, path, 'ConfigMap');
+    const common = { target, kubectl, force };
     if (map === undefined)
       return {
         owned: { ...nothing, target },
-        around: { target, data: null, owners: {}, hiding: [], kubectl, force },
+        around: { ...common, data: null, version: '', owners: {}, ours: [], hiding: [] },
       };
     const data = dataOf(map, path);
+    const version = textAt(fieldsAt(map, 'metadata', path), 'resourceVersion', path);
+    if (version === '') throw unreadable(path, 'it has no resourceVersion');
     const { ours, owners } = managers(map, path);
     const { cidrs, fixed } = flavours[flavour];
-    const mine = pick(data, (key) => ours.has(key));
+    const mine = pick(data, (key) => ours.includes(key));
     const list = (mine[cidrs] ?? '').split(',').flatMap((word) => canonical(word)?.text ?? []);
     return {
       owned: {
@@ -171,53 +190,42 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
         data: mine,
         foreign: pick(
           data,
-          (key) => !ours.has(key) && (key === cidrs || Object.hasOwn(fixed, key)),
+          (key) => !ours.includes(key) && (key === cidrs || Object.hasOwn(fixed, key)),
         ),
       },
-      around: { target, data, owners, hiding: await hiding(host, kubectl, api), kubectl, force },
+      around: { ...common, data, version, owners, ours, hiding: await hiding(host, kubectl, api) },
     };
   },
 
   plan(wanted, observed) {
-    const { target, kubectl, force, data: present } = observed.around;
-    const data = dataFor(wanted, observed);
-    const ours = observed.owned.data;
-    const same =
-      Object.keys(ours).every((key) => Object.hasOwn(data, key)) &&
-      Object.entries(data).every(([key, value]) => ours[key] === value);
-    // A ConfigMap that is gone took our keys with it, and apply would make a new one.
-    if (same || present === null) return [];
-    const stdin = `${JSON.stringify({
-      apiVersion: 'v1',
-      kind: 'ConfigMap',
-      metadata: { name: target.name, namespace: target.namespace },
-      ...(Object.keys(data).length > 0 && { data }),
-    })}\n`;
-    const apply = (...more: string[]): Command => ({
-      // Without validation kubectl need not download the schema of the cluster; the server checks as well.
+    const { target, kubectl, version } = observed.around;
+    const data = changes(wanted, observed);
+    if (Object.keys(data).length === 0) return [];
+    const patch = (content: string, ...more: string[]): Command => ({
       argv: [
         ...kubectl,
         '--cache-dir={stage}',
-        'apply',
-        '--server-side',
+        'patch',
+        'configmap',
+        target.name,
+        `--namespace=${target.namespace}`,
+        '--type=merge',
         `--field-manager=${manager}`,
-        '--validate=false',
-        ...(force ? ['--force-conflicts'] : []),
+        '--patch-file={stage}/patch.json',
         ...more,
-        '-f',
-        '-',
       ],
-      stdin,
-      stage: { files: {} },
+      stage: { files: { 'patch.json': `${content}\n` } },
     });
     const place = `ConfigMap ${target.namespace}/${target.name}`;
-    const what = Object.keys(data).length === 0 ? 'take our keys out of' : 'apply our keys to';
+    const isEnd = Object.values(data).every((value) => value === null);
+    const keys = JSON.stringify(data);
     return [
       {
         kind: 'run',
-        summary: `nginx-ingress: ${what} ${place}`,
-        command: apply(),
-        check: apply('--dry-run=server'),
+        summary: `nginx-ingress: ${isEnd ? 'take our keys out of' : 'apply our keys to'} ${place}`,
+        command: patch(`{"metadata":{"resourceVersion":{version}},"data":${keys}}`),
+        guard: { version: JSON.stringify(version), refusal: '(Conflict)' },
+        check: patch(`{"data":${keys}}`, '--dry-run=server'),
       },
     ];
   },
@@ -251,7 +259,12 @@ function keysOf({ ranges }: Desired, flavour: Target['flavour']): Data {
   return { ...fixed, [cidrs]: [...ranges.v4, ...ranges.v6].join(',') };
 }
 
-function refuse(ranges: Ranges, options: IngressOptions, around: IngressAround): void {
+function refuse(
+  ranges: Ranges,
+  options: IngressOptions,
+  around: IngressAround,
+  wanted: Data,
+): void {
   const place = `ConfigMap ${options.namespace}/${options.name}`;
   if (options.helm)
     throw new CfsyncError(
@@ -264,6 +277,17 @@ function refuse(ranges: Ranges, options: IngressOptions, around: IngressAround):
       exit.failed,
       `nginx-ingress: there is no ${place}, and one that no controller reads would be of no use; nothing was changed; set namespace and name to those of the controller's own (its argument ${options.flavour === 'f5' ? '-nginx-configmaps' : '--configmap'})`,
     );
+  refuseMisread(place, ranges, options, data);
+  const theirs = around.force ? [] : foreignValues(wanted, around);
+  if (theirs.length > 0)
+    throw new CfsyncError(
+      exit.failed,
+      `nginx-ingress: ${place}: ${theirs.join(', and ')}; ${theirs.length > 1 ? 'they stay as they are; --force-conflicts takes them over' : 'it stays as it is; --force-conflicts takes it over'}`,
+    );
+}
+
+/** What the controller would take in another way than it is meant. */
+function refuseMisread(place: string, ranges: Ranges, options: Target, data: Data): void {
   if (options.flavour !== 'community') return;
   if (isTrue(data['use-proxy-protocol']) && !isTrue(data['use-forwarded-headers']))
     throw new CfsyncError(
@@ -303,18 +327,11 @@ function notices(
       'with TLS passthrough switched on the controller ignores real-ip-header and expects the PROXY protocol',
     );
   if (around === undefined) return list;
-  const { data, owners, force } = around;
+  const { data, force } = around;
   if (data === null) return list;
-  for (const [key, value] of Object.entries(wanted)) {
-    const there = data[key];
-    if (there === undefined || there === value || owners[key] === undefined) continue;
-    add(
-      'warning',
-      `${key} is "${escape(shorten(there))}", set by ${owners[key].map((o) => `"${escape(o)}"`).join(' and ')}${
-        force ? ': taken over, as asked' : '; --force-conflicts takes it over'
-      }`,
-    );
-  }
+  if (force)
+    for (const value of foreignValues(wanted, around))
+      add('warning', `${value}: taken over, as asked`);
   for (const key of flavours[flavour].foreign)
     if (data[key] !== undefined)
       add(
@@ -337,6 +354,17 @@ function notices(
       `Service ${escape(service)} has externalTrafficPolicy Cluster: the controller sees addresses of nodes, never Cloudflare's, and the ranges have no effect; set it to Local`,
     );
   return list;
+}
+
+/** Of our keys those that somebody else has set to something else, in words. */
+function foreignValues(wanted: Data, around: IngressAround): string[] {
+  const { data, owners } = around;
+  return Object.entries(wanted).flatMap(([key, value]) => {
+    const there = data?.[key];
+    if (there === undefined || there === value || !isForeign(key, around)) return [];
+    const names = owners[key]?.map((name) => `"${escape(name)}"`).join(' and ');
+    return [`${key} is "${escape(shorten(there))}", set by ${names ?? 'somebody else'}`];
+  });
 }
 
 function shorten(value: string): string {
@@ -429,12 +457,12 @@ function dataOf(map: Fields, path: string): Data {
   throw unreadable(path, 'data holds what is no text');
 }
 
-/** Which keys are ours, and whose the others are. */
+/** Which keys are ours alone, and who else has set which. */
 function managers(
   map: Fields,
   path: string,
 ): {
-  ours: ReadonlySet<string>;
+  ours: readonly string[];
   owners: Record<string, readonly string[]>;
 } {
   const ours = new Set<string>();
@@ -445,11 +473,17 @@ function managers(
     const fields = fieldsAt(fieldsAt(entry, 'fieldsV1', path), 'f:data', path);
     const keys = Object.keys(fields).filter((f) => f.startsWith('f:'));
     for (const key of keys.map((f) => f.slice(2)))
-      if (name === manager && entry.operation === 'Apply') ours.add(key);
-      else (owners[key] ??= []).push(name);
+      // Operation Update: by a patch; Apply: by server-side apply, as 0.1.0 did it.
+      if (name !== manager) (owners[key] ??= []).push(name);
+      else if (known.has(key)) ours.add(key);
   }
   for (const names of Object.values(owners)) names.sort();
-  return { ours, owners };
+  return { ours: [...ours].filter((key) => owners[key] === undefined).sort(), owners };
+}
+
+/** A key that is there and not ours alone: what nobody is recorded for is somebody's as well. */
+function isForeign(key: string, around: IngressAround | undefined): boolean {
+  return Object.hasOwn(around?.data ?? {}, key) && around?.ours.includes(key) === false;
 }
 
 /** Not everybody who may write the ConfigMap may also list Services: what cannot be read is not said. */
@@ -489,24 +523,34 @@ function pick(data: Data, want: (key: string) => boolean): Data {
 // ---- plan ----
 
 /**
- * The keys to apply. On the way back from a take-over the values that were there before are put back, as
- * long as nobody but us has them now; the API server forgot whose they were.
+ * The keys to set, and with null those to take out. What is somebody else's is changed when that is asked for, and
+ * never taken out. On the way back from a take-over the values that were there before are put back; the API server
+ * forgot whose they were.
  */
-function dataFor(wanted: IngressOwned, { owned, around }: Observed<IngressOwned, IngressAround>) {
-  const back = pick(
-    wanted.foreign,
-    (key) => Object.hasOwn(owned.data, key) && around.owners[key] === undefined,
-  );
+function changes(
+  wanted: IngressOwned,
+  { owned, around }: Observed<IngressOwned, IngressAround>,
+): Readonly<Record<string, string | null>> {
+  const { data: present, force } = around;
+  // A ConfigMap that is gone took our keys with it, and there is none to put keys into.
+  if (present === null) return {};
+  const ours = Object.keys(owned.data);
+  const back = pick(wanted.foreign, (key) => ours.includes(key));
   const all = { ...back, ...wanted.data };
-  return Object.fromEntries(Object.entries(all).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const set = Object.entries(all).filter(
+    ([key, value]) => present[key] !== value && (force || !isForeign(key, around)),
+  );
+  const out = ours.filter((key) => !Object.hasOwn(all, key)).map((key) => [key, null] as const);
+  return Object.fromEntries([...set, ...out].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 // ---- print ----
 
 function manifest({ namespace, name }: Target, data: Data): string {
   return [
-    '# Written by cfsync: its keys alone. This adds them and leaves the other keys as they are:',
-    `#     kubectl apply --server-side --field-manager=${manager} -f FILE`,
+    '# Written by cfsync: its keys alone. This sets them, whatever they are now, and leaves all else as it is:',
+    `#     kubectl patch configmap ${name} -n ${namespace} --type merge --field-manager ${manager} --patch-file FILE`,
+    '# Not with kubectl apply: it may take out what is not in this file, other keys and labels.',
     'apiVersion: v1',
     'kind: ConfigMap',
     'metadata:',

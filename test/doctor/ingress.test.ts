@@ -25,12 +25,13 @@ const on = (
       selector: { 'app.kubernetes.io/name': flavour === 'f5' ? 'nginx-ingress' : 'ingress-nginx' },
     },
   }));
+  const metadata = { name, namespace, resourceVersion: '1' };
   const host = recorded({
     answers: {
       [`${raw}/${namespace}/configmaps/${name}`]:
         data === null
           ? { code: 1, stdout: '', stderr: 'Error from server (NotFound): configmaps not found\n' }
-          : JSON.stringify({ kind: 'ConfigMap', metadata: { name, namespace }, data }),
+          : JSON.stringify({ kind: 'ConfigMap', metadata, data }),
       [`${raw}/${namespace}/services`]: JSON.stringify({ kind: 'ServiceList', items: services }),
     },
   });

@@ -1,25 +1,34 @@
 /**
- * A stand-in for the API server of Kubernetes, as far as kubectl needs one for a ConfigMap: discovery, GET,
- * and server-side apply with managed fields. It behaves as kube-apiserver 1.26.5 was seen to: keys have
- * owners, a changed value of somebody else's is a conflict, what a manager no longer applies goes.
+ * A stand-in for the API server of Kubernetes, as far as kubectl needs one for a ConfigMap: discovery, GET, POST and
+ * the four kinds of PATCH, for the data, the labels and the annotations. Every one of these fields has owners, as
+ * structured-merge-diff has them: a write takes what it changes from everybody else; with server-side apply a changed
+ * value of somebody else's is a conflict, and what a manager no longer applies goes when nobody else has it. kubectl
+ * 1.26 and later make use of the last when they apply server-side to what was applied client-side: they give the
+ * fields of the one manager to the other (csaupgrade of client-go), and apply again.
  */
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { isDeepStrictEqual } from 'node:util';
 import { parse } from 'yaml';
 
-type Data = Record<string, string>;
+/** By section and key, as in `data/use-gzip`. */
+type Fields = Map<string, string>;
+type Texts = Record<string, string>;
+
+/** A part of an object, as it is sent: null is what a merge patch takes out. */
+type Part = Record<string, unknown>;
 
 interface Entry {
   readonly manager: string;
   readonly operation: 'Apply' | 'Update';
-  readonly keys: Set<string>;
+  readonly fields: Set<string>;
 }
 
 interface ConfigMap {
-  data: Data;
-  version: number;
-  managers: Entry[];
+  readonly fields: Fields;
+  readonly version: number;
+  readonly managers: readonly Entry[];
 }
 
 interface Failure {
@@ -27,6 +36,8 @@ interface Failure {
   readonly reason: string;
   readonly message: string;
 }
+
+const empty: ConfigMap = { fields: new Map(), version: 0, managers: [] };
 
 export class KubeApi {
   readonly #server: Server;
@@ -37,8 +48,9 @@ export class KubeApi {
   readonly failures = new Map<string, Failure>();
   /** Method and path of every request. */
   readonly requests: string[] = [];
-  /** Called after each change by apply, as somebody might who is at work at the same time. */
-  afterApply: (() => void) | undefined;
+  /** Called before and after each PATCH that may change something, as somebody might who is at work at the same time. */
+  beforePatch: (() => void) | undefined;
+  afterPatch: (() => void) | undefined;
 
   static async start(): Promise<KubeApi> {
     const api = new KubeApi();
@@ -84,34 +96,35 @@ export class KubeApi {
     this.failures.clear();
     this.services = [];
     this.requests.length = 0;
-    this.afterApply = undefined;
+    this.beforePatch = undefined;
+    this.afterPatch = undefined;
   }
 
   /** Creates a ConfigMap, or changes keys of one, as a program that is not cfsync does. */
   update(place: string, data: Record<string, string | null>, manager: string): void {
-    const map = this.#maps.get(place) ?? { data: {}, version: 1, managers: [] };
-    this.#maps.set(place, map);
-    let entry = map.managers.find((e) => e.manager === manager && e.operation === 'Update');
-    if (entry === undefined)
-      map.managers.push((entry = { manager, operation: 'Update', keys: new Set() }));
-    for (const [key, value] of Object.entries(data)) {
-      if (map.data[key] === value) continue;
-      for (const other of map.managers) other.keys.delete(key);
-      if (value === null) delete map.data[key];
-      else {
-        map.data[key] = value;
-        entry.keys.add(key);
-      }
-    }
-    this.#changed(map);
+    this.#maps.set(place, updated(this.#maps.get(place) ?? empty, { data }, manager));
+  }
+
+  /** What 0.1.0 did. */
+  apply(place: string, data: Texts, manager = 'cfsync'): void {
+    const result = applied(this.#maps.get(place) ?? empty, { data }, manager);
+    if ('map' in result) this.#maps.set(place, result.map);
   }
 
   delete(place: string): void {
     this.#maps.delete(place);
   }
 
-  data(place: string): Data | undefined {
-    return this.#maps.get(place)?.data;
+  data(place: string): Texts | undefined {
+    return this.#section(place, 'data');
+  }
+
+  labels(place: string): Texts | undefined {
+    return this.#section(place, 'labels');
+  }
+
+  annotations(place: string): Texts | undefined {
+    return this.#section(place, 'annotations');
   }
 
   version(place: string): number | undefined {
@@ -121,12 +134,13 @@ export class KubeApi {
   /** The keys that a manager has. */
   owned(place: string, manager = 'cfsync'): string[] {
     const entries = this.#maps.get(place)?.managers.filter((e) => e.manager === manager) ?? [];
-    return entries.flatMap((e) => [...e.keys]).sort();
+    const data = entries.flatMap((e) => [...e.fields]).filter((f) => f.startsWith('data/'));
+    return data.map((field) => field.slice('data/'.length)).sort();
   }
 
-  #changed(map: ConfigMap): void {
-    map.managers = map.managers.filter(({ keys }) => keys.size > 0);
-    map.version++;
+  #section(place: string, section: string): Texts | undefined {
+    const map = this.#maps.get(place);
+    return map && sectionOf(map.fields, section);
   }
 
   #answer(request: IncomingMessage, body: string): Answer {
@@ -141,62 +155,184 @@ export class KubeApi {
     if (failure !== undefined) return status(failure);
     if (kind === 'services')
       return json(200, { kind: 'ServiceList', apiVersion: 'v1', items: this.services });
+    if (request.method === 'POST') return this.#create(namespace!, body, url.searchParams);
     const place = `${namespace}/${name}`;
-    if (request.method === 'PATCH') return this.#apply(place, body, url.searchParams);
+    if (request.method === 'PATCH')
+      return this.#patch(place, request.headers['content-type'] ?? '', body, url.searchParams);
     const map = this.#maps.get(place);
     return map === undefined ? notFound(name!) : json(200, described(place, map));
   }
 
-  #apply(place: string, body: string, options: URLSearchParams): Answer {
+  #create(namespace: string, body: string, options: URLSearchParams): Answer {
+    const object = parse(body) as Part;
+    const place = `${namespace}/${String((object.metadata as Part).name)}`;
+    const map = updated(empty, sectionsOf(object), options.get('fieldManager') ?? '');
+    this.#maps.set(place, map);
+    return json(201, described(place, map));
+  }
+
+  #patch(place: string, type: string, body: string, options: URLSearchParams): Answer {
+    const dry = options.get('dryRun') === 'All';
+    if (!dry) this.beforePatch?.();
+    const before = this.#maps.get(place);
+    const name = place.split('/')[1]!;
     const manager = options.get('fieldManager') ?? '';
-    const { data: wanted = {} } = parse(body) as { data?: Record<string, unknown> };
-    for (const [key, value] of Object.entries(wanted))
-      if (typeof value !== 'string')
-        return status({
-          code: 500,
-          reason: 'InternalError',
-          message: `failed to create typed patch object: .data.${key}: expected string, got ${JSON.stringify(value)}`,
-        });
-    const present = this.#maps.get(place) ?? { data: {}, version: 0, managers: [] };
-    const map: ConfigMap = {
-      data: { ...present.data },
-      version: present.version,
-      managers: present.managers.map((e) => ({ ...e, keys: new Set(e.keys) })),
-    };
-    const own = map.managers.find((e) => e.manager === manager && e.operation === 'Apply') ?? {
-      manager,
-      operation: 'Apply',
-      keys: new Set<string>(),
-    };
-    if (!map.managers.includes(own)) map.managers.push(own);
-    const others = map.managers.filter((e) => e !== own);
-    const conflicts = Object.keys(wanted).flatMap((key) =>
-      map.data[key] === wanted[key]
-        ? []
-        : others.filter((e) => e.keys.has(key)).map((e) => ({ key, manager: e.manager })),
-    );
-    if (conflicts.length > 0 && options.get('force') !== 'true') return conflict(conflicts);
-    for (const { key } of conflicts) for (const other of others) other.keys.delete(key);
-    for (const key of own.keys)
-      if (!(key in wanted) && !others.some((e) => e.keys.has(key))) delete map.data[key];
-    own.keys.clear();
-    for (const [key, value] of Object.entries(wanted as Data)) {
-      map.data[key] = value;
-      own.keys.add(key);
+    const content: unknown = parse(body);
+    let map: ConfigMap;
+    if (type.startsWith('application/apply-patch')) {
+      const force = options.get('force') === 'true';
+      const result = applied(before ?? empty, sectionsOf(content as Part), manager, force);
+      if ('refusal' in result) return result.refusal;
+      map = result.map;
+    } else if (before === undefined) return notFound(name);
+    else {
+      const isJson = type.startsWith('application/json-patch');
+      const patch = isJson ? undefined : (content as Part);
+      const replaced = isJson ? replacements(content as readonly Part[]) : undefined;
+      const version = replaced?.version ?? ((patch?.metadata ?? {}) as Part).resourceVersion;
+      if (version !== undefined && version !== String(before.version)) return stale(name);
+      const sections = patch === undefined ? {} : sectionsOf(patch);
+      const wrong = noText(sections);
+      if (wrong !== undefined) return wrong;
+      map = updated(before, sections, manager);
+      if (replaced !== undefined)
+        map = { ...map, managers: replaced.managers, version: map.version + 1 };
     }
-    const before = JSON.stringify(described(place, present).data);
-    const keysBefore = present.managers.find((e) => e.manager === manager)?.keys ?? new Set();
-    const same =
-      before === JSON.stringify(described(place, map).data) &&
-      [...own.keys].sort().join() === [...keysBefore].sort().join();
-    if (!same) this.#changed(map);
-    if (options.get('dryRun') !== 'All' && !same) {
+    if (!dry && map !== before) {
       this.#maps.set(place, map);
-      this.afterApply?.();
+      this.afterPatch?.();
     }
-    return json(200, described(place, map));
+    return json(before === undefined ? 201 : 200, described(place, map));
   }
 }
+
+// ---- fields and who has them ----
+
+type Sections = Readonly<Partial<Record<'data' | 'labels' | 'annotations', unknown>>>;
+
+function sectionsOf({ data, metadata }: Part): Sections {
+  const { labels, annotations } = (metadata ?? {}) as Part;
+  return { data, labels, annotations };
+}
+
+function sectionOf(fields: Fields, section: string): Texts {
+  const inside = [...fields].filter(([field]) => field.startsWith(`${section}/`));
+  inside.sort(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(inside.map(([field, value]) => [keyOf(field), value]));
+}
+
+function keyOf(field: string): string {
+  return field.slice(field.indexOf('/') + 1);
+}
+
+/** What sections name, null for what is to go. */
+function named(sections: Sections): [string, string | null][] {
+  return Object.entries(sections).flatMap(([section, part]) =>
+    Object.entries((part ?? {}) as Record<string, string | null>).map(
+      ([key, value]): [string, string | null] => [`${section}/${key}`, value],
+    ),
+  );
+}
+
+/** Merges a patch: its manager has what it changed, and nobody else has that any more. */
+function updated(map: ConfigMap, sections: Sections, manager: string): ConfigMap {
+  const fields = new Map(map.fields);
+  const changed = named(sections).filter(([field, value]) => (fields.get(field) ?? null) !== value);
+  if (changed.length === 0 && map.version > 0) return map;
+  for (const [field, value] of changed)
+    if (value === null) fields.delete(field);
+    else fields.set(field, value);
+  const managers = withEntry(map.managers, manager, 'Update');
+  for (const [field, value] of changed)
+    for (const entry of managers)
+      if (entry.manager === manager && entry.operation === 'Update' && value !== null)
+        entry.fields.add(field);
+      else entry.fields.delete(field);
+  return { fields, version: map.version + 1, managers: managers.filter((e) => e.fields.size > 0) };
+}
+
+/** Server-side apply. */
+function applied(
+  map: ConfigMap,
+  sections: Sections,
+  manager: string,
+  force = false,
+): { readonly map: ConfigMap } | { readonly refusal: Answer } {
+  const wrong = noText(sections);
+  if (wrong !== undefined) return { refusal: wrong };
+  const wanted = new Map(named(sections) as [string, string][]);
+  const managers = withEntry(map.managers, manager, 'Apply');
+  const own = managers.find((e) => e.manager === manager && e.operation === 'Apply')!;
+  const others = managers.filter((e) => e !== own);
+  const fields = new Map(map.fields);
+  const conflicts = [...wanted].flatMap(([field, value]) =>
+    fields.get(field) === value
+      ? []
+      : others.filter((e) => e.fields.has(field)).map((e) => [field, e] as const),
+  );
+  if (conflicts.length > 0 && !force)
+    return { refusal: conflict(conflicts.map(([field, e]) => ({ field, manager: e.manager }))) };
+  for (const [field, entry] of conflicts) entry.fields.delete(field);
+  for (const field of own.fields)
+    if (!wanted.has(field) && !others.some((e) => e.fields.has(field))) fields.delete(field);
+  const had = [...own.fields].sort().join();
+  own.fields.clear();
+  for (const [field, value] of wanted) {
+    fields.set(field, value);
+    own.fields.add(field);
+  }
+  const left = managers.filter((e) => e.fields.size > 0);
+  const same =
+    map.version > 0 &&
+    had === [...own.fields].sort().join() &&
+    isDeepStrictEqual(map.fields, fields);
+  return { map: same ? map : { fields, version: map.version + 1, managers: left } };
+}
+
+/** A copy of the entries that has one of this manager. */
+function withEntry(
+  entries: readonly Entry[],
+  manager: string,
+  operation: Entry['operation'],
+): readonly Entry[] {
+  const copy = entries.map((e) => ({ ...e, fields: new Set(e.fields) }));
+  return copy.some((e) => e.manager === manager && e.operation === operation)
+    ? copy
+    : [...copy, { manager, operation, fields: new Set() }];
+}
+
+/** The JSON patch with which kubectl moves fields from one manager to another. */
+function replacements(patch: readonly Part[]): {
+  readonly managers: readonly Entry[];
+  readonly version: unknown;
+} {
+  const value = (path: string): unknown =>
+    patch.find(({ op, path: one }) => op === 'replace' && one === path)?.value;
+  const entries = value('/metadata/managedFields') as readonly Part[];
+  return { managers: entries.map(entryOf), version: value('/metadata/resourceVersion') };
+}
+
+function entryOf({ manager, operation, fieldsV1 }: Part): Entry {
+  const tree = fieldsV1 as Record<string, Part | undefined>;
+  const metadata = (tree['f:metadata'] ?? {}) as Record<string, Part | undefined>;
+  const places = {
+    data: tree['f:data'],
+    labels: metadata['f:labels'],
+    annotations: metadata['f:annotations'],
+  };
+  const fields = Object.entries(places).flatMap(([section, part]) =>
+    Object.keys(part ?? {})
+      .filter((key) => key !== '.')
+      .map((key) => `${section}/${key.slice('f:'.length)}`),
+  );
+  return {
+    manager: manager as string,
+    operation: operation as Entry['operation'],
+    fields: new Set(fields),
+  };
+}
+
+// ---- answers ----
 
 interface Answer {
   readonly code: number;
@@ -218,13 +354,32 @@ function notFound(name: string): Answer {
   return status({ code: 404, reason: 'NotFound', message }, { name, kind: 'configmaps' });
 }
 
-function conflict(list: readonly { readonly key: string; readonly manager: string }[]): Answer {
+function noText(sections: Sections): Answer | undefined {
+  for (const [key, value] of Object.entries((sections.data ?? {}) as Part))
+    if (value !== null && typeof value !== 'string')
+      return status({
+        code: 500,
+        reason: 'InternalError',
+        message: `failed to create typed patch object: .data.${key}: expected string, got ${JSON.stringify(value)}`,
+      });
+  return undefined;
+}
+
+function stale(name: string): Answer {
+  const why =
+    'the object has been modified; please apply your changes to the latest version and try again';
+  const message = `Operation cannot be fulfilled on configmaps "${name}": ${why}`;
+  return status({ code: 409, reason: 'Conflict', message }, { name, kind: 'configmaps' });
+}
+
+function conflict(found: readonly { readonly field: string; readonly manager: string }[]): Answer {
+  const list = found.map(({ field, manager }) => ({ key: field.replaceAll('/', '.'), manager }));
   const owners = [...new Set(list.map((c) => c.manager))].sort();
   const keys = (owner: string): string[] =>
-    list.filter((c) => c.manager === owner).map((c) => `- .data.${c.key}`);
+    list.filter((c) => c.manager === owner).map((c) => `- .${c.key}`);
   const message =
     list.length === 1
-      ? `Apply failed with 1 conflict: conflict with "${owners[0]}" using v1: .data.${list[0]!.key}`
+      ? `Apply failed with 1 conflict: conflict with "${owners[0]}" using v1: .${list[0]!.key}`
       : `Apply failed with ${list.length} conflicts: ${owners
           .flatMap((owner) => [`conflicts with "${owner}" using v1:`, ...keys(owner)])
           .join('\n')}`;
@@ -234,14 +389,16 @@ function conflict(list: readonly { readonly key: string; readonly manager: strin
       causes: list.map(({ key, manager }) => ({
         reason: 'FieldManagerConflict',
         message: `conflict with "${manager}" using v1`,
-        field: `.data.${key}`,
+        field: `.${key}`,
       })),
     },
   );
 }
 
-function described(place: string, { data, version, managers }: ConfigMap) {
+function described(place: string, { fields, version, managers }: ConfigMap) {
   const [namespace, name] = place.split('/');
+  const labels = sectionOf(fields, 'labels');
+  const annotations = sectionOf(fields, 'annotations');
   return {
     kind: 'ConfigMap',
     apiVersion: 'v1',
@@ -249,21 +406,38 @@ function described(place: string, { data, version, managers }: ConfigMap) {
       name,
       namespace,
       resourceVersion: String(version),
-      managedFields: managers.map(({ manager, operation, keys }) => ({
-        manager,
-        operation,
+      ...(Object.keys(labels).length > 0 && { labels }),
+      ...(Object.keys(annotations).length > 0 && { annotations }),
+      managedFields: managers.map((entry) => ({
+        manager: entry.manager,
+        operation: entry.operation,
         apiVersion: 'v1',
         time: '2026-01-01T00:00:00Z',
         fieldsType: 'FieldsV1',
-        fieldsV1: {
-          'f:data': {
-            ...(operation === 'Update' && { '.': {} }),
-            ...Object.fromEntries([...keys].sort().map((key) => [`f:${key}`, {}])),
-          },
-        },
+        fieldsV1: fieldsV1(entry),
       })),
     },
-    data: Object.fromEntries(Object.entries(data).sort(([a], [b]) => (a < b ? -1 : 1))),
+    data: sectionOf(fields, 'data'),
+  };
+}
+
+function fieldsV1({ operation, fields }: Entry): object {
+  const tree = (section: string): object | undefined => {
+    const inside = [...fields].filter((field) => field.startsWith(`${section}/`)).sort();
+    if (inside.length === 0) return undefined;
+    return {
+      ...(operation === 'Update' && { '.': {} }),
+      ...Object.fromEntries(inside.map((field) => [`f:${keyOf(field)}`, {}])),
+    };
+  };
+  const [data, labels, annotations] = ['data', 'labels', 'annotations'].map(tree);
+  const metadata = {
+    ...(labels && { 'f:labels': labels }),
+    ...(annotations && { 'f:annotations': annotations }),
+  };
+  return {
+    ...(data && { 'f:data': data }),
+    ...(Object.keys(metadata).length > 0 && { 'f:metadata': metadata }),
   };
 }
 
@@ -272,7 +446,7 @@ function discovery(path: string): Answer {
     return json(200, { kind: 'APIVersions', versions: ['v1'], serverAddressByClientCIDRs: [] });
   if (path === '/apis') return json(200, { kind: 'APIGroupList', apiVersion: 'v1', groups: [] });
   if (path === '/api/v1') {
-    const verbs = ['get', 'list', 'patch'];
+    const verbs = ['create', 'get', 'list', 'patch'];
     const configmaps = { name: 'configmaps', kind: 'ConfigMap', namespaced: true, verbs };
     return json(200, {
       kind: 'APIResourceList',

@@ -10,6 +10,9 @@ import { askedOrRefused, cases, expectLinear, pumps, words } from '../helpers/ho
 
 const kubectl = 'kubectl --request-timeout=20s get --raw /api/v1/namespaces';
 const cidrs = 'proxy-real-ip-cidr';
+const ours = words(
+  `enable-real-ip forwarded-for-header ${cidrs} real-ip-header real-ip-recursive set-real-ip-from`,
+);
 const api = {
   community: 'ingress-nginx/configmaps/ingress-nginx-controller',
   f5: 'nginx-ingress/configmaps/nginx-config',
@@ -22,10 +25,11 @@ const map = {
   metadata: {
     name: 'ingress-nginx-controller',
     namespace: 'ingress-nginx',
+    resourceVersion: '7',
     managedFields: [
       {
         manager: 'cfsync',
-        operation: 'Apply',
+        operation: 'Update',
         apiVersion: 'v1',
         fieldsType: 'FieldsV1',
         fieldsV1: { 'f:data': { [`f:${cidrs}`]: {}, 'f:enable-real-ip': {} } },
@@ -65,7 +69,7 @@ const host = (flavour: keyof typeof api, content: object): Recorded => ({
     [`${kubectl}/${api[flavour].split('/')[0]}/services`]: JSON.stringify(services),
   },
 });
-const bare = { ...map, metadata: { name: 'x' }, data: null };
+const bare = { ...map, metadata: { name: 'x', resourceVersion: '7' }, data: null };
 
 const values = [
   '"cfsync"',
@@ -75,10 +79,22 @@ const values = [
   '{"f:data":null}',
 ];
 
+/** Nothing but keys of ours, each a text or taken out, and over one version alone. */
 function checkStep(step: Step): void {
-  const text = (step.kind === 'run' && step.command.stdin) || '{"data":{}}';
-  const { data = {} } = JSON.parse(text) as { data?: Record<string, unknown> };
-  expect(Object.values(data).filter((value) => typeof value !== 'string')).toEqual([]);
+  if (step.kind !== 'run') throw new Error('a file');
+  const patch = step.command.stage!.files['patch.json']!;
+  const { data, metadata } = JSON.parse(patch.replace('{version}', step.guard!.version)) as {
+    data: Record<string, unknown>;
+    metadata: object;
+  };
+  expect(Object.keys(data).filter((key) => !ours.includes(key))).toEqual([]);
+  const values = Object.values(data).filter((value) => value !== null);
+  expect(values.filter((value) => typeof value !== 'string')).toEqual([]);
+  expect(metadata).toEqual({ resourceVersion: expect.stringMatching(/./) });
+}
+
+function versioned(rest: string): string {
+  return `{"kind": "ConfigMap", "metadata": {"resourceVersion": "7", ${rest}}}`;
 }
 
 describe('what kubectl prints', () => {
@@ -112,24 +128,29 @@ describe('what kubectl prints', () => {
   test('may have keys as every object has them', async () => {
     for (const key of words('constructor __proto__ toString hasOwnProperty')) {
       const entry = { manager: 'helm', fieldsV1: { 'f:data': JSON.parse(`{"f:${key}": {}}`) } };
-      const content = JSON.stringify({ ...map, metadata: { managedFields: [entry, entry] } });
+      const metadata = { resourceVersion: '7', managedFields: [entry, entry] };
+      const content = JSON.stringify({ ...map, metadata });
       const { owned, around } = await observe(content.replace('"use-gzip"', `"${key}"`));
       expect(Object.entries(around.owners)).toEqual([[key, ['helm', 'helm']]]);
       expect(Object.keys(owned.foreign)).not.toContain(key);
-      const wanted = ingress.want(desired(), ingress.options({}), around).owned;
-      expect(ingress.plan(wanted, { owned, around })).toHaveLength(1);
+      const forced = { ...around, force: true };
+      const wanted = ingress.want(desired(), ingress.options({}), forced).owned;
+      const [step] = ingress.plan(wanted, { owned, around: forced });
+      checkStep(step!);
     }
   });
 
-  test('may have such a key of ours, which is given up', async () => {
+  test('may give us keys that we never wrote, which stay', async () => {
     const { owned } = ingress.want(desired(), ingress.options({}));
-    const data = { ...owned.data, constructor: 'x' };
+    const data = { ...owned.data, constructor: 'x', 'use-gzip': 'true' };
     const fields = Object.fromEntries(Object.keys(data).map((key) => [`f:${key}`, {}]));
     const entry = { manager: 'cfsync', operation: 'Apply', fieldsV1: { 'f:data': fields } };
-    const content = { kind: 'ConfigMap', data, metadata: { managedFields: [entry] } };
-    const observed = await observe(JSON.stringify(content));
-    expect(observed.owned.data.constructor).toBe('x');
-    expect(ingress.plan(owned, observed)).toHaveLength(1);
+    const metadata = { resourceVersion: '7', managedFields: [entry] };
+    const observed = await observe(JSON.stringify({ kind: 'ConfigMap', data, metadata }));
+    expect(observed.owned.data).toEqual(owned.data);
+    expect(ingress.plan(owned, observed)).toEqual([]);
+    const [step] = ingress.plan(ingress.nothing, observed);
+    checkStep(step!);
   });
 
   test('is refused wherever it is cut off', async () => {
@@ -167,15 +188,10 @@ describe('what kubectl prints', () => {
     ['{"kind": "ConfigMap", "data": {"a": 1}}', 'a number for a value'],
     ['{"kind": "ConfigMap", "data": {"a": null}}', 'null for a value'],
     ['{"kind": "ConfigMap", "data": "x"}', 'a text for the data'],
-    ['{"kind": "ConfigMap", "metadata": {"managedFields": [null]}}', 'null for an entry'],
-    [
-      '{"kind": "ConfigMap", "metadata": {"managedFields": [{"fieldsV1": {"f:data": "x"}}]}}',
-      'a text for the fields',
-    ],
-    [
-      '{"kind": "ConfigMap", "metadata": {"managedFields": [{"manager": 7}]}}',
-      'a number for a manager',
-    ],
+    ['{"kind": "ConfigMap", "metadata": {"name": "x"}}', 'no version'],
+    [versioned('"managedFields": [null]'), 'null for an entry'],
+    [versioned('"managedFields": [{"fieldsV1": {"f:data": "x"}}]'), 'a text for the fields'],
+    [versioned('"managedFields": [{"manager": 7}]'), 'a number for a manager'],
   ])('%j is refused: %s', async (content) => {
     await expect(observe(content)).rejects.toThrow(
       'nginx-ingress: what kubectl get --raw /api/v1/namespaces/ingress-nginx/configmaps/ingress-nginx-controller printed cannot be read',
@@ -189,7 +205,9 @@ describe('what kubectl prints', () => {
           manager: `m${i}`,
           fieldsV1: { 'f:data': { [`f:${cidrs}`]: {} } },
         }));
-        return observe(JSON.stringify({ ...map, metadata: { managedFields } }));
+        return observe(
+          JSON.stringify({ ...map, metadata: { resourceVersion: '7', managedFields } }),
+        );
       },
       'managers',
       3000,

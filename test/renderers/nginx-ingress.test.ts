@@ -20,7 +20,9 @@ const around: IngressAround = {
     name: 'ingress-nginx-controller',
   },
   data: {},
+  version: '7',
   owners: {},
+  ours: [],
   hiding: [],
   kubectl: ['kubectl'],
   force: false,
@@ -103,12 +105,21 @@ describe('a cluster', () => {
   const api = '/api/v1/namespaces/ingress-nginx';
   const raw = { kubeconfig: '/k', context: 'prod' };
   const failed = (stderr: string) => ({ code: 1, stdout: '', stderr });
-  const observe = (answer: object | ReturnType<typeof failed>, services: object = {}) =>
+  const observe = (
+    answer: { data?: object; metadata?: object } | ReturnType<typeof failed>,
+    services: object = {},
+  ) =>
     ingress.observe(
       recorded({
         answers: {
           [`${kubectl} ${api}/configmaps/ingress-nginx-controller`]:
-            'code' in answer ? answer : JSON.stringify({ kind: 'ConfigMap', ...answer }),
+            'code' in answer
+              ? answer
+              : JSON.stringify({
+                  kind: 'ConfigMap',
+                  ...answer,
+                  metadata: { resourceVersion: '7', ...answer.metadata },
+                }),
           [`${kubectl} ${api}/services`]: JSON.stringify({ kind: 'ServiceList', ...services }),
         },
       }),
@@ -123,15 +134,14 @@ describe('a cluster', () => {
     },
   });
 
-  it('has the keys that the API server says are ours', async () => {
+  it('has the keys that the API server says are ours, by a patch or by what 0.1.0 did', async () => {
     const { owned, around } = await observe({
-      data: { ...data, 'use-gzip': 'true' },
+      data: { ...data, 'use-gzip': 'true', 'real-ip-header': 'x' },
       metadata: {
         managedFields: [
-          entry('helm', 'Update', 'use-gzip', 'enable-real-ip'),
-          entry('cfsync', 'Apply', 'proxy-real-ip-cidr', 'enable-real-ip'),
-          // Somebody who only calls himself so.
-          entry('cfsync', 'Update', 'forwarded-for-header'),
+          entry('helm', 'Update', 'use-gzip'),
+          entry('cfsync', 'Apply', 'proxy-real-ip-cidr'),
+          entry('cfsync', 'Update', 'enable-real-ip'),
           { manager: 'x', operation: 'Update' },
         ],
       },
@@ -139,11 +149,39 @@ describe('a cluster', () => {
     expect(owned.ranges).toEqual(small.ranges);
     expect(Object.keys(owned.data)).toEqual(['enable-real-ip', 'proxy-real-ip-cidr']);
     expect(owned.foreign).toEqual({ 'forwarded-for-header': 'CF-Connecting-IP' });
-    expect(around.owners).toEqual({
-      'use-gzip': ['helm'],
-      'enable-real-ip': ['helm'],
-      'forwarded-for-header': ['cfsync'],
+    expect(around.ours).toEqual(['enable-real-ip', 'proxy-real-ip-cidr']);
+    expect(around.owners).toEqual({ 'use-gzip': ['helm'] });
+    expect(around.version).toBe('7');
+  });
+
+  it.each(['Apply', 'Update'])(
+    'has no key of ours that is somebody else’s too: %s',
+    async (how) => {
+      const { owned, around } = await observe({
+        data,
+        metadata: {
+          managedFields: [
+            entry('helm', how, 'enable-real-ip'),
+            entry('cfsync', 'Apply', 'enable-real-ip', 'proxy-real-ip-cidr'),
+          ],
+        },
+      });
+      expect(Object.keys(owned.data)).toEqual(['proxy-real-ip-cidr']);
+      expect(around.owners).toEqual({ 'enable-real-ip': ['helm'] });
+    },
+  );
+
+  it('has no key of ours that we never write', async () => {
+    const { owned } = await observe({
+      data: { ...data, 'use-gzip': 'true', constructor: 'x' },
+      metadata: {
+        managedFields: [
+          entry('cfsync', 'Apply', ...Object.keys(data), 'use-gzip', 'constructor'),
+          entry('cfsync', 'Update', 'use-gzip'),
+        ],
+      },
     });
+    expect(owned.data).toEqual(data);
   });
 
   it('may have no data at all', async () => {
@@ -174,75 +212,156 @@ describe('a cluster', () => {
 });
 
 describe('plan', () => {
-  const owned = wanted().owned;
-  const none = { ...ingress.nothing, target: around.target };
-  const stdin = (held: typeof owned, to: typeof owned, changes: Partial<IngressAround> = {}) => {
-    const [step, ...rest] = ingress.plan(to, { owned: held, around: { ...around, ...changes } });
+  const all = ingress.want(small, options).owned;
+  const held = (data: Record<string, string>) => ({
+    ...ingress.nothing,
+    target: around.target,
+    data,
+  });
+  /** The keys that a patch names, where the ConfigMap has `ours` of us and `others` of somebody else. */
+  const patched = (
+    to: typeof all,
+    ours: Record<string, string>,
+    others: Record<string, string> = {},
+    changes: Partial<IngressAround> = {},
+  ) => {
+    const present = { ...others, ...ours };
+    const [step, ...rest] = ingress.plan(to, {
+      owned: held(ours),
+      around: { ...around, data: present, ours: Object.keys(ours), ...changes },
+    });
     expect(rest).toEqual([]);
-    return step?.kind === 'run' ? JSON.parse(step.command.stdin!).data : undefined;
+    if (step?.kind !== 'run') return undefined;
+    const patch = step.command.stage!.files['patch.json']!.replace('{version}', '"7"');
+    const { metadata, data: keys } = JSON.parse(patch);
+    expect(metadata).toEqual({ resourceVersion: '7' });
+    expect(JSON.parse(step.check!.stage!.files['patch.json']!)).toEqual({ data: keys });
+    return keys;
   };
 
-  it('applies our keys and no others, after the server would take them', () => {
-    const steps = ingress.plan(owned, { owned: none, around });
-    expect(steps).toEqual([
+  it('patches our keys alone, over the version that was read, after the server would take them', () => {
+    const argv =
+      'kubectl --cache-dir={stage} patch configmap ingress-nginx-controller --namespace=ingress-nginx --type=merge --field-manager=cfsync --patch-file={stage}/patch.json'.split(
+        ' ',
+      );
+    const keys = JSON.stringify(data);
+    expect(ingress.plan(all, { owned: held({}), around })).toEqual([
       {
         kind: 'run',
         summary:
           'nginx-ingress: apply our keys to ConfigMap ingress-nginx/ingress-nginx-controller',
-        command: expect.objectContaining({
-          argv: 'kubectl --cache-dir={stage} apply --server-side --field-manager=cfsync --validate=false -f -'.split(
-            ' ',
-          ),
-        }),
-        check: expect.objectContaining({ argv: expect.arrayContaining(['--dry-run=server']) }),
+        command: {
+          argv,
+          stage: {
+            files: {
+              'patch.json': `{"metadata":{"resourceVersion":{version}},"data":${keys}}\n`,
+            },
+          },
+        },
+        guard: { version: '"7"', refusal: '(Conflict)' },
+        check: {
+          argv: [...argv, '--dry-run=server'],
+          stage: { files: { 'patch.json': `{"data":${keys}}\n` } },
+        },
       },
     ]);
-    expect(stdin(none, owned)).toEqual(data);
+    expect(patched(all, {}, { 'use-gzip': 'true' })).toEqual(data);
   });
 
   it('does nothing when they are there, and takes away all that are ours', () => {
-    expect(ingress.plan(owned, { owned, around })).toEqual([]);
-    const more = { ...owned, data: { ...data, 'use-forwarded-headers': 'true' } };
-    expect(stdin(more, owned)).toEqual(data);
-    const [step] = ingress.plan(ingress.nothing, { owned, around });
-    expect(step).toMatchObject({
-      kind: 'run',
-      command: { stdin: expect.not.stringContaining('"data"') },
+    expect(patched(all, data)).toBeUndefined();
+    const more = { ...data, 'set-real-ip-from': '1.1.1.1' };
+    expect(patched(all, more)).toEqual({ 'set-real-ip-from': null });
+    const out = Object.fromEntries(Object.keys(data).map((key) => [key, null]));
+    expect(patched(ingress.nothing, data, { 'use-gzip': 'true' })).toEqual(out);
+    expect(patched(ingress.nothing, data, {}, { force: true })).toEqual(out);
+  });
+
+  it('names only what changes', () => {
+    expect(patched(all, { ...data, 'enable-real-ip': 'false' })).toEqual({
+      'enable-real-ip': 'true',
+    });
+    expect(patched(all, {}, { 'enable-real-ip': 'true' })).toEqual({
+      'forwarded-for-header': data['forwarded-for-header'],
+      'proxy-real-ip-cidr': data['proxy-real-ip-cidr'],
     });
   });
 
   it('does not make a ConfigMap that is gone, on the way back either', () => {
-    expect(stdin(none, owned, { data: null })).toBeUndefined();
+    expect(patched(all, {}, {}, { data: null })).toBeUndefined();
   });
 
-  it('forces only when asked', () => {
-    const forced = ingress.plan(owned, { owned: none, around: { ...around, force: true } });
-    expect(JSON.stringify(forced)).toContain('--force-conflicts');
-    expect(JSON.stringify(ingress.plan(owned, { owned: none, around }))).not.toContain('force');
+  it('takes over only when asked', () => {
+    const theirs = { ...data, 'enable-real-ip': 'false' };
+    expect(patched(all, {}, theirs)).toBeUndefined();
+    expect(patched(all, {}, theirs, { force: true })).toEqual({ 'enable-real-ip': 'true' });
+    for (const force of [false, true])
+      expect(patched(ingress.nothing, {}, theirs, { force })).toBeUndefined();
   });
 
   it('goes back to what somebody else had set, unless that has changed again', () => {
-    const before = { ...none, foreign: { 'proxy-real-ip-cidr': '10.0.0.0/8' } };
-    expect(stdin(owned, before)).toEqual({ 'proxy-real-ip-cidr': '10.0.0.0/8' });
-    const owners = { 'proxy-real-ip-cidr': ['helm'] };
-    expect(stdin(owned, before, { owners })).toBeUndefined();
-    const restored = { ...none, data: { 'proxy-real-ip-cidr': '10.0.0.0/8' } };
-    expect(ingress.plan(before, { owned: restored, around })).toEqual([]);
+    const before = { ...held({}), foreign: { 'proxy-real-ip-cidr': '10.0.0.0/8' } };
+    expect(patched(before, data)).toEqual({
+      'enable-real-ip': null,
+      'forwarded-for-header': null,
+      'proxy-real-ip-cidr': '10.0.0.0/8',
+    });
+    const { 'proxy-real-ip-cidr': list, ...rest } = data;
+    expect(patched(before, rest, { 'proxy-real-ip-cidr': list })).toEqual({
+      'enable-real-ip': null,
+      'forwarded-for-header': null,
+    });
+    for (const others of [{ 'proxy-real-ip-cidr': list }, {}])
+      expect(patched(before, rest, others, { force: true })).not.toHaveProperty([
+        'proxy-real-ip-cidr',
+      ]);
+    expect(patched(before, { 'proxy-real-ip-cidr': '10.0.0.0/8' })).toBeUndefined();
+  });
+
+  it('leaves what somebody else has set since on the way back to values of ours', () => {
+    const before = held({ ...data, 'proxy-real-ip-cidr': '173.245.48.0/20' });
+    const { 'proxy-real-ip-cidr': _, ...rest } = data;
+    expect(patched(before, rest, { 'proxy-real-ip-cidr': '10.0.0.0/8' })).toBeUndefined();
+  });
+});
+
+describe('what somebody else has set', () => {
+  const owners = { 'enable-real-ip': ['helm', 'me'] };
+
+  it('to something else is refused, and named, unless it is to be taken over', () => {
+    const changes = { data: { 'enable-real-ip': 'false', 'use-gzip': 'x' }, owners };
+    const text = 'enable-real-ip is "false", set by "helm" and "me"';
+    expect(() => wanted(changes)).toThrow(
+      expect.objectContaining({
+        code: 1,
+        message: `nginx-ingress: ConfigMap ingress-nginx/ingress-nginx-controller: ${text}; it stays as it is; --force-conflicts takes it over`,
+      }),
+    );
+    const forced = { 'force-conflicts': true };
+    expect(texts({ ...changes, force: true }, forced)).toContain(
+      `warning: ${text}: taken over, as asked`,
+    );
+    expect(wanted({ ...changes, force: true }, forced).owned.data).toEqual(data);
+  });
+
+  it('is his where nobody is recorded for it', () => {
+    const changes = { data: { ...data, 'enable-real-ip': 'false', 'proxy-real-ip-cidr': 'x' } };
+    expect(() => wanted(changes)).toThrow(
+      'enable-real-ip is "false", set by somebody else, and proxy-real-ip-cidr is "x", set by somebody else; they stay as they are; --force-conflicts takes them over',
+    );
+    expect(() => wanted({ ...changes, ours: Object.keys(data) })).not.toThrow();
+  });
+
+  it('to the same stays his', () => {
+    const { owned } = wanted({ data: { 'enable-real-ip': 'true' }, owners });
+    expect(Object.keys(owned.data)).toEqual(['forwarded-for-header', 'proxy-real-ip-cidr']);
+    expect(owned.ranges).toEqual(small.ranges);
+    const whole = wanted({ data }).owned;
+    expect(whole).toEqual({ ...ingress.nothing, target: around.target });
   });
 });
 
 describe('says', () => {
-  it('whose a key is, and what happens to it', () => {
-    const changes = {
-      data: { 'enable-real-ip': 'false' },
-      owners: { 'enable-real-ip': ['helm', 'me'] },
-    };
-    const text = 'warning: enable-real-ip is "false", set by "helm" and "me"';
-    expect(texts(changes)).toContain(`${text}; --force-conflicts takes it over`);
-    expect(texts({ ...changes, force: true })).toContain(`${text}: taken over, as asked`);
-    expect(texts({ ...changes, owners: {} })).toHaveLength(1);
-  });
-
   it.each([
     ['community', { 'use-forwarded-headers': 'true' }, 'use-forwarded-headers is on'],
     ['community', { 'real-ip-header': 'x' }, 'the ConfigMap has real-ip-header'],
