@@ -7,7 +7,7 @@ import { entriesOf, forgetEntry, openEntry, type Run } from './journal.ts';
 import type { Output } from './output.ts';
 import { readUsable } from './records.ts';
 import { takeOverlaps } from './rivals.ts';
-import { makeJob, recordedJob, type Settings } from './settings.ts';
+import { makeNotedJob, recordedJob, type Settings } from './settings.ts';
 
 interface Context {
   readonly settings: Settings;
@@ -30,7 +30,7 @@ export async function lookAgain({ settings, output }: Context, run: Run): Promis
     for (const [name, pids] of overlaps)
       try {
         await ended(pids, patience);
-        const job = (await recordedJob(settings, name)) ?? (await makeJob(settings, name));
+        const job = (await recordedJob(settings, name)) ?? (await makeNotedJob(settings, name));
         const late = Date.now() > end;
         await locked([job], settings.lockTimeout, async () => {
           const repaired = await repair(job, settings.stateDir, run, late);

@@ -17,7 +17,7 @@ import { withRunLock } from './lock.ts';
 import type { Output } from './output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from './pending.ts';
 import type { Recorder } from './run-report.ts';
-import { makeJob, withFlags, type Settings } from './settings.ts';
+import { makeNotedJob, withFlags, type Settings } from './settings.ts';
 import { bringToEnd } from './signals.ts';
 
 interface Context {
@@ -159,7 +159,7 @@ export async function jobsOf(
 ): Promise<readonly Reversal[]> {
   const jobs: Reversal[] = [];
   for (const { name, entry } of entries) {
-    const now = await makeJob(settings, name);
+    const now = await makeNotedJob(settings, name);
     const raw = withFlags(entry.options, name, settings.values);
     const options = now.renderer.options(raw);
     jobs.push({ name, entry, job: { ...now, raw, options, desired: entry.desired } });

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path';
 import type { Document } from 'yaml';
 import { CfsyncError, errno, exit, why } from './errors.ts';
-import { checkKeys } from './options.ts';
+import { checkKeys, whyNoName } from './options.ts';
 import { escape } from './text.ts';
 import { readTrusted } from './trust.ts';
 
@@ -89,12 +89,11 @@ export async function readConfig(path: string | undefined): Promise<Config> {
   const top = section(readValue(document, at), place());
   knownKeys(top, [...settingKeys, 'extra', 'probe', 'backends'], place);
   const backends = section(top.backends ?? {}, place('backends'), 'backends');
-  for (const name of Object.keys(backends))
-    if (!/^[A-Za-z0-9][\w.-]*$/.test(name))
-      throw new CfsyncError(
-        exit.usage,
-        `${place('backends', name)}: ${name} is not a name for a backend, with which its records are named as well; use letters, digits and . _ -`,
-      );
+  for (const name of Object.keys(backends)) {
+    const wrong = whyNoName(name);
+    if (wrong !== undefined)
+      throw new CfsyncError(exit.usage, `${place('backends', name)}: ${wrong}`);
+  }
   return {
     file,
     settings: top,

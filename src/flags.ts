@@ -227,8 +227,15 @@ const desired = [
   ...cluster,
 ] as const;
 
-/** What a saved plan says itself. */
-export const planned = [...desired, ...from, 'persist'] as const satisfies readonly FlagName[];
+/** What a saved plan says itself; the options of its backends are those of the configuration and of flags. */
+export const planned = [
+  'backend',
+  'ports',
+  'udp-ports',
+  'mode',
+  ...from,
+  'persist',
+] as const satisfies readonly FlagName[];
 
 export const commands = {
   fetch: {

@@ -20,9 +20,6 @@ export const builtIn: Readonly<Record<string, () => Promise<Module>>> = {
   ufw: () => import('../renderers/ufw.ts'),
 };
 
-/** Parts of the core that are planned and applied like backends, and are not named by people. */
-const internal: typeof builtIn = { boot: () => import('./boot.ts') };
-
 /**
  * @param name As in `--backend NAME`.
  * @param where `renderer` of the backend's section: a path (`./x.js`, `/x.js`) or the name of a package.
@@ -34,7 +31,7 @@ export async function loadRenderer(
   configFile: string | undefined,
 ): Promise<Renderer> {
   if (where === undefined) {
-    const load = [builtIn, internal].find((list) => Object.hasOwn(list, name))?.[name];
+    const load = Object.hasOwn(builtIn, name) ? builtIn[name] : undefined;
     if (load === undefined)
       throw new CfsyncError(
         exit.usage,
@@ -61,6 +58,11 @@ export async function loadRenderer(
     );
   }
   return checked(loaded.default, name, file);
+}
+
+/** A part of the core that is planned and applied like a backend; only cfsync itself asks for it. */
+export async function loadBoot(): Promise<Renderer> {
+  return (await import('./boot.ts')).default;
 }
 
 function isPath(where: string): boolean {

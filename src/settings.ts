@@ -9,8 +9,8 @@ import { isAllowed, withoutSecret } from './feed-url.ts';
 import { flags, type Flag } from './flags.ts';
 import type { Hooks } from './hooks.ts';
 import { appliedNames, readApplied, type Given } from './records.ts';
-import { loadRenderer } from './load.ts';
-import { argv, extras, oneOf, text } from './options.ts';
+import { loadBoot, loadRenderer } from './load.ts';
+import { argv, bootName, extras, oneOf, text, whyNoName } from './options.ts';
 import { parseProbe, type Probe } from './probe.ts';
 import { parsePorts } from './ports.ts';
 import { none } from './prefix.ts';
@@ -42,6 +42,10 @@ export interface Settings {
 }
 
 export async function readSettings(values: Values, config: Config): Promise<Settings> {
+  for (const name of (values.backend as readonly string[] | undefined) ?? []) {
+    const wrong = whyNoName(name);
+    if (wrong !== undefined) throw new CfsyncError(exit.usage, `--backend: ${wrong}`);
+  }
   const stateDir = resolve(
     setting(
       { values: { ...values, ...stateDirOfEnvironment(values) }, config },
@@ -218,11 +222,15 @@ const coreKeys = ['renderer', 'mode', 'ports', 'udp-ports'];
  * A backend with its options and what should be true of it, still without ranges: so that a mistake in an option
  * is said before anything is downloaded.
  */
-export async function makeJob(settings: Settings, name: string): Promise<Job> {
+export async function makeJob(
+  settings: Settings,
+  name: string,
+  load: typeof loadRenderer = loadRenderer,
+): Promise<Job> {
   const { values, config } = settings;
   const section = config.backends[name] ?? {};
   const renderer = await locatedLater(config, ['backends', name], () =>
-    loadRenderer(
+    load(
       name,
       section.renderer === undefined ? undefined : text(section.renderer, `${name}: renderer`),
       config.file,
@@ -245,6 +253,11 @@ function modeAndPorts(settings: Pick<Settings, 'values' | 'config'>, backend: st
     udpPorts: set('udp-ports', '', udpPorts),
     mode: set('mode', 'allow', (value, where) => oneOf(value, ['allow', 'lockdown'], where)),
   };
+}
+
+/** As `makeJob`, for a name that cfsync itself wrote down: it may be the one that nobody else can give. */
+export function makeNotedJob(settings: Settings, name: string): Promise<Job> {
+  return makeJob(settings, name, name === bootName ? loadBoot : loadRenderer);
 }
 
 /** The options of a backend, with what flags and environment say on top. */
@@ -291,7 +304,7 @@ async function ownPrefixes(
 export async function recordedJob(settings: Settings, name: string): Promise<Job | undefined> {
   const applied = await readApplied(settings.stateDir, name);
   if (applied === undefined) return undefined;
-  const now = await makeJob(settings, name);
+  const now = await makeNotedJob(settings, name);
   const raw = withFlags(applied.options, name, settings.values);
   const { given: _, ...job } = now;
   const { desired, given } = applied;

@@ -63,14 +63,20 @@ export type Validate<T> = (content: unknown) => T;
 
 /**
  * Reads a record, undefined when there is none.
+ * @param read Answers its text, or throws the error of the system.
  * @throws CorruptRecord, NewerRecord, or CfsyncError when it cannot be read.
  */
 export async function readRecord<T>(
   path: string,
   kind: string,
   validate: Validate<T>,
+  read: (path: string) => Promise<string> = readText,
 ): Promise<T | undefined> {
-  return (await load(path, kind, validate))?.content;
+  return (await load(path, kind, validate, read))?.content;
+}
+
+function readText(path: string): Promise<string> {
+  return readFile(path, 'utf8');
 }
 
 /**
@@ -95,7 +101,7 @@ export async function writeRecord<T>(
   try {
     let expect: string | null = null;
     try {
-      const old = await load(path, kind, validate);
+      const old = await load(path, kind, validate, readText);
       if (old) expect = digest(old.text);
     } catch (error) {
       if (!(error instanceof CorruptRecord)) throw error;
@@ -191,12 +197,14 @@ async function load<T>(
   path: string,
   kind: string,
   validate: Validate<T>,
+  read: (path: string) => Promise<string>,
 ): Promise<{ text: string; content: T } | undefined> {
   const where = escape(path);
   let text: string;
   try {
-    text = await readFile(path, 'utf8');
+    text = await read(path);
   } catch (cause) {
+    if (cause instanceof CfsyncError) throw cause;
     if (errno(cause) === 'ENOENT') return undefined;
     throw new CfsyncError(exit.failed, `cannot read ${where}: ${why(cause)}`, { cause });
   }

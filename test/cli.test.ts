@@ -38,6 +38,12 @@ afterEach(async () => {
 const cfsync = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> =>
   runProgram(args, { cwd: folder, env: { CFSYNC_STATE_DIR: state, ...env } });
 
+/** The content of a plan in a file. */
+interface Saved {
+  readonly id: string;
+  readonly backends: readonly { readonly name: string; readonly desired: object }[];
+}
+
 const urls = () => [
   `--ipv4-url=${feeds.urls.ipv4}`,
   `--ipv6-url=${feeds.urls.ipv6}`,
@@ -208,6 +214,20 @@ describe('render and diff --dir', () => {
   });
 });
 
+it.each(['apply', 'adopt', 'diff', 'render', 'verify', 'rollback', 'remove'])(
+  '%s takes neither the boot unit nor a path for a backend',
+  async (command) => {
+    for (const [name, message] of [
+      ['boot', 'boot is no backend but the unit of apply --persist'],
+      ['../x', '../x is not a name for a backend'],
+    ] as const) {
+      const ended = await cfsync([command, '-b', name]);
+      expect(ended).toMatchObject({ code: exit.usage, stdout: '' });
+      expect(ended.stderr).toContain(`--backend: ${message}`);
+    }
+  },
+);
+
 describe('a renderer of somebody else, named in the configuration', () => {
   let list: string;
   const run = (...args: string[]) => cfsync([...args, '--config', 'config.yaml']);
@@ -312,13 +332,142 @@ describe('a renderer of somebody else, named in the configuration', () => {
       expect(readdirSync(folder)).not.toContain('cloudflare.lst');
     });
 
+    /** Another plan, as whoever can write there can make it. */
+    const forge = async (change: (content: Saved) => object) => {
+      const file = join(folder, 'plan.json');
+      const { content } = JSON.parse(readFileSync(file, 'utf8')) as { content: Saved };
+      rmSync(file);
+      await writeRecord(file, 'plan', change(content), (any) => any);
+    };
+    const unchanged = () => expect(readdirSync(folder)).not.toContain('cloudflare.lst');
+
+    it.each([
+      ['boot', 'boot is no backend but the unit of apply --persist'],
+      ['../lb', '../lb is not a name for a backend'],
+      ['', ' is not a name for a backend'],
+      ['constructor', 'there is no backend constructor'],
+      ['other', 'there is no backend other'],
+    ])('cannot name %j', async (name, message) => {
+      await save();
+      const options = { argv: ['/bin/sh', '-c', `touch ${folder}/ran`], renderer: './haproxy.mjs' };
+      await forge(({ backends: [lb], ...rest }) => ({
+        ...rest,
+        backends: [{ ...lb!, name, options }],
+      }));
+      for (const command of ['diff', 'apply']) {
+        const ended = await run(command, '--plan', 'plan.json');
+        expect(ended).toMatchObject({ code: exit.usage, stdout: '' });
+        expect(ended.stderr).toContain(message);
+      }
+      unchanged();
+    });
+
+    it('has no say in options, nor in what is shown', async () => {
+      // As the first release saved it, and then some.
+      await save();
+      const file = join(folder, 'plan.json');
+      expect(readFileSync(file, 'utf8')).not.toMatch(/options|lines/);
+      await forge(({ backends: [lb], ...rest }) => ({
+        ...rest,
+        backends: [{ ...lb!, options: { path: join(folder, 'elsewhere') } }],
+        lines: ['--- a/nothing to see here', 'step: harmless'],
+      }));
+      const shown = await run('diff', '--plan', 'plan.json');
+      expect(shown).toMatchObject({ code: exit.ok, stderr: '' });
+      expect(shown.stdout).toContain('+173.245.48.0/20\n');
+      expect(shown.stdout).toContain('step: write the list\n');
+      expect(shown.stdout).not.toMatch(/nothing to see|harmless/);
+      const json = await run('diff', '--plan', 'plan.json', '--format', 'json');
+      expect(JSON.parse(json.stdout)).toMatchObject({ changed: true, files: [{}] });
+      expect(await run('apply', '--plan', 'plan.json')).toMatchObject({ code: exit.ok });
+      expect(readdirSync(folder)).not.toContain('elsewhere');
+      expect(readFileSync(list, 'utf8')).toContain('173.245.48.0/20');
+      const after = await run('diff', '--plan', 'plan.json', '--exit-code');
+      // It is done, so it would not be done again.
+      expect(after).toMatchObject({ code: exit.ok, stdout: '' });
+    });
+
+    it('is stale with other options, and is never told which id would be right', async () => {
+      const saved = await save();
+      const right = id.exec(saved.stderr)![1]!;
+      await forge((content) => ({ ...content, id: '000000000000' }));
+      const shown = await run('diff', '--plan', 'plan.json', '--exit-code');
+      expect(shown.code).toBe(exit.pending);
+      expect(shown.stdout).toContain('+173.245.48.0/20\n');
+      expect(shown.stderr).toContain('the plan plan.json is stale: ');
+      const dry = await run('apply', '--plan', 'plan.json', '--dry-run');
+      const applied = await run('apply', '--plan', 'plan.json');
+      for (const { code, stdout } of [dry, applied])
+        expect({ code, stdout }).toEqual({ code: exit.refused, stdout: '' });
+      for (const { stdout, stderr } of [shown, dry, applied])
+        expect(stdout + stderr).not.toContain(right);
+      await forge((content) => ({ ...content, id: right }));
+      const file = join(folder, 'config.yaml');
+      writeFileSync(file, readFileSync(file, 'utf8').replace('.lst', '.txt'));
+      expect(await run('apply', '--plan', 'plan.json')).toMatchObject({ code: exit.refused });
+      unchanged();
+    });
+
+    it('is shown by the live system alone: without one there is nothing to show', async () => {
+      await save();
+      mkdirSync(list);
+      const shown = await run('diff', '--plan', 'plan.json');
+      expect(shown).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(shown.stderr).toContain('cannot read');
+    });
+
+    it('says which prefixes of its own are not in the configuration', async () => {
+      const filter = listRenderer
+        .replace("kind: 'list'", "kind: 'filter'")
+        .replace(
+          'owned: { ranges,',
+          'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
+        );
+      writeFileSync(join(folder, 'haproxy.mjs'), filter);
+      await save();
+      const shown = await run('diff', '--plan', 'plan.json', '-v');
+      expect(shown.stderr).not.toContain('your own');
+      await forge(({ backends: [lb], ...rest }) => {
+        const extra = { v4: ['8.0.0.0/8', '10.0.0.0/8'], v6: [] };
+        return { ...rest, backends: [{ ...lb!, desired: { ...lb!.desired, extra } }] };
+      });
+      const other = await run('diff', '--plan', 'plan.json', '-v');
+      expect(other.stderr).toContain(
+        'your own 8.0.0.0/8 (in the plan, and not in the configuration)',
+      );
+      expect(other.stdout).toContain('+8.0.0.0/8\n');
+      const gained = (text: string) =>
+        Number(/IPv4 prefixes \(([\d,]+) addr/.exec(text)![1]!.replaceAll(',', ''));
+      expect(gained(other.stderr) - gained(shown.stderr)).toBe(2 ** 24);
+      expect(other.stderr).toContain('is stale');
+      expect(await run('apply', '--plan', 'plan.json')).toMatchObject({ code: exit.refused });
+      unchanged();
+    });
+
+    it('of the other user is not applied by root, and a FIFO is not waited for', async () => {
+      await save();
+      const file = join(folder, 'plan.json');
+      if (process.getuid?.() !== 0) return;
+      chownSync(file, 65534, 65534);
+      const theirs = await run('apply', '--plan', 'plan.json');
+      expect(theirs).toMatchObject({ code: exit.failed, stdout: '' });
+      expect(theirs.stderr).toContain('does not belong to root');
+      rmSync(file);
+      spawnSync('mkfifo', ['-m', '600', file]);
+      const fifo = await run('apply', '--plan', 'plan.json');
+      expect(fifo.stderr).toContain('plan plan.json is not a regular file');
+      unchanged();
+    });
+
     it.each([['--source', 'bundled'], ['--mode', 'lockdown'], ['-b', 'lb'], ['--persist']])(
       'takes no %s beside it',
       async (...more) => {
         await save();
-        const ended = await run('apply', '--plan', 'plan.json', ...more);
-        expect(ended.code).toBe(exit.usage);
-        expect(ended.stderr).toContain('cannot be given with --plan');
+        for (const command of more[0] === '--persist' ? ['apply'] : ['apply', 'diff']) {
+          const ended = await run(command, '--plan', 'plan.json', ...more);
+          expect(ended.code).toBe(exit.usage);
+          expect(ended.stderr).toContain('cannot be given with --plan');
+        }
       },
     );
   });

@@ -40,6 +40,10 @@ describe('loadRenderer', () => {
       expect((await loadRenderer(name, undefined, undefined)).name).toBe(name);
   });
 
+  it('finds no part of cfsync itself', async () => {
+    await expect(loadRenderer('boot', undefined, undefined)).rejects.toThrow('no backend boot');
+  });
+
   it('names the nearest when there is none', async () => {
     await expect(loadRenderer('nftable', undefined, undefined)).rejects.toThrow(
       'no backend nftable (did you mean nftables?)',
@@ -115,6 +119,8 @@ describe('readConfig', () => {
     ['- a\n', 'config.yaml:1: must be a mapping'],
     ['mode: allow\nbackends: nftables\n', 'config.yaml:2: backends: must be a mapping'],
     ['backends:\n  nftables: 1\n', 'config.yaml:2: nftables: must be a mapping'],
+    ['backends:\n  ufw:\n  boot:\n', 'config.yaml:3: boot is no backend but the unit of apply'],
+    ['backends:\n  boot: { renderer: ./x.js }\n', 'config.yaml:2: boot is no backend'],
     ['\nmode: [\n', 'config.yaml:3: '],
     ['mode: a\nmode: b\n', 'config.yaml:2: Map keys must be unique'],
     [

@@ -27,13 +27,13 @@ import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
 import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
-import { loadRenderer } from '../load.ts';
+import { loadBoot } from '../load.ts';
 import { installForRoot, mustBeTrusted } from '../trust.ts';
 import { policyFor } from '../policy.ts';
 import { merge } from '../prefix.ts';
 import { mustBeRunnable, probe } from '../probe.ts';
 import { unchanged } from '../run-report.ts';
-import { mustBeSame, readPlan, savedJobs } from '../saved-plan.ts';
+import { mustBeSame, readTrustedPlan, savedJobs, type SavedPlan } from '../saved-plan.ts';
 import { resolveSource, type Answer } from '../source.ts';
 import { escape } from '../text.ts';
 import { keepLocked } from '../weaker.ts';
@@ -56,10 +56,11 @@ export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
   const file = settings.values.plan as string | undefined;
   if (file !== undefined) refuseBesidePlan(settings);
-  const named = file === undefined ? await makeJobs(settings) : await savedJobs(file, settings);
+  const saved = file === undefined ? undefined : await readTrustedPlan(file);
+  const named = saved === undefined ? await makeJobs(settings) : await savedJobs(saved, settings);
   refuseConflicts(named);
   if (settings.values['dry-run'] === true)
-    return planAll(context, named, async ({ plans, codes }) => {
+    return planAll(context, named, saved, async ({ plans, codes }) => {
       printPlan(plans, output);
       const pending = plans.some((p) => p.steps.length > 0);
       const asked = settings.values['exit-code'] === true;
@@ -69,7 +70,9 @@ export async function run(context: Context): Promise<ExitCode> {
     const { content: hold, notices } = await readHold(settings.stateDir);
     output.notices('', notices);
     if (hold !== undefined && !isAttended()) return keepHold(context, hold, run);
-    return planAll(context, named, (made) => whileChanging(() => applyAll(context, made, run)));
+    return planAll(context, named, saved, (made) =>
+      whileChanging(() => applyAll(context, made, run)),
+    );
   });
 }
 
@@ -77,12 +80,12 @@ export async function run(context: Context): Promise<ExitCode> {
 async function planAll(
   context: Context,
   named: readonly Job[],
+  saved: SavedPlan | undefined,
   then: (planned: Planned) => Promise<ExitCode>,
 ): Promise<ExitCode> {
   const { settings, output, record } = context;
-  const file = settings.values.plan as string | undefined;
   const acceptLargeChange = settings.values['accept-large-change'] === true;
-  const answer = file === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
+  const answer = saved === undefined ? await resolveSource(sourceOptions(settings)) : undefined;
   output.notices('', answer?.notices ?? []);
   const policy =
     answer === undefined
@@ -94,7 +97,7 @@ async function planAll(
   const jobs = answer === undefined ? kept : forRanges([...kept, ...boot], answer.ranges);
   record.source(
     answer ?? {
-      origin: { kind: 'plan', detail: file! },
+      origin: { kind: 'plan', detail: saved!.path },
       ranges: merge(...named.map(({ desired }) => desired.ranges)),
     },
   );
@@ -107,7 +110,7 @@ async function planAll(
       const plan = await planOne(context, job, policy, codes);
       if (plan !== undefined) plans.push(plan);
     }
-    if (file !== undefined) mustBeSame(plans, await readPlan(file), file);
+    if (saved !== undefined) mustBeSame(plans, saved);
     const cleared = await preflight(plans, context, codes);
     const refused =
       cleared.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
@@ -255,7 +258,7 @@ async function keepHold(context: Context, hold: Hold, run: Run): Promise<ExitCod
 }
 
 /** A saved plan says what is desired, and of which backends. */
-function refuseBesidePlan({ values }: Settings): void {
+export function refuseBesidePlan({ values }: Settings): void {
   const given = planned.find((name) => values[name] !== undefined);
   if (given !== undefined)
     throw new CfsyncError(
@@ -279,7 +282,7 @@ export function refuseConflicts(jobs: readonly Job[]): void {
 
 /** The unit that runs this command again at boot, from the snapshot. */
 async function bootJob(like: Job, settings: Settings): Promise<Job> {
-  const renderer = await loadRenderer('boot', undefined, undefined);
+  const renderer = await loadBoot();
   await mustBeTrusted(process.argv[1]!, 'program', { instead: installForRoot });
   const raw = { argv: bootCommand(settings) };
   return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };

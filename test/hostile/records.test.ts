@@ -66,10 +66,9 @@ const entry: Entry = {
   ...applied,
   was: applied,
 };
-const plan: SavedPlan = {
+const plan: Omit<SavedPlan, 'path'> = {
   id: 'abc',
-  backends: [{ name: 'nftables', ...applied }],
-  lines: ['step'],
+  backends: [{ name: 'nftables', desired: applied.desired }],
 };
 
 /** The text of a record, as whoever can write there can make it: with a digest that is right. */
@@ -170,7 +169,7 @@ const kinds: Readonly<Record<string, Kind>> = {
     async read(stateDir) {
       const found = await askedOrRefused(() => readPlan(join(stateDir, 'plan.json')), exit.failed);
       for (const backend of found?.backends ?? []) {
-        expectApplied(backend);
+        expectApplied({ ...backend, options: {} });
         expectPublic(backend.desired.ranges);
       }
       return found !== undefined;
@@ -272,7 +271,7 @@ const ranging = (v4: readonly string[], v6 = bundled.v6): Applied => ({
   ...applied,
   desired: { ...applied.desired, ranges: { v4, v6 } },
 });
-const planned = (one: Applied): SavedPlan => ({
+const planned = (one: Applied): typeof plan => ({
   ...plan,
   backends: [{ name: 'nftables', ...one }],
 });
@@ -287,6 +286,7 @@ test.each<[string, string, unknown]>([
   ['plan', 'everybody', planned(ranging(['0.0.0.0/0']))],
   ['plan', 'one family alone', planned(ranging(bundled.v4, []))],
   ['plan', 'rules for a range', planned(ranging(['1.1.1.0/24 accept']))],
+  ['plan', 'a backend twice', { ...plan, backends: [...plan.backends, ...plan.backends] }],
   ['plan', 'a number for a name', { ...plan, backends: [{ name: 7, ...applied }] }],
   ['journal', 'run 0', { ...entry, number: 0 }],
   ['journal', 'no files', { ...entry, files: null }],

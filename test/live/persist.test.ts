@@ -46,6 +46,27 @@ describeLive('apply --persist', { programs: ['nft', 'systemctl', 'systemd-analyz
     expect(await must('nft', 'list', 'ruleset')).toBe('');
   });
 
+  it('is what nobody names: a rollback takes it back, and by hand it goes for good', async () => {
+    const before = await etc();
+    await apply('--persist');
+    for (const command of ['verify', 'remove', 'rollback'])
+      expect((await lab.cfsync([command, '-b', 'boot'])).code).toBe(exit.usage);
+    expect(await lab.cfsync(['rollback'])).toMatchObject({ code: exit.ok });
+    expect(await etc()).toBe(before);
+    expect(await must('nft', 'list', 'ruleset')).toBe('');
+    // A rollback holds, as far as its state directory goes.
+    await must('rm', '-r', '/run/lab/state');
+    await apply('--persist');
+    // As docs/README.md has it.
+    await must('systemctl', 'disable', 'cfsync-boot.service');
+    await must('rm', unit);
+    expect((await lab.cfsync(['verify'])).code).toBe(exit.pending);
+    await must('rm', '/run/lab/state/applied/boot.json');
+    expect((await lab.cfsync(['verify'])).code).toBe(exit.ok);
+    expect(await lab.cfsync(['remove'])).toMatchObject({ code: exit.ok });
+    expect(await etc()).toBe(before);
+  });
+
   it('says so when the unit would apply something else than was applied since', async () => {
     await apply('--persist');
     expect((await apply('--verbose')).stderr).not.toContain('next boot');
