@@ -272,7 +272,13 @@ describe('a run that nobody is at', () => {
     expect(refused.stderr).toContain('mode allow would let others in');
     expect(refused.stderr).toContain('apply the plan with --allow-weaker if that is meant');
     expect(now()).toBe('lockdown 80,443');
+    // To be read it is shown, with the same word.
+    const shown = await cfsync('diff --plan plan.json');
+    expect(shown).toMatchObject({ code: exit.refused });
+    expect(shown.stdout).toMatch(/^-lockdown\n\+allow$/m);
+    expect(shown.stderr).toContain('mode allow would let others in');
     expect((await cfsync('diff --allow-weaker --out plan.json')).code).toBe(exit.ok);
+    expect(await cfsync('diff --allow-weaker --plan plan.json')).toMatchObject({ code: exit.ok });
     expect((await cfsync('apply --plan plan.json')).code).toBe(exit.refused);
     expect((await cfsync('apply --plan plan.json --allow-weaker')).code).toBe(exit.ok);
     expect(now()).toBe('allow 80,443');
