@@ -1,5 +1,12 @@
-/** Reads what `nft -j list ruleset` prints (nft 0.9.8 to 1.1.3) as rules that the walk understands. */
-import { at, elements, parseListing, type Expr, type Rule as Listed } from '../nft/listing.ts';
+/** Reads what `nft -j list ruleset` prints (nft 0.9.8 to 1.1.7) as rules that the walk understands. */
+import {
+  at,
+  elements,
+  listOf,
+  parseListing,
+  type Expr,
+  type Rule as Listed,
+} from '../nft/listing.ts';
 import type { Family } from '../prefix.ts';
 import {
   agreed,
@@ -171,10 +178,9 @@ function setsOf(json: string): ReadonlyMap<string, readonly unknown[]> {
   for (const item of at(JSON.parse(json), 'nftables') as readonly unknown[])
     for (const kind of ['set', 'map']) {
       const set = at(item, kind);
-      const elem = at(set, 'elem') ?? [];
-      if (set === undefined || !Array.isArray(elem)) continue;
+      if (set === undefined) continue;
       const key = ['family', 'table', 'name'].map((name) => String(at(set, name))).join(' ');
-      found.set(key, elem);
+      found.set(key, listOf(at(set, 'elem')));
     }
   return found;
 }

@@ -1,4 +1,4 @@
-/** Reads what `nft -j` prints: libnftables-json(5), nft 0.9.8 to 1.1.3; only the members that are used. */
+/** Reads what `nft -j` prints: libnftables-json(5), nft 0.9.8 to 1.1.7; only the members that are used. */
 import { BackendError } from '../errors.ts';
 import { isFields } from '../options.ts';
 import { canonical, fromInterval, PrefixError } from '../prefix.ts';
@@ -39,7 +39,7 @@ export interface Listing {
     readonly table: string;
     readonly name: string;
     readonly type: unknown;
-    readonly flags: unknown;
+    readonly flags: readonly unknown[];
     readonly elem: readonly unknown[];
   }[];
 }
@@ -61,6 +61,15 @@ export function at(value: unknown, ...names: readonly string[]): unknown {
     (part, name) => (isFields(part) && Object.hasOwn(part, name) ? part[name] : undefined),
     value,
   );
+}
+
+/**
+ * What is printed as a list, or without brackets when it is one alone: libnftables-json(5) allows both. Releases up
+ * to 1.1.3 print flags of tables and NAT so, 1.1.4 those of sets and fib as well, and 1.1.5 to 1.1.7 none.
+ */
+export function listOf(value: unknown): readonly unknown[] {
+  if (value === undefined || value === null) return [];
+  return Array.isArray(value) ? (value as readonly unknown[]) : [value];
 }
 
 /** Whether the scripts of nft take a name (`string` in scanner.l of nft 1.0.6); other programs may give others. */
@@ -99,8 +108,8 @@ export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule
 const sortedOut = new WeakMap<readonly Rule[], Map<string, Rule[]>>();
 
 /**
- * @throws BackendError when it is not a listing. What the rules say is left as it is, for those who read a part of it:
- * there are more statements than are known here.
+ * @throws BackendError when it is not a listing. What the rules say is left as it is but for `flags`, always a list, for
+ * those who read a part of it: there are more statements than are known here.
  */
 export function parseListing(text: string): Listing {
   const listing = { tables: [], chains: [], rules: [], sets: [] } as {
@@ -122,7 +131,7 @@ export function parseListing(text: string): Listing {
       listing.tables.push({
         family: wordAt(table, 'family'),
         name: textAt(table, 'name'),
-        flags: at(table, 'flags') !== undefined,
+        flags: listOf(at(table, 'flags')).length > 0,
       });
     if (chain !== undefined) {
       const name = { ...inTable(chain), chain: textAt(chain, 'name') };
@@ -132,14 +141,12 @@ export function parseListing(text: string): Listing {
     }
     if (rule !== undefined) listing.rules.push(ruleOf(rule));
     if (set !== undefined) {
-      const elem = at(set, 'elem') ?? [];
-      if (!Array.isArray(elem)) throw unreadable('the elements of a set are no list');
       listing.sets.push({
         ...inTable(set),
         name: textAt(set, 'name'),
-        type: shallow(at(set, 'type')),
-        flags: shallow(at(set, 'flags') ?? []),
-        elem,
+        type: readable(at(set, 'type')),
+        flags: listOf(readable(at(set, 'flags'))),
+        elem: listOf(at(set, 'elem')),
       });
     }
   }
@@ -158,7 +165,7 @@ function ruleOf(rule: unknown): Rule {
   const handle = at(rule, 'handle');
   if (typeof handle !== 'number' || !Number.isSafeInteger(handle) || handle < 0)
     throw unreadable('a rule has no handle');
-  const expr = shallow(at(rule, 'expr'));
+  const expr = readable(at(rule, 'expr'));
   if (!Array.isArray(expr) || !expr.every(isFields)) throw unreadable('a rule has no statements');
   const name = { ...inTable(rule), chain: textAt(rule, 'chain') };
   const comment = at(rule, 'comment') === undefined ? {} : { comment: textAt(rule, 'comment') };
@@ -183,13 +190,15 @@ function textAt(item: unknown, name: string): string {
   throw unreadable(`${name} is missing, or not a text`);
 }
 
-/** As it is, when those who walk through it by calling themselves may do so. */
-function shallow(value: unknown): unknown {
-  const isDeep = (part: unknown, left: number): boolean =>
-    typeof part === 'object' &&
-    part !== null &&
-    (left === 0 || Object.values(part).some((inner) => isDeep(inner, left - 1)));
-  if (isDeep(value, 100)) throw unreadable('it is nested too deeply');
+/**
+ * The value itself, so deep at most that those may walk through it who call themselves, with `flags` as lists from here
+ * on: copies of thousands of rules would take longer than to parse them.
+ */
+function readable(value: unknown, left = 100): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  if (left === 0) throw unreadable('it is nested too deeply');
+  for (const part of Object.values(value)) readable(part, left - 1);
+  if ('flags' in value) value.flags = listOf(value.flags);
   return value;
 }
 

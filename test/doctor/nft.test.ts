@@ -5,6 +5,7 @@ import { fromPrefixes, toPrefixes } from '../../src/doctor/intervals.ts';
 import { readNft } from '../../src/doctor/nft.ts';
 import { walk, type Packet, type Rule } from '../../src/doctor/walk.ts';
 import { packet } from '../helpers/doctor.ts';
+import { withSingleFlags } from '../helpers/nft.ts';
 
 const folder = join(import.meta.dirname, '..', 'fixtures', 'nftables');
 const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
@@ -141,6 +142,23 @@ describe('a chain of nft', () => {
     expect(first).toMatchObject({ place: 'nft inet judge drop_new', text: 'ct state new drop' });
     const [long] = worded.get('nft inet judge drop_source_ours')!;
     expect(long!.text).toBe('ip saddr { 192.0.2.1, 192.0.2.2 } drop');
+  });
+});
+
+describe('a rule that asks for one thing of fib', () => {
+  const held = (json: string) =>
+    readNft(json, '', new Map())
+      .chains.get('nft inet lab input')!
+      .map(({ conditions }) => conditions.map((condition) => condition({ ...packet, port: 443 })));
+
+  it.each([
+    ['1.0.6', read('flags.json')],
+    ['1.1.3', read('flags-1.1.3.json')],
+    ['1.1.4', withSingleFlags(read('flags.json'))],
+    ['1.1.7', read('flags-1.1.7.json')],
+  ])('is understood as nft %s prints it', (_, json) => {
+    const [local, missing, exists, , concat] = held(json);
+    expect([local, missing, exists, concat]).toEqual([[true], [false], [true], [true]]);
   });
 });
 

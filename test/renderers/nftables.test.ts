@@ -7,6 +7,7 @@ import type { Desired, Observed, RunStep, Step } from '../../src/renderer.ts';
 import { bundled, desired } from '../helpers/desired.ts';
 import { golden } from '../helpers/golden.ts';
 import { recorded } from '../helpers/host.ts';
+import { withSingleFlags } from '../helpers/nft.ts';
 import {
   flushedSet,
   leftoverSets,
@@ -252,6 +253,23 @@ describe('plan', () => {
       const { owned } = nftables.want(desired({ mode: 'lockdown' }), options, observed.around);
       for (const step of nftables.plan(owned, observed))
         expect(step.kind === 'run' && step.command.stdin).not.toMatch(/flush ruleset|delete/);
+    }
+  });
+
+  it('sees the same where nft prints a single flag without brackets (1.1.4)', async () => {
+    const single = (all: Record<string, string>) =>
+      Object.fromEntries(
+        Object.entries(all).map(([words, text]) => [words, withSingleFlags(text)]),
+      );
+    const [options, ruleset] = [nftables.options({}), 'nft -j -t list ruleset'];
+    for (const [name, sets] of [
+      ['ours', ourSets],
+      ['docker', {}],
+      ['leftovers', leftoverSets],
+    ] as const) {
+      const answers = { [ruleset]: listings[name], ...sets };
+      const observed = await nftables.observe(recorded({ answers: single(answers) }), options);
+      expect(observed, name).toEqual(await nftables.observe(hostWith(name, sets), options));
     }
   });
 
