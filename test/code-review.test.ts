@@ -13,6 +13,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { exit } from '../src/errors.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
+import { quoted } from './helpers/program.ts';
 
 const root = join(import.meta.dirname, '..');
 const examples = join(root, 'examples', 'code-review');
@@ -46,7 +47,7 @@ beforeEach(async () => {
   mkdirSync(join(folder, 'bin'));
   shim(
     'npx',
-    `[ "$1 $2" = '--yes cfsync@${version}' ] || exit 9; shift 2\nexec ${process.execPath} ${program} "$@"`,
+    `[ "$1 $2" = '--yes cfsync@${version}' ] || exit 9; shift 2\nexec ${quoted(process.execPath)} ${quoted(program)} "$@"`,
   );
   shim(
     'gh',

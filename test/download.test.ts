@@ -12,7 +12,7 @@ const ranges = merge(
   parseList(published.v4, 'v4', 'ips-v4'),
   parseList(published.v6, 'v6', 'ips-v6'),
 );
-const quick: DownloadOptions = { timeout: 5000, backoff: 5 };
+const quick: DownloadOptions = { timeout: 60_000, backoff: 5 };
 
 let server: FeedServer;
 beforeEach(async () => {
@@ -52,7 +52,8 @@ test('the feeds as published agree', async () => {
 
 test('no connection is left open, so the process can end at once', async () => {
   await get();
-  await vi.waitFor(async () => expect(await server.connections()).toBe(0), { timeout: 500 });
+  // By itself undici lets an idle one go after 4 s, and Node's server after 5 s.
+  await vi.waitFor(async () => expect(await server.connections()).toBe(0), { timeout: 3500 });
 });
 
 test.each([published.v4, `${published.v4}\n`])('the last newline may come and go', async (body) => {
@@ -148,20 +149,19 @@ describe('answers that do not come', () => {
     ['a byte a second', play.drip],
   ])('%s: the timeout is for everything', async (_, behaviour) => {
     server.set('/client/v4/ips', behaviour);
-    const began = performance.now();
-    const { text, json } = await get({ timeout: 300 });
-    expect(performance.now() - began).toBeLessThan(900);
+    const { text, json } = await get({ timeout: 3000 });
     expect(okOf(text)).toEqual(ranges);
-    expect(errorOf(json).message).toMatch(/: no answer within 0.3 s$/);
+    expect(errorOf(json).message).toMatch(/: no answer within 3 s$/);
+    expect(asked('/client/v4/ips')).toBe(1);
     expect(errorOf(json).code).toBe(exit.failed);
   });
 
   test('the timeout ends the pause before another try, and the failure is still named', async () => {
     server.set('/ips-v4', play.badGateway);
-    const began = performance.now();
-    const error = errorOf((await get({ timeout: 300, backoff: 10_000 })).text);
-    expect(performance.now() - began).toBeLessThan(900);
+    // The pause is longer than a test may take.
+    const error = errorOf((await get({ timeout: 3000, backoff: 600_000 })).text);
     expect(error.message).toMatch(/502 Bad Gateway$/);
+    expect(asked('/ips-v4')).toBe(1);
   });
 
   test('nobody listens', async () => {

@@ -344,7 +344,7 @@ describe('apply', () => {
   it('asks for all checks at once, and names the first step that is refused', async () => {
     const shell = (script: string): Step => ({
       ...command('true'),
-      check: { argv: ['sh', '-c', script], timeout: 10_000 },
+      check: { argv: ['sh', '-c', script], timeout: 100_000 },
     });
     const mark = join(folder, 'mark');
     const first = `until test -e ${mark}; do sleep 0.01; done`;

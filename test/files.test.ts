@@ -198,7 +198,10 @@ describe('what is expected there', () => {
   test('is compared after the new content is on disk', async () => {
     await writeFile(path, 'old');
     const writing = writeFileAtomic(path, 'x'.repeat(2 ** 25), { expect: digest('old') });
-    await vi.waitFor(async () => expect(await readdir(dir)).toHaveLength(2), { interval: 1 });
+    await vi.waitFor(async () => expect(await readdir(dir)).toHaveLength(2), {
+      interval: 1,
+      timeout: 60_000,
+    });
     await writeFile(path, 'meanwhile');
     expect(await failure(writing)).toMatch(/changed/);
     expect(await text()).toBe('meanwhile');

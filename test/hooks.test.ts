@@ -23,7 +23,7 @@ import { exit } from '../src/errors.ts';
 import { readSettings } from '../src/settings.ts';
 import { post } from '../src/webhook.ts';
 import { listen, play, published, start } from './helpers/feeds.ts';
-import { listRenderer, runProgram } from './helpers/program.ts';
+import { listRenderer, quoted, runProgram } from './helpers/program.ts';
 import { violations } from './helpers/schema.ts';
 
 const schemaOf = (name: string): Readonly<Record<string, unknown>> =>
@@ -202,7 +202,7 @@ describe('on-change', () => {
     writeFileSync(at('less/ips-v4'), published.v4.replace('190.93.240.0/20\n', ''));
     writeFileSync(at('less/ips-v6'), published.v6);
     const program = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
-    const again = `${process.execPath} ${program} --config config.yaml --state-dir state --lock-timeout 0`;
+    const again = `${quoted(process.execPath)} ${quoted(program)} --config config.yaml --state-dir state --lock-timeout 0`;
     const hook = script(
       'hook',
       `echo "$CFSYNC_HOOK" >>ran
@@ -326,10 +326,10 @@ describe('on-failure', () => {
     });
 
     it('runs when the watcher has taken it back', async () => {
-      expect(await apply('--confirm', '1')).toMatchObject({ code: exit.ok });
+      expect(await apply('--confirm', '4')).toMatchObject({ code: exit.ok });
       expect(given('on-change')).toMatchObject({ code: exit.ok });
       rmSync(at('got.on-change'));
-      await vi.waitUntil(() => watcher().length === 0, 10_000);
+      await vi.waitUntil(() => watcher().length === 0, 60_000);
       expect(existsSync(at('list'))).toBe(false);
       expect(given('on-failure')).toMatchObject({ ...told, code: exit.rolledBack });
       expect(given('on-change')).toMatchObject({ code: exit.rolledBack });
@@ -337,19 +337,19 @@ describe('on-failure', () => {
     });
 
     it('runs when the next run has taken it back, in place of the watcher', async () => {
-      await apply('--confirm', '1');
+      await apply('--confirm', '4');
       for (const pid of watcher()) process.kill(pid, 'SIGKILL');
-      await vi.waitUntil(() => watcher().length === 0, 10_000);
-      await sleep(1200);
+      await vi.waitUntil(() => watcher().length === 0, 60_000);
+      await sleep(4200);
       const ended = await apply();
       expect(ended).toMatchObject({ code: exit.ok, stderr: text('no confirm came') });
       expect(given('on-failure')).toMatchObject({ ...told, code: exit.ok });
     });
 
     it('does not run when it came', async () => {
-      await apply('--confirm', '4');
+      await apply('--confirm', '10');
       expect(await cfsync('confirm')).toMatchObject({ code: exit.ok });
-      await vi.waitUntil(() => watcher().length === 0, 10_000);
+      await vi.waitUntil(() => watcher().length === 0, 60_000);
       expect(given('on-failure')).toBeUndefined();
     });
   });
@@ -372,7 +372,7 @@ describe('on-failure', () => {
   it('does not run while another cfsync is at work', async () => {
     await apply();
     rmSync(at('got.on-change'));
-    const holder: ChildProcess = spawn('flock', [at('state/lock'), 'sh', '-c', 'echo; sleep 60'], {
+    const holder: ChildProcess = spawn('flock', [at('state/lock'), 'sh', '-c', 'echo; sleep 600'], {
       detached: true,
     });
     await once(holder.stdout!, 'data');

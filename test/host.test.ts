@@ -7,14 +7,15 @@ import { failure, processes, run } from '../src/host.ts';
 
 describe('a program that does not end in time', () => {
   it.each([
-    ['itself', 'exec sleep 20'],
-    ['one that it started', 'sleep 20 & wait'],
-    ['one that left its group with the pipes open', 'setsid sleep 20 & wait'],
+    ['itself', 'exec sleep 100'],
+    ['one that it started', 'sleep 100 & wait'],
+    ['one that left its group with the pipes open', 'setsid sleep 100 & wait'],
   ])('is not waited for: %s', async (_, script) => {
     const began = Date.now();
     const ended = run({ argv: ['sh', '-c', script], timeout: 300 });
     await expect(ended).rejects.toThrow(/did not end within 0\.3 s$/);
-    expect(Date.now() - began).toBeLessThan(10_000);
+    // A tenth of what it takes would do on a quiet machine.
+    expect(Date.now() - began).toBeLessThan(60_000);
   });
 });
 
@@ -25,7 +26,7 @@ it('a command is told without the folder that it ran in, which is gone', async (
 });
 
 it.each(['comm', 'environ'] as const)('processes are found by %s', async (file) => {
-  const argv = ['sh', '-c', 'echo $$; exec sleep 20'] as const;
+  const argv = ['sh', '-c', 'echo $$; exec sleep 600'] as const;
   const child = spawn(argv[0], argv.slice(1), { env: { PATH: process.env.PATH, LAB: 'here' } });
   const [pid] = await once(child.stdout, 'data');
   try {

@@ -36,7 +36,7 @@ async function loaded(line: string): Promise<readonly string[]> {
     env: {
       CFSYNC_STATE_DIR: join(folder, 'state'),
       CFSYNC_TEST_LOADED: list,
-      NODE_OPTIONS: `--require ${join(import.meta.dirname, 'helpers', 'loaded.cjs')}`,
+      NODE_OPTIONS: `--require "${join(import.meta.dirname, 'helpers', 'loaded.cjs')}"`,
       NODE_DEBUG: 'esm',
     },
   });

@@ -34,9 +34,17 @@ const fetching = () => [
 const late =
   (behaviour: Behaviour): Behaviour =>
   (request, response) =>
-    void setTimeout(() => behaviour(request, response), 2500);
+    void setTimeout(() => behaviour(request, response), 3500);
 const line = /\r\u001B\[K(cfsync: waiting[^\r\n]*)/g;
 const lines = (sent: string): string[] => [...sent.matchAll(line)].map(([, text]) => text!);
+/** Each second in a line, on a busy machine but for some. */
+function expectCounted(sent: string, what: string): void {
+  const seconds = lines(sent).map((text) => Number(/, (\d+) s$/.exec(text)?.[1]));
+  expect(seconds.length).toBeGreaterThan(1);
+  expect(seconds).toEqual([...new Set(seconds)].sort((a, b) => a - b));
+  for (const [i, text] of lines(sent).entries())
+    expect(text).toBe(`cfsync: waiting for ${what}, ${seconds[i]} s`);
+}
 
 describe('a download that takes long', () => {
   beforeEach(() => feeds.set('/ips-v6', late(play.list(published.v6))));
@@ -44,9 +52,7 @@ describe('a download that takes long', () => {
   it('is said in one line, which is gone in the end', async () => {
     const terminal = runAtTerminal(fetching(), { cwd: folder, env });
     expect(await terminal.ended).toBe(exit.ok);
-    expect(lines(terminal.sent()).slice(0, 2)).toEqual(
-      [1, 2].map((n) => `cfsync: waiting for the ranges, ${n} s`),
-    );
+    expectCounted(terminal.sent(), 'the ranges');
     expect(screen(terminal.sent())).not.toContain('waiting');
     expect(screen(terminal.sent())).toMatch(/^\+ 103\.21\.244\.0\/22$/m);
   });
@@ -91,11 +97,9 @@ it('a lock that is waited for is said', async () => {
   const holder = spawn('flock', [join(state, 'lock'), 'sh', '-c', 'echo locked; exec sleep 600']);
   await once(holder.stdout, 'data');
   try {
-    const terminal = runAtTerminal([...fetching(), '--lock-timeout=3'], { cwd: folder, env });
+    const terminal = runAtTerminal([...fetching(), '--lock-timeout=4'], { cwd: folder, env });
     expect(await terminal.ended).toBe(exit.busy);
-    expect(lines(terminal.sent()).slice(0, 2)).toEqual(
-      [1, 2].map((n) => `cfsync: waiting for another cfsync to end, ${n} s`),
-    );
+    expectCounted(terminal.sent(), 'another cfsync to end');
     expect(screen(terminal.sent())).toMatch(/^cfsync: another cfsync is at work on /);
   } finally {
     holder.kill();
@@ -113,7 +117,7 @@ describe('an apply that waits for its confirmation', () => {
     [...sent.matchAll(/goes back in (\d+) s unless confirmed/g)].map(([, n]) => Number(n));
   const until = async (what: string, holds: () => boolean): Promise<void> => {
     for (let i = 0; !holds(); i++) {
-      if (i > 200) throw new Error(`not within 20 s: ${what}`);
+      if (i > 1000) throw new Error(`not within 100 s: ${what}`);
       await sleep(100);
     }
   };
@@ -128,12 +132,13 @@ describe('an apply that waits for its confirmation', () => {
   });
 
   it('is counted down, and goes back', async () => {
-    const terminal = apply(3);
+    const terminal = apply(4);
     expect(await terminal.ended).toBe(exit.rolledBack);
     expect(list()).toBe('192.0.2.0/24\n');
     const numbers = [...new Set(counted(terminal.sent()))];
     expect(numbers.length).toBeGreaterThan(1);
-    expect(numbers).toEqual([3, 2, 1].slice(0, numbers.length));
+    // A busy machine may leave out one of them.
+    expect(numbers).toEqual([4, 3, 2, 1].filter((n) => numbers.includes(n)));
     const seen = screen(terminal.sent());
     expect(seen).not.toContain('unless confirmed');
     // What the watcher says has lines of its own.
@@ -151,7 +156,7 @@ describe('an apply that waits for its confirmation', () => {
   });
 
   it('still waits when ^C ends the watching', async () => {
-    const terminal = apply(5);
+    const terminal = apply(8);
     await until('it counts', () => counted(terminal.sent()).length > 0);
     terminal.type('\u0003');
     expect(await terminal.ended).toBe(130);

@@ -147,9 +147,7 @@ describe('a check', () => {
       observe: () => new Promise(() => {}),
       judge: () => [],
     });
-    const start = Date.now();
     const report = await look([hangs, check('b', finding('x'))], recorded({}), 50);
-    expect(Date.now() - start).toBeLessThan(2000);
     expect(report.unchecked).toEqual([{ check: 'hangs', why: 'it did not end within 0.05 s' }]);
     expect(report.checked).toEqual(['b']);
   });

@@ -53,7 +53,7 @@ describe.skipIf(python === undefined)('the program', () => {
       input: stdin,
       encoding: 'utf8',
       env: { PATH: `${at('bin')}:/usr/bin:/bin` },
-      timeout: 20_000,
+      timeout: 100_000,
     });
   }
 

@@ -4,6 +4,11 @@ import { join } from 'node:path';
 
 const program = join(import.meta.dirname, '..', '..', 'dist', 'src', 'bin.js');
 
+/** A word as a shell takes it: the folder of this repository may have any name. */
+export function quoted(word: string): string {
+  return `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
 export interface Ended {
   readonly code: number;
   readonly stdout: string;

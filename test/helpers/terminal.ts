@@ -1,6 +1,7 @@
 /** Runs the built program at a terminal of its own, script(1). */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { quoted } from './program.ts';
 
 const program = join(import.meta.dirname, '..', '..', 'dist', 'src', 'bin.js');
 
@@ -24,7 +25,7 @@ export function runAtTerminal(
   args: readonly string[],
   { cwd, env, columns = 80, redirect = '' }: Around,
 ): AtTerminal {
-  const words = [process.execPath, program, ...args].map((word) => `'${word}'`).join(' ');
+  const words = [process.execPath, program, ...args].map(quoted).join(' ');
   const line = `stty cols ${columns}; ${words} ${redirect}`;
   const { PATH = '' } = process.env;
   const child = spawn('script', ['-qec', line, '/dev/null'], {
