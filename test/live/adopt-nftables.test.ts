@@ -165,49 +165,43 @@ describeLive('adopt of nftables', { programs: ['nft'] }, () => {
   test.each([
     ['bare rules', bare],
     ['sets', sets],
-  ])(
-    'no connection is lost and no stranger gets in meanwhile: %s',
-    { timeout: 300_000 },
-    async (_, leftovers) => {
-      await lab.origin.nft(leftovers);
-      const [edge, stranger] = await Promise.all([
-        lab.edge.hammer(lab.origin, 443, { workers: 3 }),
-        lab.stranger.hammer(lab.origin, 443, { workers: 64 }),
-      ]);
-      // What the script would do if it were run again.
-      const again = leftovers
-        .split('\n')
-        .flatMap((line) => {
-          const [, rule] = /^\t\t(ip6? saddr .* accept.*)/.exec(line) ?? [];
-          return rule === undefined || rule.includes('@')
-            ? []
-            : [`add rule inet filter input ${rule}`];
-        })
-        .concat(
-          leftovers === sets
-            ? [
-                'add element inet filter cf4 { 173.245.48.0/20, 104.16.0.0/12 }',
-                'add element inet filter cf6 { 2400:cb00::/32 comment "edge" }',
-              ]
-            : [],
-        );
-      for (let i = 0; i < rounds; i++) {
-        expect(await adopt(0, `--mode=${i % 2 === 0 ? 'allow' : 'lockdown'}`)).toContain(
-          'verified',
-        );
-        await lab.origin.nft(`${again.join('\n')}\n`);
-        await cfsync(0, 'remove -b nftables');
-      }
-      for (const counts of all(await edge.stop())) {
-        expect(counts).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
-        expect(counts.open).toBeGreaterThan(rounds * 10);
-      }
-      for (const counts of all(await stranger.stop())) {
-        expect(counts).toMatchObject({ open: 0 });
-        expect(counts.timeout).toBeGreaterThan(5);
-      }
-    },
-  );
+  ])('no connection is lost and no stranger gets in meanwhile: %s', async (_, leftovers) => {
+    await lab.origin.nft(leftovers);
+    const [edge, stranger] = await Promise.all([
+      lab.edge.hammer(lab.origin, 443, { workers: 3 }),
+      lab.stranger.hammer(lab.origin, 443, { workers: 64 }),
+    ]);
+    // What the script would do if it were run again.
+    const again = leftovers
+      .split('\n')
+      .flatMap((line) => {
+        const [, rule] = /^\t\t(ip6? saddr .* accept.*)/.exec(line) ?? [];
+        return rule === undefined || rule.includes('@')
+          ? []
+          : [`add rule inet filter input ${rule}`];
+      })
+      .concat(
+        leftovers === sets
+          ? [
+              'add element inet filter cf4 { 173.245.48.0/20, 104.16.0.0/12 }',
+              'add element inet filter cf6 { 2400:cb00::/32 comment "edge" }',
+            ]
+          : [],
+      );
+    for (let i = 0; i < rounds; i++) {
+      expect(await adopt(0, `--mode=${i % 2 === 0 ? 'allow' : 'lockdown'}`)).toContain('verified');
+      await lab.origin.nft(`${again.join('\n')}\n`);
+      await cfsync(0, 'remove -b nftables');
+    }
+    for (const counts of all(await edge.stop())) {
+      expect(counts).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
+      expect(counts.open).toBeGreaterThan(rounds * 10);
+    }
+    for (const counts of all(await stranger.stop())) {
+      expect(counts).toMatchObject({ open: 0 });
+      expect(counts.timeout).toBeGreaterThan(5);
+    }
+  });
 
   describe('everything is put back where it stood', () => {
     /** The nth load of rules from now on fails and changes nothing. */

@@ -1,7 +1,9 @@
 /** What scripts left in a real UFW is taken over while the edge is at work, and put back when that fails. */
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { bundled } from '../helpers/desired.ts';
+import { quoted } from '../helpers/program.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
@@ -16,7 +18,7 @@ const old = {
   v4: [...bundled.v4.filter((prefix) => !prefix.startsWith('104.')), '104.16.0.0/12'],
   v6: bundled.v6,
 };
-const data = new URL('../../data', import.meta.url).pathname;
+const data = fileURLToPath(new URL('../../data', import.meta.url));
 /** It is on the old list, and not on the one that is applied here. */
 const gone = '2c0f:f248::/32';
 
@@ -24,7 +26,7 @@ describeLive('adopt: ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
   let lab: Lab;
   let lists: string;
 
-  const shell = (script: string) => lab.origin.must(['sh', '-ec', script], { timeout: 120_000 });
+  const shell = (script: string) => lab.origin.must(['sh', '-ec', script]);
   const ufw = (...args: string[]) => lab.origin.must(['ufw', ...args]);
   const adopt = (...args: string[]) =>
     lab.cfsync(['adopt', '-b', 'ufw', '--source', lists, ...args]);
@@ -84,12 +86,12 @@ describeLive('adopt: ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
     await lab.expectVerdict(443, nobody);
     await leave();
     await shell('cp -a /etc/ufw /run/lab/ufw; rm -rf /run/lab/state');
-  }, 60_000);
+  });
   afterAll(() => lab.close());
 
   beforeEach(async () => {
     await shell(`rm -rf /usr/local/sbin/* /run/lab/state /run/lab/failed
-      cp -a /run/lab/ufw/. /etc/ufw; ufw reload; cp ${data}/* ${lists}`);
+      cp -a /run/lab/ufw/. /etc/ufw; ufw reload; cp ${quoted(data)}/* ${lists}`);
     // The snapshot knows what was on the list before.
     expect((await lab.cfsync(['fetch', '--source', lists])).code).toBe(exit.ok);
     await shell(`sed -i '/^2c0f:f248/d' ${lists}/ips-v6`);
@@ -98,81 +100,74 @@ describeLive('adopt: ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
     await lab.expectVerdict(8443, { edge: { v4: 'open', v6: 'closed' }, stranger: 'closed' });
   });
 
-  it(
-    'ours in, theirs out, no connection lost and no stranger in',
-    { timeout: 60_000 },
-    async () => {
-      const before = await files();
-      const dry = await state();
-      const shown = await adopted('--dry-run');
-      expect(await state()).toEqual(dry);
-      expect(shown).toContain('ufw allow from 104.16.0.0/12 to any port 80,443 proto tcp');
-      expect(shown).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
-      expect(shown).toContain(`stale: ${gone} (not Cloudflare's any more)`);
-      expect(shown).toContain('ends with it: every other port');
-      expect(shown).toContain('ends with it: UDP port 443');
+  it('ours in, theirs out, no connection lost and no stranger in', async () => {
+    const before = await files();
+    const dry = await state();
+    const shown = await adopted('--dry-run');
+    expect(await state()).toEqual(dry);
+    expect(shown).toContain('ufw allow from 104.16.0.0/12 to any port 80,443 proto tcp');
+    expect(shown).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
+    expect(shown).toContain(`stale: ${gone} (not Cloudflare's any more)`);
+    expect(shown).toContain('ends with it: every other port');
+    expect(shown).toContain('ends with it: UDP port 443');
 
-      const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
-      // Each waits 0.9 s for its answer, so some are needed to see a short hole.
-      const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 16 });
-      expect(await adopted()).toContain('ufw: applied and verified');
-      const [lost, got] = [await edge.stop(), await stranger.stop()];
-      for (const family of ['v4', 'v6'] as const) {
-        expect(lost[family]!.open).toBeGreaterThan(100);
-        expect(lost[family]).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
-        expect(got[family]!.open).toBe(0);
-        expect(got[family]!.timeout).toBeGreaterThan(3);
-      }
+    const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
+    // Each waits 0.9 s for its answer, so some are needed to see a short hole.
+    const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 16 });
+    expect(await adopted()).toContain('ufw: applied and verified');
+    const [lost, got] = [await edge.stop(), await stranger.stop()];
+    for (const family of ['v4', 'v6'] as const) {
+      expect(lost[family]!.open).toBeGreaterThan(100);
+      expect(lost[family]).toMatchObject({ refused: 0, timeout: 0, reset: 0 });
+      expect(got[family]!.open).toBe(0);
+      expect(got[family]!.timeout).toBeGreaterThan(3);
+    }
 
-      const after = await files();
-      const theirs = tuples(before).filter((line) =>
-        /( |:)(104\.16\.0\.0|\S+::)\S* |CF/.test(line),
-      );
-      expect(theirs.length).toBeGreaterThan(10);
-      const ours = tuples(after).filter((line) => line.endsWith(mark));
-      expect(ours).toHaveLength(bundled.v4.length + bundled.v6.length - 1);
-      // The admin's, each in both families where ufw writes both, in their order.
-      const rest = tuples(after).filter((line) => !line.endsWith(mark));
-      expect(rest).toEqual(
-        tuples(before).filter((line) =>
-          / (22|8080|3306|2222) |192\.0\.2\.7|203\.0\.113|104\.16\.0\.7|4700::7|route:/.test(line),
-        ),
-      );
-      for (const text of [after, await kernel(), await ufw('status')]) {
-        expect(text).not.toContain('104.16.0.0/12');
-        expect(text).not.toContain(gone);
-      }
-      const status = await ufw('status');
-      expect(status.match(/# cfsync$/gm)).toHaveLength(ours.length);
-      expect(status).not.toMatch(/CF https|Anywhere +ALLOW +173|WWW Full/);
-      // The kernel is what ufw itself would load.
-      const live = await kernel();
-      await shell(
-        'iptables-restore -n < /etc/ufw/user.rules; ip6tables-restore -n < /etc/ufw/user6.rules',
-      );
-      expect(await kernel()).toBe(live);
+    const after = await files();
+    const theirs = tuples(before).filter((line) => /( |:)(104\.16\.0\.0|\S+::)\S* |CF/.test(line));
+    expect(theirs.length).toBeGreaterThan(10);
+    const ours = tuples(after).filter((line) => line.endsWith(mark));
+    expect(ours).toHaveLength(bundled.v4.length + bundled.v6.length - 1);
+    // The admin's, each in both families where ufw writes both, in their order.
+    const rest = tuples(after).filter((line) => !line.endsWith(mark));
+    expect(rest).toEqual(
+      tuples(before).filter((line) =>
+        / (22|8080|3306|2222) |192\.0\.2\.7|203\.0\.113|104\.16\.0\.7|4700::7|route:/.test(line),
+      ),
+    );
+    for (const text of [after, await kernel(), await ufw('status')]) {
+      expect(text).not.toContain('104.16.0.0/12');
+      expect(text).not.toContain(gone);
+    }
+    const status = await ufw('status');
+    expect(status.match(/# cfsync$/gm)).toHaveLength(ours.length);
+    expect(status).not.toMatch(/CF https|Anywhere +ALLOW +173|WWW Full/);
+    // The kernel is what ufw itself would load.
+    const live = await kernel();
+    await shell(
+      'iptables-restore -n < /etc/ufw/user.rules; ip6tables-restore -n < /etc/ufw/user6.rules',
+    );
+    expect(await kernel()).toBe(live);
 
-      await lab.expectVerdict(443, edgeOnly);
-      await lab.expectVerdict(80, edgeOnly);
-      await lab.expectVerdict(8443, nobody);
-      await lab.expectVerdict(443, nobody, 'udp');
-      expect(await verify()).toBe(exit.ok);
-      expect(await adopted()).toContain('ufw: nothing to take over');
-      expect(await files()).toBe(after);
+    await lab.expectVerdict(443, edgeOnly);
+    await lab.expectVerdict(80, edgeOnly);
+    await lab.expectVerdict(8443, nobody);
+    await lab.expectVerdict(443, nobody, 'udp');
+    expect(await verify()).toBe(exit.ok);
+    expect(await adopted()).toContain('ufw: nothing to take over');
+    expect(await files()).toBe(after);
 
-      for (const command of ['allow 9000/tcp', 'prepend deny from 192.0.2.8', 'reload'])
-        await shell(`ufw ${command}`);
-      for (const command of ['delete allow 9000/tcp', 'delete deny from 192.0.2.8'])
-        await shell(`ufw ${command}`);
-      expect(await files()).toBe(after);
-      expect(await verify()).toBe(exit.ok);
-      await lab.expectVerdict(443, edgeOnly);
-    },
-  );
+    for (const command of ['allow 9000/tcp', 'prepend deny from 192.0.2.8', 'reload'])
+      await shell(`ufw ${command}`);
+    for (const command of ['delete allow 9000/tcp', 'delete deny from 192.0.2.8'])
+      await shell(`ufw ${command}`);
+    expect(await files()).toBe(after);
+    expect(await verify()).toBe(exit.ok);
+    await lab.expectVerdict(443, edgeOnly);
+  });
 
   it.for(['iptables-restore', 'ip6tables-restore'])(
     'a load that fails (%s) puts every rule back, byte for byte',
-    { timeout: 60_000 },
     async (program) => {
       const before = await state();
       await lab.origin.must(['tee', `/usr/local/sbin/${program}`], {

@@ -1,4 +1,5 @@
 /** What goes wrong on a host: a clear message, the right exit code, and nothing changed. */
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { Lab } from './lab.ts';
@@ -20,7 +21,7 @@ describeLive('bad input', { programs: ['nft', 'strace', 'setpriv'] }, () => {
 
   /** Runs cfsync under another program, in the lab. */
   const under = async (wrapper: readonly [string, ...string[]], ...args: string[]) => {
-    const script = new URL('../../dist/src/bin.js', import.meta.url).pathname;
+    const script = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
     return lab.origin.run(
       [
         ...wrapper,
@@ -33,7 +34,7 @@ describeLive('bad input', { programs: ['nft', 'strace', 'setpriv'] }, () => {
         'bundled',
         ...args,
       ],
-      { env: { CFSYNC_STATE_DIR: '/run/lab/state' }, timeout: 60_000 },
+      { env: { CFSYNC_STATE_DIR: '/run/lab/state' } },
     );
   };
 
@@ -236,7 +237,12 @@ describeLive('a large change', { programs: ['nft'] }, () => {
 
   beforeEach(async () => {
     lab = await Lab.create();
-    await lab.origin.must(['cp', '-r', new URL('../../data', import.meta.url).pathname, lists]);
+    await lab.origin.must([
+      'cp',
+      '-r',
+      fileURLToPath(new URL('../../data', import.meta.url)),
+      lists,
+    ]);
     expect((await from()).code).toBe(exit.ok);
   });
 

@@ -1,20 +1,22 @@
 /** Several at once: runs of cfsync with different lists, and commands of an admin beside them. */
 
 import { readdir, readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { Halt, haltDir } from './halt.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
+import { quoted } from '../helpers/program.ts';
 
-const data = new URL('../../data', import.meta.url).pathname;
+const data = fileURLToPath(new URL('../../data', import.meta.url));
 /** Under load the last of eight waits for seven others. */
 const patience = ['--lock-timeout', '240'];
 
 describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3'] }, () => {
   let lab: Lab;
-  const shell = (script: string, timeout = 240_000) =>
-    lab.origin.must(['sh', '-ec', script], { timeout });
+  const shell = (script: string, timeout?: number) =>
+    lab.origin.must(['sh', '-ec', script], timeout === undefined ? {} : { timeout });
   const apply = (...args: readonly string[]) =>
     lab.cfsync(['apply', ...args], { timeout: 300_000 });
   const state = (folder: string) => readdir(lab.origin.path(`/run/lab/state/${folder}`));
@@ -44,7 +46,7 @@ describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3
 
     beforeEach(async () => {
       for (const i of each)
-        await shell(`mkdir -p /run/lab/lists; cd /run/lab/lists; cp -r ${data} ${i}
+        await shell(`mkdir -p /run/lab/lists; cd /run/lab/lists; cp -r ${quoted(data)} ${i}
           sed -i '${i + 1}d' ${i}/ips-v4; sed -i '${(i % 7) + 1}d' ${i}/ips-v6`);
     });
 
@@ -84,7 +86,7 @@ describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3
       await halt.goOn();
       expect(await first).toMatchObject({ code: exit.ok });
       expect(await rules()).toContain('8000');
-    }, 300_000);
+    });
   });
 
   describe('an admin who runs ufw', () => {
@@ -96,7 +98,7 @@ describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3
     const verify = () => lab.cfsync(['verify', '--verbose']);
 
     beforeEach(async () => {
-      await shell(`mkdir /run/lab/lists; cd /run/lab/lists; cp -r ${data} 0; cp -r ${data} 1
+      await shell(`mkdir /run/lab/lists; cd /run/lab/lists; cp -r ${quoted(data)} 0; cp -r ${quoted(data)} 1
         sed -i /^131.0.72/d 1/ips-v4; sed -i /^2c0f:f248/d 1/ips-v6
         ufw allow 22/tcp; ufw --force enable`);
     });

@@ -8,13 +8,14 @@ import { boot, Halt, haltDir, until } from './halt.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 import { ruleset } from './ruleset.ts';
+import { quoted } from '../helpers/program.ts';
 
 const lists = {
   old: { v4: '173.245.48.0/20', v6: '2400:cb00::/32' },
   new: { v4: '173.245.48.0/20\n104.16.0.0/13', v6: '2400:cb00::/32\n2606:4700::/32' },
 } as const;
 const bin = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
-const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const preload = new URL('preload.mjs', import.meta.url).href;
 
 const programs = ['nft', 'iptables', 'ipset', 'pgrep', 'script', 'setsid'];
 
@@ -33,10 +34,11 @@ describeLive('apply --confirm', { programs }, () => {
     ...more,
   ];
   const apply = (list: keyof typeof lists, ...more: string[]) => lab.cfsync(line(list, ...more));
-  const command = (...args: string[]): string => [process.execPath, bin, ...args].join(' ');
+  const command = (...args: string[]): string =>
+    [process.execPath, bin, ...args].map(quoted).join(' ');
   const env = { CFSYNC_STATE_DIR: '/run/lab/state' };
   const atTerminal = (...args: string[]) =>
-    lab.origin.run(['script', '-qec', command(...args), '/dev/null'], { env, timeout: 60_000 });
+    lab.origin.run(['script', '-qec', command(...args), '/dev/null'], { env });
   /** The process ids of watchers, in origin. */
   const watchers = () => shell('pgrep -f [/]watcher.js || true');
   /** Whether the apply itself has ended: the lock is free. */
@@ -59,9 +61,9 @@ describeLive('apply --confirm', { programs }, () => {
   afterEach(() => lab.close());
 
   it('goes back when nobody confirms, and holds until a person applies again', async () => {
-    const { code, stderr } = await apply('new', '--confirm=2');
+    const { code, stderr } = await apply('new', '--confirm=6');
     expect(stderr).toBe(
-      'cfsync: it goes back in 2 s unless cfsync confirm is run; try from a new session that you can still get in\n',
+      'cfsync: it goes back in 6 s unless cfsync confirm is run; try from a new session that you can still get in\n',
     );
     expect(code).toBe(exit.ok);
     const applied = await rules();
@@ -87,10 +89,9 @@ describeLive('apply --confirm', { programs }, () => {
   });
 
   it('keeps others waiting meanwhile, and stays when it is confirmed', async () => {
-    expect((await apply('new', '--confirm=6')).code).toBe(exit.ok);
+    expect((await apply('new', '--confirm=20')).code).toBe(exit.ok);
     const applied = await rules();
-    const waits =
-      /^cfsync: an apply waits [1-6] s more for its confirmation; nothing was changed; /;
+    const waits = /^cfsync: an apply waits \d+ s more for its confirmation; nothing was changed; /;
     const adopt = ['adopt', '-b', 'iptables', '--source=/run/lab/old'];
     for (const args of [line('old'), line('new', '--confirm=9'), ['remove'], adopt])
       expect(await lab.cfsync(args)).toEqual({
@@ -120,9 +121,9 @@ describeLive('apply --confirm', { programs }, () => {
     await apply('old', '-b', 'iptables');
     old = await rules();
     const halt = await Halt.before(lab.origin, '/usr/sbin/iptables-restore');
-    const running = apply('new', '-b', 'iptables', '--confirm=3');
+    const running = apply('new', '-b', 'iptables', '--confirm=8');
     await halt.reached();
-    await sleep(3500);
+    await sleep(8500);
     await halt.goOn();
     expect((await running).code).toBe(exit.ok);
     expect(await rules()).not.toBe(old);
@@ -154,7 +155,7 @@ describeLive('apply --confirm', { programs }, () => {
   });
 
   it('goes back at once with rollback, and the watcher does nothing more', async () => {
-    await apply('new', '--confirm=3');
+    await apply('new', '--confirm=15');
     expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
     expect(await rules()).toBe(old);
     expect((await atTerminal(...line('new'))).code).toBe(exit.ok);
@@ -166,7 +167,7 @@ describeLive('apply --confirm', { programs }, () => {
   it('still waits for the backends that a rollback did not name', async () => {
     await apply('old', '-b', 'iptables');
     old = await rules();
-    await apply('new', '-b', 'iptables', '--confirm=6');
+    await apply('new', '-b', 'iptables', '--confirm=15');
     expect((await lab.cfsync(['rollback', '-b', 'iptables'])).code).toBe(exit.ok);
     expect(await rules()).not.toBe(old);
     await wentBack();
@@ -184,14 +185,14 @@ describeLive('apply --confirm', { programs }, () => {
         [
           'script',
           '-qec',
-          `sh -c 'echo $$ >/run/lab/session; ${command(...args)}; echo $? >/run/lab/ended; sleep 600'`,
+          `sh -c ${quoted(`echo $$ >/run/lab/session; ${command(...args)}; echo $? >/run/lab/ended; sleep 600`)}`,
           '/dev/null',
         ],
         env,
       );
 
     it('the end of the terminal and of the session that started it', async () => {
-      session(...line('new', '--confirm=4'));
+      session(...line('new', '--confirm=15'));
       await until('it is applied', async () => (await rules()) !== old && (await waits()));
       // It counts down there, and would say so.
       expect(await shell('cat /run/lab/ended || true')).toBe('');
@@ -210,7 +211,7 @@ describeLive('apply --confirm', { programs }, () => {
       await apply('old', '-b', 'iptables');
       old = await rules();
       const halt = await Halt.before(lab.origin, '/usr/sbin/ip6tables-restore');
-      session(...line('new', '-b', 'iptables', '--confirm=3'));
+      session(...line('new', '-b', 'iptables', '--confirm=15'));
       await halt.reached();
       expect(await rules()).not.toBe(old);
       await loseTerminal();
@@ -231,7 +232,7 @@ shift
 exec setsid --fork "$@" </dev/null >/dev/null 2>&1
 END
       chmod 755 ${haltDir}/systemd-run`);
-    expect((await apply('new', '--confirm=2')).code).toBe(exit.ok);
+    expect((await apply('new', '--confirm=8')).code).toBe(exit.ok);
     expect((await watchers()).trim().split('\n')).toHaveLength(1);
     await wentBack();
     // There is no systemd here, which the real program says when it has understood the rest.
@@ -242,7 +243,7 @@ END
 
   it('at a terminal tells when nobody takes it back', async () => {
     const running = lab.origin.spawn(
-      ['script', '-qec', command(...line('new', '--confirm=3')), '/dev/null'],
+      ['script', '-qec', command(...line('new', '--confirm=10')), '/dev/null'],
       env,
     );
     let said = '';
@@ -259,13 +260,13 @@ END
 
   describe('without its watcher goes back in the next run', () => {
     beforeEach(async () => {
-      await apply('new', '--confirm=5');
+      await apply('new', '--confirm=10');
       await shell('kill -s KILL $(pgrep -f [/]watcher.js)');
     });
 
     it('after the time', async () => {
       expect((await apply('new')).code).toBe(exit.busy);
-      await sleep(5000);
+      await sleep(10_000);
       expect(await rules()).not.toBe(old);
       const { code, stderr } = await apply('new');
       expect(stderr).toMatch(
@@ -284,7 +285,7 @@ END
 
     it('or stays, when it is confirmed before that', async () => {
       const applied = await rules();
-      await sleep(5000);
+      await sleep(10_000);
       expect(await lab.cfsync(['confirm'])).toMatchObject({
         code: exit.ok,
         stdout: 'confirmed, just before it went back; it stays\n',

@@ -11,7 +11,7 @@ import { published } from '../helpers/feeds.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
-const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const preload = new URL('preload.mjs', import.meta.url).href;
 const table = fileURLToPath(new URL('../bench/README.md', import.meta.url));
 const log = '/run/lab/log';
 
@@ -45,11 +45,11 @@ describeLive('counts', { programs: ['nft', 'iptables', 'ipset', 'ufw', 'fail2ban
   let lab: Lab;
   afterEach(() => lab.close());
 
-  const shell = (script: string) => lab.origin.must(['sh', '-ec', script], { timeout: 60_000 });
+  const shell = (script: string) => lab.origin.must(['sh', '-ec', script]);
 
   async function apply(...args: string[]): Promise<Counts> {
     await rm(lab.origin.path(log), { force: true });
-    const env = { NODE_OPTIONS: `--import ${preload}`, CFSYNC_TEST_LOG: log };
+    const env = { NODE_OPTIONS: `--import=${preload}`, CFSYNC_TEST_LOG: log };
     const { code, stderr } = await lab.cfsync(['apply', ...args], { env });
     expect(code, stderr).toBe(exit.ok);
     const lines = (await readFile(lab.origin.path(log), 'utf8')).trim().split('\n');

@@ -506,10 +506,18 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
     );
   };
 
+  /** What a connection may meet that is judged so. */
+  const possible = ({ source, verdict }: Pick<Told, 'source' | 'verdict'>): readonly string[] =>
+    source.includes(':') && verdict === 'reject' ? ['reject', 'drop'] : [verdict];
+
   /** What each connection met: ICMPv6 errors come too late on some kernels, see the agent. */
-  const met = async ({ source, port }: Told): Promise<string> => {
+  const met = async ({ source, port, verdict }: Told): Promise<string> => {
     const target = source.includes(':') ? lab.origin.v6! : lab.origin.v4;
-    const reach = await lab.edge.connect(target, port, { source, timeout: 500 });
+    const connect = (timeout: number) => lab.edge.connect(target, port, { source, timeout });
+    let reach = await connect(500);
+    // What is not dropped answers in the end, on a busy machine too.
+    if (reach === 'timeout' && !possible({ source, verdict }).includes('drop'))
+      reach = await connect(10_000);
     return { open: 'accept', refused: 'reject', timeout: 'drop', reset: 'reset' }[reach];
   };
 
@@ -529,8 +537,7 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
         continue;
       }
       clear++;
-      const same = source.includes(':') && verdict === 'reject' ? ['reject', 'drop'] : [verdict];
-      expect(same, `${what} meets ${found[i]}`).toContain(found[i]);
+      expect(possible({ source, verdict }), `${what} meets ${found[i]}`).toContain(found[i]);
     }
   };
 
@@ -547,7 +554,7 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
     // One neighbour entry must not cost the first connection its time.
     for (const source of [...sources.v4, ...sources.v6]) {
       const target = source.includes(':') ? lab.origin.v6! : lab.origin.v4;
-      expect(await lab.edge.connect(target, 80, { source, timeout: 3000 }), source).toBe('open');
+      expect(await lab.edge.connect(target, 80, { source, timeout: 20_000 }), source).toBe('open');
     }
     await lab.origin.must(['ipset', 'restore'], { stdin: ipsets });
   });

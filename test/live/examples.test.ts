@@ -5,6 +5,7 @@ import { exit } from '../../src/errors.ts';
 import { commands } from '../../src/flags.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
+import { quoted } from '../helpers/program.ts';
 
 const bin = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
 
@@ -18,9 +19,12 @@ describeLive('the examples in --help', { programs: ['nft', 'iptables'] }, () => 
   let lab: Lab;
   /** In a folder of the lab's own, which is written to. */
   const run = (line: string) =>
-    lab.origin.run(['sh', '-c', `cd /run/lab && exec ${process.execPath} ${bin} ${line}`], {
-      env: { CFSYNC_STATE_DIR: '/run/lab/state' },
-    });
+    lab.origin.run(
+      ['sh', '-c', `cd /run/lab && exec ${quoted(process.execPath)} ${quoted(bin)} ${line}`],
+      {
+        env: { CFSYNC_STATE_DIR: '/run/lab/state' },
+      },
+    );
   beforeAll(async () => {
     lab = await Lab.create();
     await lab.origin.must(['mkdir', '/etc/cfsync']);

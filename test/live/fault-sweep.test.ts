@@ -13,7 +13,7 @@ import type { Outcome } from '../../src/renderer.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
-const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const preload = new URL('preload.mjs', import.meta.url).href;
 const runs = fileURLToPath(new URL('runs.mjs', import.meta.url));
 
 const log = '/run/lab/log';
@@ -259,13 +259,13 @@ class Sweep {
     ...lines: (string | readonly string[])[]
   ): Promise<readonly { readonly code: number; readonly said: string }[]> {
     const argv = [process.execPath, runs, JSON.stringify(lines)] as const;
-    const text = await this.#lab.origin.must([...argv], { env, timeout: 120_000 });
+    const text = await this.#lab.origin.must([...argv], { env });
     return JSON.parse(text) as { code: number; said: string }[];
   }
 }
 
 describeLive('a fault in the middle of an apply', { programs }, () => {
-  it.for(names)('of %s', { timeout: 1_800_000 }, async (name) => {
+  it.for(names)('of %s', { timeout: 3_600_000 }, async (name) => {
     const lab = await Lab.create({ privateDirs });
     try {
       const sweep = new Sweep(lab, backends[name]!);

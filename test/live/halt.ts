@@ -9,7 +9,7 @@ import type { Host } from './lab.ts';
 export const haltDir = '/usr/local/sbin';
 
 /** Milliseconds for what takes well under a second on a quiet machine. */
-const patience = 30_000;
+const patience = 240_000;
 
 /** Waits until something is so, looking often enough for a test and seldom enough for the machine. */
 export async function until(what: string, isSo: () => boolean | Promise<boolean>): Promise<void> {

@@ -7,11 +7,12 @@ import { exit } from '../../src/errors.ts';
 import type { Outcome } from '../../src/renderer.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
+import { quoted } from '../helpers/program.ts';
 
 /** At random moments, next to those at the boundaries; CFSYNC_TEST_KILLS=20 for a quick look. */
 const kills = Number(process.env.CFSYNC_TEST_KILLS ?? 200);
 
-const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const preload = new URL('preload.mjs', import.meta.url).href;
 const data = fileURLToPath(new URL('../../data', import.meta.url));
 const programs = ['nft', 'iptables', 'ip6tables', 'ipset', 'ufw', 'fail2ban-client', 'python3'];
 
@@ -169,7 +170,7 @@ class Sweep {
 
   #shell(scripts: readonly string[]): Promise<string> {
     const script = scripts.map((text) => `(${text})`).join('\n');
-    return this.#lab.origin.must(['sh', '-ec', script], { timeout: 120_000 });
+    return this.#lab.origin.must(['sh', '-ec', script]);
   }
 
   /** By backend; and what cut off writes left in /etc. */
@@ -262,13 +263,13 @@ async function makeLab(...more: readonly string[]): Promise<Lab> {
   });
   const script = [
     `mkdir ${temporary} /run/lab/lists`,
-    `cp -r ${data} /run/lab/lists/0`,
-    `cp -r ${data} /run/lab/lists/1`,
+    `cp -r ${quoted(data)} /run/lab/lists/0`,
+    `cp -r ${quoted(data)} /run/lab/lists/1`,
     'sed -i /^131.0.72/d /run/lab/lists/1/ips-v4',
     'sed -i /^2c0f:f248/d /run/lab/lists/1/ips-v6',
     ...more,
   ];
-  await lab.origin.must(['sh', '-ec', script.join('\n')], { timeout: 60_000 });
+  await lab.origin.must(['sh', '-ec', script.join('\n')]);
   return lab;
 }
 
@@ -291,7 +292,7 @@ async function sweepRandom(sweep: Sweep, random: number): Promise<void> {
 }
 
 describeLive('kill sweep', { programs }, () => {
-  vi.setConfig({ testTimeout: 1_800_000, hookTimeout: 300_000 });
+  vi.setConfig({ testTimeout: 3_600_000 });
 
   // Side by side, because they wait for programs most of the time.
   describe.concurrent('of', () => {

@@ -3,12 +3,14 @@
 import { deepStrictEqual } from 'node:assert/strict';
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Outcome } from '../../src/renderer.ts';
+import { quoted } from '../helpers/program.ts';
 import { path } from './privileges.ts';
 
 const agent = fileURLToPath(new URL('agent.mjs', import.meta.url));
@@ -37,10 +39,14 @@ const stateDir = '/run/lab/state';
  */
 const detection = ['ipv6/conf/all/accept_dad', 'ipv6/conf/default/accept_dad'];
 
-/** An answer on a quiet machine takes under 10 ms; who waits for silence waits this long. */
+/** An answer on a quiet machine takes under 10 ms; who expects silence waits this long. */
 const silence = 400;
+/** And who expects nothing. */
+const enough = 2000;
 /** Who expects an answer can afford to wait for it: only a failing test takes this long. */
-const patience = 2000;
+const patience = 20_000;
+/** What a program may take, which ends one that hangs: nothing comes near it on a busy machine. */
+const longest = 240_000;
 /** A lost SYN is sent again after 1 s and then looks like success; below that it counts as lost. */
 const hammerTimeout = 900;
 
@@ -74,7 +80,7 @@ export interface RunOptions {
   readonly stdin?: string;
   /** In addition to PATH, HOME and LC_ALL=C; nothing is inherited. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Milliseconds; 15 000 unless given. */
+  /** Milliseconds; 240 000 unless given. */
   readonly timeout?: number;
 }
 
@@ -158,7 +164,7 @@ export class Host {
   /** Runs a program in this host to its end. Code 127: there is no such program. */
   async run(
     argv: Argv,
-    { stdin = '', env = {}, timeout = 15_000 }: RunOptions = {},
+    { stdin = '', env = {}, timeout = longest }: RunOptions = {},
   ): Promise<Outcome> {
     return finish(this.spawn(argv, env), argv, stdin, timeout);
   }
@@ -179,7 +185,7 @@ export class Host {
   async ip(commands: readonly string[]): Promise<void> {
     const argv = ['nsenter', `--target=${this.pid}`, '--net', 'ip', '-batch', '-'] as const;
     const child = spawn(argv[0], argv.slice(1), { detached: true, env: { PATH: path } });
-    succeed(argv, await finish(child, argv, `${commands.join('\n')}\n`, 15_000));
+    succeed(argv, await finish(child, argv, `${commands.join('\n')}\n`, longest));
   }
 
   /** Starts echo servers on these ports, for both families. */
@@ -193,7 +199,7 @@ export class Host {
     port: number,
     {
       proto = 'tcp',
-      timeout = silence,
+      timeout = enough,
       source,
     }: { proto?: Protocol; timeout?: number; source?: string } = {},
   ): Promise<Reach> {
@@ -329,7 +335,7 @@ export class Lab {
     {
       env,
       input = '',
-      timeout = 60_000,
+      timeout = longest,
     }: { env?: RunOptions['env']; input?: string; timeout?: number } = {},
   ): Promise<Outcome> {
     return this.origin.run([process.execPath, cfsync, ...args], {
@@ -343,7 +349,7 @@ export class Lab {
   async verdict(
     port: number,
     proto: Protocol = 'tcp',
-    timeouts: Verdict<number> = { edge: silence, stranger: silence },
+    timeouts: Verdict<number> = { edge: enough, stranger: enough },
   ): Promise<Verdict<PerFamily<Reach>>> {
     const [edge, stranger] = await Promise.all([
       this.edge.reach(this.origin, port, { proto, timeout: timeouts.edge }),
@@ -440,12 +446,38 @@ async function sysctl(host: Host, value: 0 | 1, ...names: string[]): Promise<voi
   await host.must(['tee', ...files], { stdin: `${value}` });
 }
 
+const repository = fileURLToPath(new URL('../../', import.meta.url)).slice(0, -1);
+
+/** For a shell in a host: an empty folder in the place of one, but for this repository where it lies below that. */
+export function emptied(folder: string): string {
+  const mount = `mount -t tmpfs tmpfs ${quoted(folder)}`;
+  if (!repository.startsWith(`${folder}/`)) return mount;
+  const here = quoted(repository);
+  // What is hidden cannot be bound any more; /mnt is on every Debian.
+  return `mount --bind ${here} /mnt && ${mount} && mkdir -p ${here} && mount --move /mnt ${here}`;
+}
+
+/** The folder above this repository that other users may not enter, as /root, where nothing else in it is needed. */
+function closedFolder(): string | undefined {
+  const names = repository.split('/').slice(1, -1);
+  const above = names.map((_, i) => `/${names.slice(0, i + 1).join('/')}`);
+  const closed = above.find((folder) => (statSync(folder).mode & 1) === 0);
+  if (closed === undefined || closed.startsWith('/run/')) return undefined;
+  return process.execPath.startsWith(`${closed}/`) ? undefined : closed;
+}
+
 /** Hides the machine's configuration and state from the programs in a host. */
 async function seclude(host: Host, folders: readonly string[]): Promise<void> {
-  await host.must(['mount', '-t', 'tmpfs', 'tmpfs', '/run']);
+  await host.must(['sh', '-c', emptied('/run')]);
+  // Some tests run cfsync as another user.
+  const closed = closedFolder();
+  if (closed !== undefined) await host.must(['sh', '-c', emptied(closed)]);
   // Otherwise /sys/class/net shows the machine's interfaces.
   await host.must(['mount', '-t', 'sysfs', 'sysfs', '/sys']);
   await host.must(['mkdir', '-p', privateDir, stateDir]);
+  // What else the machine is at work on is none of the origin's; cfsync doctor would tell of it.
+  await host.must(['tee', '/run/lab/loadavg'], { stdin: '0.00 0.00 0.00 1/100 100\n' });
+  await host.must(['mount', '--bind', '/run/lab/loadavg', '/proc/loadavg']);
   for (const folder of ['/etc', ...folders.filter((folder) => !folder.startsWith('/etc/'))]) {
     // A folder is bound, not its files: a file cannot be renamed over a bound one.
     await host.must(['cp', '-a', '--parents', folder, privateDir]);

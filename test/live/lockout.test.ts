@@ -88,7 +88,6 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
   const runNamed = (connection: string, ...args: string[]): Promise<Outcome> =>
     lab.origin.run(command(...args), {
       env: { SSH_CONNECTION: connection },
-      timeout: 60_000,
     });
   const named = (connection: string, ...args: string[]): Promise<Outcome> =>
     runNamed(connection, ...applying, ...args);

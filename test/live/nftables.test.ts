@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { Lab, type Expected } from './lab.ts';
@@ -245,40 +246,41 @@ add set inet filter cfsync6 { type ipv6_addr; flags interval; }`);
     await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
   });
 
-  it(
-    'loses no connection and lets no stranger in through 200 changes',
-    { timeout: 240_000 },
-    async () => {
-      await lab.origin.nft(filter('drop', 'tcp dport { 80, 443 } accept'));
-      const lists = '/run/lab/lists';
-      await lab.origin.must(['cp', '-r', new URL('../../data', import.meta.url).pathname, lists]);
-      await lab.origin.must(['sed', '-i', '/^131\\.0\\.72/d', `${lists}/ips-v4`]);
-      await lab.origin.must(['sed', '-i', '/^2c0f:f248/d', `${lists}/ips-v6`]);
-      await applied('--mode', 'lockdown');
-      const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
-      const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
-      for (let i = 0; i < 100; i++) {
-        const { code, stderr } = await lab.cfsync([
-          'apply',
-          '--backend=nftables',
-          '--mode=lockdown',
-          `--source=${lists}`,
-          ...(i % 10 === 9 ? ['--ports', '80,443,8443'] : []),
-        ]);
-        expect(code, stderr).toBe(exit.ok);
-        expect(await applied('--mode', 'lockdown')).toContain('applied and verified');
-      }
-      const [lost, got] = [await edge.stop(), await stranger.stop()];
-      for (const family of ['v4', 'v6'] as const) {
-        expect(lost[family]!.open).toBeGreaterThan(1000);
-        expect(lost[family]!.first).toMatchObject({ refused: [], timeout: [], reset: [] });
-        expect(got[family]!.first.open).toEqual([]);
-        expect(got[family]!.timeout).toBeGreaterThan(10);
-      }
-    },
-  );
+  it('loses no connection and lets no stranger in through 200 changes', async () => {
+    await lab.origin.nft(filter('drop', 'tcp dport { 80, 443 } accept'));
+    const lists = '/run/lab/lists';
+    await lab.origin.must([
+      'cp',
+      '-r',
+      fileURLToPath(new URL('../../data', import.meta.url)),
+      lists,
+    ]);
+    await lab.origin.must(['sed', '-i', '/^131\\.0\\.72/d', `${lists}/ips-v4`]);
+    await lab.origin.must(['sed', '-i', '/^2c0f:f248/d', `${lists}/ips-v6`]);
+    await applied('--mode', 'lockdown');
+    const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
+    const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 1 });
+    for (let i = 0; i < 100; i++) {
+      const { code, stderr } = await lab.cfsync([
+        'apply',
+        '--backend=nftables',
+        '--mode=lockdown',
+        `--source=${lists}`,
+        ...(i % 10 === 9 ? ['--ports', '80,443,8443'] : []),
+      ]);
+      expect(code, stderr).toBe(exit.ok);
+      expect(await applied('--mode', 'lockdown')).toContain('applied and verified');
+    }
+    const [lost, got] = [await edge.stop(), await stranger.stop()];
+    for (const family of ['v4', 'v6'] as const) {
+      expect(lost[family]!.open).toBeGreaterThan(1000);
+      expect(lost[family]!.first).toMatchObject({ refused: [], timeout: [], reset: [] });
+      expect(got[family]!.first.open).toEqual([]);
+      expect(got[family]!.timeout).toBeGreaterThan(10);
+    }
+  });
 
-  it('switches between the modes without a gap for Cloudflare', { timeout: 120_000 }, async () => {
+  it('switches between the modes without a gap for Cloudflare', async () => {
     await lab.origin.nft(filter('drop', ''));
     await applied();
     const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });

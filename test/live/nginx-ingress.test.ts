@@ -45,7 +45,7 @@ const folder = mkdtempSync(join(tmpdir(), 'cfsync-kubectl-'));
 function debianKubectl(): string | undefined {
   const cwd = join(folder, 'debian');
   mkdirSync(cwd);
-  spawnSync('apt-get', ['download', 'kubernetes-client=1.20.*'], { cwd, timeout: 60_000 });
+  spawnSync('apt-get', ['download', 'kubernetes-client=1.20.*'], { cwd, timeout: 240_000 });
   const [deb] = readdirSync(cwd);
   if (deb === undefined) return undefined;
   spawnSync('dpkg-deb', ['-x', deb, '.'], { cwd });

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
+import { quoted } from '../helpers/program.ts';
 
 const bin = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
 const readme = readFileSync(join(import.meta.dirname, '..', '..', 'README.md'), 'utf8');
@@ -25,16 +26,19 @@ describeLive('the session in the README', { programs: ['nft', 'script'] }, () =>
     }`);
     // The list of 2021 differs from today's in this alone.
     const lists = fileURLToPath(new URL('../../data', import.meta.url));
-    await lab.origin.must([
-      'sh',
-      '-ec',
-      `mkdir -p /etc/cfsync /run/lab/2021 /run/lab/bin
+    await lab.origin.must(
+      [
+        'sh',
+        '-ec',
+        `mkdir -p /etc/cfsync /run/lab/2021 /run/lab/bin
        printf 'source: bundled\\nbackends:\\n  nftables:\\n' >/etc/cfsync/config.yaml
-       sed 's,104.16.0.0/13,104.16.0.0/12,; /104.24.0.0/d' ${lists}/ips-v4 >/run/lab/2021/ips-v4
-       cp ${lists}/ips-v6 /run/lab/2021
-       printf '#!/bin/sh\\nexec ${process.execPath} ${bin} "$@"\\n' >/run/lab/bin/cfsync
+       sed 's,104.16.0.0/13,104.16.0.0/12,; /104.24.0.0/d' ${quoted(lists)}/ips-v4 >/run/lab/2021/ips-v4
+       cp ${quoted(lists)}/ips-v6 /run/lab/2021
+       cat >/run/lab/bin/cfsync
        chmod 755 /run/lab/bin/cfsync`,
-    ]);
+      ],
+      { stdin: `#!/bin/sh\nexec ${quoted(process.execPath)} ${quoted(bin)} "$@"\n` },
+    );
     expect(await lab.cfsync(['apply', '--source', '/run/lab/2021'])).toMatchObject({
       code: exit.ok,
     });
@@ -59,7 +63,6 @@ describeLive('the session in the README', { programs: ['nft', 'script'] }, () =>
         PATH: '/run/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin',
         TERM: 'xterm',
       },
-      timeout: 60_000,
     });
     // A line of dots stands for any lines.
     const pattern = session

@@ -85,7 +85,7 @@ describeLive('rollback of an adopt', { programs }, () => {
     ([, one]) => {
       const { name } = one;
       let lab: Lab;
-      const shell = (script: string) => lab.origin.must(['sh', '-c', script], { timeout: 60_000 });
+      const shell = (script: string) => lab.origin.must(['sh', '-c', script]);
       /** Which of two accepts comes first in a chain says nothing. */
       const state = async () => [
         await shell(one.state),

@@ -8,7 +8,7 @@ import { basics, Origin } from './iptables-origin.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
-const preload = fileURLToPath(new URL('preload.mjs', import.meta.url));
+const preload = new URL('preload.mjs', import.meta.url).href;
 const data = fileURLToPath(new URL('../../data', import.meta.url));
 
 /** Each way, so 20 in all, with two to three changes of the backend in each. */
@@ -95,6 +95,6 @@ describeLive('traffic', { programs: ['nft', 'iptables', 'ufw', 'python3'] }, () 
       }
       expect((await lab.cfsync(['verify'])).code).toBe(exit.ok);
       await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
-    }, 400_000);
+    });
   });
 });

@@ -8,7 +8,7 @@ const programs = ['ufw', 'iptables', 'nft', 'fail2ban-server', 'nginx', 'python3
 
 describeLive('several backends', { programs }, () => {
   let lab: Lab;
-  const shell = (script: string) => lab.origin.must(['sh', '-ec', script], { timeout: 60_000 });
+  const shell = (script: string) => lab.origin.must(['sh', '-ec', script]);
   const apply = (...args: string[]) => lab.cfsync(['apply', '--source', 'bundled', ...args]);
   const each = ['-b', 'ufw', '-b', 'fail2ban', '-b', 'nginx'];
   const etc = () => shell('find /etc -type f | sort | xargs md5sum');

@@ -1,12 +1,14 @@
 /** Signals and terminals that go away, in the middle of an apply of nftables and iptables. */
 
 import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { boot, Halt, haltDir, until } from './halt.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 import { ruleset } from './ruleset.ts';
+import { quoted } from '../helpers/program.ts';
 
 const programs = ['nft', 'iptables', 'ipset', 'ufw', 'fail2ban-client', 'python3', 'script'];
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -14,7 +16,7 @@ const lists = {
   old: { v4: '173.245.48.0/20', v6: '2400:cb00::/32' },
   new: { v4: '173.245.48.0/20\n104.16.0.0/13', v6: '2400:cb00::/32\n2606:4700::/32' },
 } as const;
-const bin = new URL('../../dist/src/bin.js', import.meta.url).pathname;
+const bin = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
 
 describeLive('signals', { programs }, () => {
   let lab: Lab;
@@ -218,12 +220,12 @@ describeLive('signals', { programs }, () => {
   describe('a terminal', () => {
     /** Runs cfsync at a terminal of its own; how it ended is in a file, because nobody waits for it. */
     function atTerminal(...args: string[]) {
-      const words = [process.execPath, bin, ...args].join(' ');
+      const words = [process.execPath, bin, ...args].map(quoted).join(' ');
       return lab.origin.spawn(
         [
           'script',
           '-qec',
-          `sh -c 'trap : HUP INT; ${words}; echo $? >/run/lab/ended'`,
+          `sh -c ${quoted(`trap : HUP INT; ${words}; echo $? >/run/lab/ended`)}`,
           '/dev/null',
         ],
         { CFSYNC_STATE_DIR: '/run/lab/state' },

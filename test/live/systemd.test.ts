@@ -17,7 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { exit } from '../../src/errors.ts';
-import { Lab } from './lab.ts';
+import { emptied, Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
 const examples = join(import.meta.dirname, '..', '..', 'examples');
@@ -90,9 +90,9 @@ describeLive('examples/systemd', { programs }, () => {
       const writable = setting('ReadWritePaths').map((path) => path.replace('-', ''));
       const script = [
         'set -e',
-        'mount -t tmpfs tmpfs /tmp',
+        emptied('/tmp'),
         ...['/var/lib', ...writable].map(
-          (path) => `[ ! -e ${path} ] || mount --bind ${path} ${path}`,
+          (path) => `[ ! -e ${path} ] || mount --rbind ${path} ${path}`,
         ),
         'mount -o remount,bind,ro /etc',
         'mount -o remount,bind,ro /',
@@ -104,7 +104,7 @@ describeLive('examples/systemd', { programs }, () => {
       const apply = ['apply', '-b', backend, '--source', 'bundled'];
       const { code, stdout, stderr } = await lab.origin.run(
         ['unshare', '--mount', 'sh', '-c', script, 'sh', process.execPath, program, ...apply],
-        { env: { CFSYNC_STATE_DIR: '/run/lab/service' }, timeout: 60_000 },
+        { env: { CFSYNC_STATE_DIR: '/run/lab/service' } },
       );
       expect(code, stdout + stderr).toBe(exit.ok);
       expect(stdout).toContain(`${backend}: applied and verified`);

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { Origin } from './iptables-origin.ts';
@@ -25,7 +26,7 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
     const { code, stdout, stderr } = await lab.cfsync(['verify', '--verbose']);
     return { code, said: stdout + stderr };
   };
-  const shell = (script: string) => lab.origin.must(['sh', '-ec', script], { timeout: 60_000 });
+  const shell = (script: string) => lab.origin.must(['sh', '-ec', script]);
   const ufw = (...args: string[]) => lab.origin.must(['ufw', ...args]);
   const files = () => shell(`cat ${rules} ${rules6}`);
   const attributes = () => shell(`stat -c '%n %a %u %g' ${rules} ${rules6}; ls -A /etc/ufw`);
@@ -40,7 +41,12 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
   /** The lists as published, without one prefix of each family. */
   const shorterLists = async (): Promise<string> => {
     const lists = '/run/lab/lists';
-    await lab.origin.must(['cp', '-r', new URL('../../data', import.meta.url).pathname, lists]);
+    await lab.origin.must([
+      'cp',
+      '-r',
+      fileURLToPath(new URL('../../data', import.meta.url)),
+      lists,
+    ]);
     await lab.origin.must(['sed', '-i', '/^131\\.0\\.72/d', `${lists}/ips-v4`]);
     await lab.origin.must(['sed', '-i', '/^2c0f:f248/d', `${lists}/ips-v6`]);
     return lists;
@@ -130,27 +136,21 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
     it.for([
       { ports: '80,443', extra: [] },
       { ports: '443', extra: ['--udp-ports', '443,8443'] },
-    ])(
-      'writes what ufw itself would have written ($ports)',
-      { timeout: 60_000 },
-      async ({ ports, extra }) => {
-        await shell(
-          `mkdir /etc/cfsync; printf 'extra: [10.1.2.3/32, "fd00:0:0:1::5/128", 9.9.0.0/16]\\n' > /etc/cfsync/config.yaml`,
-        );
-        await applied('--ports', ports, ...extra);
-        const ours = await state();
-        expect(ours.files).toContain(' 10.1.2.3 in comment=');
-        expect(ours.files).toContain(' fd00:0:0:1::5 in comment=');
-        const commands = [
-          ...(await ufw('show', 'added')).matchAll(/^ufw (.* comment 'cfsync')$/gm),
-        ];
-        expect(commands.length).toBeGreaterThan(20);
-        expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
-        for (const [, command] of commands.reverse()) await shell(`ufw prepend ${command}`);
-        // A rule added to a running firewall and a load of the files come to the same.
-        expect(await state()).toEqual(ours);
-      },
-    );
+    ])('writes what ufw itself would have written ($ports)', async ({ ports, extra }) => {
+      await shell(
+        `mkdir /etc/cfsync; printf 'extra: [10.1.2.3/32, "fd00:0:0:1::5/128", 9.9.0.0/16]\\n' > /etc/cfsync/config.yaml`,
+      );
+      await applied('--ports', ports, ...extra);
+      const ours = await state();
+      expect(ours.files).toContain(' 10.1.2.3 in comment=');
+      expect(ours.files).toContain(' fd00:0:0:1::5 in comment=');
+      const commands = [...(await ufw('show', 'added')).matchAll(/^ufw (.* comment 'cfsync')$/gm)];
+      expect(commands.length).toBeGreaterThan(20);
+      expect((await lab.cfsync(['remove'])).code).toBe(exit.ok);
+      for (const [, command] of commands.reverse()) await shell(`ufw prepend ${command}`);
+      // A rule added to a running firewall and a load of the files come to the same.
+      expect(await state()).toEqual(ours);
+    });
 
     it('survives every later command of ufw', async () => {
       await applied();
@@ -184,7 +184,7 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
       }
       expect(await files()).toBe(ours);
       await expectVerdict(edgeOnly, 80, 443);
-    }, 60_000);
+    });
 
     it('finds drift and repairs it', async () => {
       await applied('--mode', 'lockdown');
@@ -219,7 +219,7 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
         expect(await verify(), drift).toMatchObject({ code: exit.ok });
       }
       await expectVerdict(edgeOnly, 80, 443);
-    }, 60_000);
+    });
 
     it('moves above a rule of the admin that would make it worthless, not above bans', async () => {
       await applied();
@@ -294,7 +294,7 @@ describeLive('ufw', { programs: ['ufw', 'iptables', 'iptables-legacy', 'python3'
         await shell(`ufw ${harmless}`);
         expect(await verify(), harmless).toMatchObject({ code: exit.ok });
       }
-    }, 90_000);
+    });
 
     it('lockdown refuses an open policy, and rules that only the kernel has', async () => {
       const wrong = [
@@ -453,7 +453,7 @@ exec /usr/sbin/ip6tables-restore "$@"
         expect(live.match(new RegExp(`--dport ${port} `, 'g'))).toHaveLength(2);
       }
       expect(await verify()).toMatchObject({ code: exit.ok });
-    }, 60_000);
+    });
 
     it('loses no connection and lets no stranger in through 200 changes', async () => {
       const lists = await shorterLists();
@@ -481,7 +481,7 @@ exec /usr/sbin/ip6tables-restore "$@"
         expect(got[family]!.first.open).toEqual([]);
         expect(got[family]!.timeout).toBeGreaterThan(10);
       }
-    }, 400_000);
+    });
   });
 
   it('inactive: changes the files alone, and the rules come with ufw enable', async () => {

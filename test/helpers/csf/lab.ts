@@ -1,6 +1,6 @@
 /** A lab whose origin has the stand-in for CSF. */
 import { readFileSync } from 'node:fs';
-import { Lab, type LabOptions } from '../../live/lab.ts';
+import { emptied, Lab, type LabOptions } from '../../live/lab.ts';
 
 const standIn = readFileSync(new URL('csf', import.meta.url), 'utf8');
 
@@ -36,7 +36,7 @@ export async function csfLab(conf: Conf = {}, options: LabOptions = {}): Promise
     const { origin } = lab;
     // Not only in /etc: what a run leaves in these must not stay on the machine either.
     for (const folder of ['/usr/local/sbin', '/var/lib'])
-      await origin.must(['mount', '-t', 'tmpfs', 'tmpfs', folder]);
+      await origin.must(['sh', '-c', emptied(folder)]);
     await origin.must(['mkdir', '/etc/csf', '/var/lib/csf']);
     await put(lab, '/usr/local/sbin/csf', standIn, '755');
     await put(lab, '/etc/csf/csf.allow', allowed);
