@@ -4,6 +4,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+cat <<'END'
+This runs every check and test: half an hour on two cores, an hour on a slower or busy machine.
+It needs root, Debian, Node 20.19 or later, what apt and npm are set up to install from, and 1 GB of disk.
+It installs Debian packages and starts none of their services; its firewalls are in network namespaces of its own.
+END
+
 if [ "$(id -u)" != 0 ]; then
 	echo 'This runs every test, and the live ones need root; "npm test" runs the others.' >&2
 	exit 1
