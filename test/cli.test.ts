@@ -16,7 +16,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../src/errors.ts';
 import { writeRecord } from '../src/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
-import { listRenderer, runProgram, type Ended } from './helpers/program.ts';
+import { filterRenderer, listRenderer, runProgram, type Ended } from './helpers/program.ts';
 
 const bin = join(import.meta.dirname, '..', 'dist', 'src', 'bin.js');
 
@@ -242,13 +242,7 @@ describe('a renderer of somebody else, named in the configuration', () => {
   });
 
   it('gets the own prefixes where it filters; what they are is said when they come', async () => {
-    const filter = listRenderer
-      .replace("kind: 'list'", "kind: 'filter'")
-      .replace(
-        'owned: { ranges,',
-        'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
-      );
-    writeFileSync(join(folder, 'haproxy.mjs'), filter);
+    writeFileSync(join(folder, 'haproxy.mjs'), filterRenderer);
     const entries = 'extra:\n  - 10.0.0.0/16\n  - {prefix: 10.1.2.3, comment: the office}\n';
     const rest = `backends: {lb: {renderer: ./haproxy.mjs, path: ${list}}}\n`;
     writeFileSync(join(folder, 'config.yaml'), entries + rest);
@@ -417,13 +411,7 @@ describe('a renderer of somebody else, named in the configuration', () => {
     });
 
     it('says which prefixes of its own are not in the configuration', async () => {
-      const filter = listRenderer
-        .replace("kind: 'list'", "kind: 'filter'")
-        .replace(
-          'owned: { ranges,',
-          'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
-        );
-      writeFileSync(join(folder, 'haproxy.mjs'), filter);
+      writeFileSync(join(folder, 'haproxy.mjs'), filterRenderer);
       await save();
       const shown = await run('diff', '--plan', 'plan.json', '-v');
       expect(shown.stderr).not.toContain('your own');

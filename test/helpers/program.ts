@@ -69,3 +69,11 @@ export default {
   print: ({ text }) => (text === null ? [] : [{ path: 'haproxy/cloudflare.lst', content: text }]),
 };
 `;
+
+/** The same as a packet filter: with the prefixes of the admin's own. */
+export const filterRenderer = listRenderer
+  .replace("kind: 'list'", "kind: 'filter'")
+  .replace(
+    'owned: { ranges,',
+    'owned: { ranges: { v4: [...extra.v4, ...ranges.v4], v6: ranges.v6 },',
+  );

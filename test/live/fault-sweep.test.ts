@@ -10,7 +10,7 @@ import { expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import { digest } from '../../src/files.ts';
 import type { Outcome } from '../../src/renderer.ts';
-import { Lab } from './lab.ts';
+import { Lab, smallFail2ban } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
 const preload = new URL('preload.mjs', import.meta.url).href;
@@ -65,15 +65,7 @@ const backends: Readonly<Record<string, Backend>> = {
   },
   fail2ban: {
     args: ['-b', 'fail2ban'],
-    // Every run copies the folder some times, and a name that nobody answers for costs 5 s.
-    setup: `
-      echo 'nameserver 127.0.0.1' >/etc/resolv.conf
-      cd /etc/fail2ban; mkdir -p /run/fail2ban
-      find filter.d action.d -type f ! -name 'nftables*' -delete; rm jail.d/*
-      printf '%s\n' '[Definition]' 'failregex = ^ bad <HOST>$' >filter.d/lab.conf
-      printf '%s\n' '[lab]' 'enabled = true' 'banaction = nftables' 'backend = polling' 'logpath = /var/log/lab.log' >jail.local
-      : >/var/log/lab.log
-      fail2ban-server start`,
+    setup: smallFail2ban,
     holds: 'cd /etc/fail2ban; ls . jail.d; grep "" jail.d/*; fail2ban-client get lab ignoreip',
   },
 };

@@ -2,30 +2,21 @@
  * Programs that refuse a socket as their standard input, as nft 1.0.9 (Ubuntu 24.04) does: stand-ins that look at what
  * they are given before the real programs run, and a whole life of each backend on top of them.
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
-import type { Outcome } from '../../src/renderer.ts';
 import { csfLab } from '../helpers/csf/lab.ts';
-import { KubeApi } from '../helpers/kube-api.ts';
-import { Lab } from './lab.ts';
-import { describeLive, path } from './privileges.ts';
+import { Lab, smallFail2ban } from './lab.ts';
+import { describeLive } from './privileges.ts';
 
 const given = '/run/lab/given';
 
 /** As nft 1.0.9: what stat(2) says of /dev/stdin. Notes down who was given a file. */
-const standIn = (name: string, log: string): string => `#!/bin/sh
+const standIn = (name: string): string => `#!/bin/sh
 if [ ! -f /dev/stdin ] && [ ! -p /dev/stdin ] && [ ! -c /dev/stdin ]; then
   echo 'Error: Not a regular file: "/dev/stdin"' >&2
   exit 1
 fi
-[ ! -f /dev/stdin ] || echo ${name} >>${log}
+[ ! -f /dev/stdin ] || echo ${name} >>${given}
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 exec "$(command -v ${name})" "$@"
 `;
@@ -80,14 +71,7 @@ const lives: Readonly<
   },
   fail2ban: {
     args: ['-b', 'fail2ban'],
-    setup: `
-      echo 'nameserver 127.0.0.1' >/etc/resolv.conf
-      cd /etc/fail2ban; mkdir -p /run/fail2ban
-      find filter.d action.d -type f ! -name 'nftables*' -delete; rm jail.d/*
-      printf '%s\\n' '[Definition]' 'failregex = ^ bad <HOST>$' >filter.d/lab.conf
-      printf '%s\\n' '[lab]' 'enabled = true' 'banaction = nftables' 'backend = polling' 'logpath = /var/log/lab.log' >jail.local
-      : >/var/log/lab.log
-      fail2ban-server start`,
+    setup: smallFail2ban,
     holds: 'cd /etc/fail2ban; ls jail.d; cat jail.local; fail2ban-client get lab ignoreip',
     readers: ['python3'],
     lockdown: false,
@@ -107,7 +91,7 @@ describeLive('standard input', { programs }, () => {
   async function install(): Promise<void> {
     for (const name of readers) {
       const file = `/usr/local/sbin/${name}`;
-      await lab.origin.must(['tee', file], { stdin: standIn(name, given) });
+      await lab.origin.must(['tee', file], { stdin: standIn(name) });
       await lab.origin.must(['chmod', '755', file]);
     }
   }
@@ -157,61 +141,3 @@ describeLive('standard input', { programs }, () => {
     expect(JSON.parse(await shell('cat /run/lab/report'))).toMatchObject({ command: 'apply' });
   });
 });
-
-describeLive('standard input of kubectl', { programs: ['kubectl', 'mount'] }, () => {
-  const program = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
-  const map = 'ingress-nginx/ingress-nginx-controller';
-
-  it('is no socket', async () => {
-    const folder = mkdtempSync(join(tmpdir(), 'cfsync-stdin-'));
-    const api = await KubeApi.start();
-    try {
-      const bin = join(folder, 'bin');
-      const log = join(folder, 'given');
-      for (const name of [bin, join(folder, '.kube')]) mkdirSync(name);
-      writeFileSync(join(folder, '.kube', 'config'), api.kubeconfig());
-      writeFileSync(join(bin, 'kubectl'), standIn('kubectl', log), { mode: 0o755 });
-      api.update(map, { 'use-gzip': 'true' }, 'helm');
-      const env = { PATH: path, HOME: folder, CFSYNC_STATE_DIR: join(folder, 'state') };
-      const ends = async (...args: string[]): Promise<void> => {
-        const { code, stdout, stderr } = await bound(
-          bin,
-          [process.execPath, program, ...args],
-          env,
-        );
-        expect(code, `${args.join(' ')}: ${stdout}${stderr}`).toBe(exit.ok);
-      };
-      const backend = ['-b', 'nginx-ingress'];
-      await ends('apply', '--source', 'bundled', ...backend);
-      await ends('verify');
-      expect(api.data(map)).toMatchObject({ 'enable-real-ip': 'true' });
-      await ends('remove', ...backend);
-      expect(api.data(map)).toEqual({ 'use-gzip': 'true' });
-      expect(readFileSync(log, 'utf8')).toMatch(/^(kubectl\n)+$/);
-    } finally {
-      await api.stop();
-      rmSync(folder, { recursive: true });
-    }
-  });
-});
-
-/** Runs a program with a folder in the place of /usr/local/sbin. */
-async function bound(
-  folder: string,
-  argv: readonly string[],
-  env: Readonly<Record<string, string>>,
-): Promise<Outcome> {
-  const script = 'mount --bind "$1" /usr/local/sbin && shift && exec "$@"';
-  const child = spawn(
-    'unshare',
-    ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', folder, ...argv],
-    { env },
-  );
-  child.stdin.end();
-  const [stdout, stderr, [code]] = await Promise.all([
-    text(child.stdout),
-    text(child.stderr),
-    once(child, 'close') as Promise<[number]>,
-  ]);
-  return { code, stdout, stderr };
-}
