@@ -1,10 +1,11 @@
 /** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
-import { changing } from '../change.ts';
+import { changing, cutOffText } from '../change.ts';
 import { locked, type Plan } from '../engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { largeLoss } from '../guard.ts';
 import { forRanges, type Job } from '../job.ts';
-import { openNames } from '../journal.ts';
+import { bootId } from '../host.ts';
+import { openNames, readOpen } from '../journal.ts';
 import { preflight } from '../lockout.ts';
 import type { Context } from '../main.ts';
 import { isAttended, type Output } from '../output.ts';
@@ -73,6 +74,7 @@ async function planAll(
     const plans: Plan[] = [];
     let refused = false;
     const cutOff = await openNames(stateDir);
+    for (const { name } of jobs) await refuseBehind(name, stateDir);
     for (const job of jobs) {
       const plan = await planOne(context, job, policy, codes);
       refused ||= plan === undefined || plan.verdict.kind === 'no change';
@@ -91,6 +93,19 @@ async function planAll(
     refused ||= cleared.length < plans.length;
     return then({ answer, jobs, plans, cleared, refused, codes });
   });
+}
+
+/**
+ * What an apply that was cut off wrote down to go back to does not have what scripts wrote in it: taken over behind
+ * that, it would not come back.
+ */
+async function refuseBehind(name: string, stateDir: string): Promise<void> {
+  const { content: entry } = await readOpen(stateDir, name);
+  if (entry === undefined || entry.adopting !== undefined) return;
+  throw new CfsyncError(
+    exit.failed,
+    `${name}: ${cutOffText(entry, await bootId())}; nothing was changed; cfsync apply or cfsync rollback settles it, then run cfsync adopt again`,
+  );
 }
 
 /** What is taken over, in the backend's own words; the same line several times is said once. */

@@ -14,6 +14,7 @@ import {
   type Family,
 } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
+import { publicSpace } from '../special-purpose.ts';
 import type { Directive } from './configuration.ts';
 import { compile, Unreadable, type Effort } from './pattern.ts';
 
@@ -140,7 +141,7 @@ function singledByGeo(lines: readonly Directive[], ranges: Ranges): Singled {
   const spaces = new Map([...values].map(([value, list]) => [value, parseRanges(list)]));
   const space = merge(
     ...families.map((family) => {
-      const common = commonValues(spaces, fallback, family);
+      const common = commonValues(spaces, fallback, family, ranges);
       const only = [...networks].filter(([prefix]) => prefix.includes(':') === (family === 'v6'));
       return spaceOf(only, (value) => !common.has(value), ranges);
     }),
@@ -191,10 +192,12 @@ function prefixesOf(word: string): readonly string[] {
   }
 }
 
+/** The values that many addresses have, or that a list of others has in which a few of Cloudflare's are. */
 function commonValues(
   spaces: ReadonlyMap<string, Ranges>,
   fallback: string,
   family: Family,
+  ranges: Ranges,
 ): ReadonlySet<string> {
   const sizes = [...spaces].map(([value, space]) => [value, addresses(space[family])] as const);
   const total = 1n << (family === 'v4' ? 32n : 128n);
@@ -204,9 +207,22 @@ function commonValues(
   );
   return new Set(
     sizes.flatMap(([value, size]) =>
-      (value === fallback ? rest : size) >= many[family] ? [value] : [],
+      (value === fallback ? rest : size) >= many[family] ||
+      isOfOthers(spaces.get(value)!, family, ranges)
+        ? [value]
+        : [],
     ),
   );
+}
+
+/**
+ * As the networks of a small country: few of them are Cloudflare's, and most of Cloudflare's are not there. One that is
+ * only taken too wide, as 173.245.0.0/16, has sixteen times what is meant.
+ */
+function isOfOthers(space: Ranges, family: Family, ranges: Ranges): boolean {
+  const size = (of: Ranges): bigint => addresses(of[family]);
+  const [named, all] = [size(intersect(space, ranges)), size(ranges)];
+  return named * 2n < all && size(intersect(subtract(space, ranges), publicSpace)) > named * 16n;
 }
 
 /** The part of the ranges that has such a value: the longest network around an address gives it. */

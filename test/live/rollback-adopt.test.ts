@@ -135,6 +135,22 @@ describeLive('rollback of an adopt', { programs }, () => {
         expect(await state()).toEqual(before);
       });
 
+      it('does not begin over an apply that was cut off, behind which there was no way back', async () => {
+        const before = await state();
+        await apply();
+        // As if the power had gone before the last of it was written down.
+        await shell(`cd /run/lab/state && mv history/*-${name}.json journal/${name}.json`);
+        const applied = await state();
+        const refused = await lab.cfsync(['adopt', '-b', name, '--source', 'bundled']);
+        expect(refused).toMatchObject({ code: exit.failed });
+        expect(refused.stderr).toContain(
+          'was cut off; nothing was changed; cfsync apply or cfsync rollback settles it, then',
+        );
+        expect(await state()).toEqual(applied);
+        await rollback();
+        expect(await state()).toEqual(before);
+      });
+
       it('leaves what the admin wrote since then', async () => {
         await apply();
         await adopt();

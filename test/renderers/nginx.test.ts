@@ -305,6 +305,19 @@ describe('on a host', () => {
       ]);
     });
 
+    it('tells a list of countries, with a few networks of Cloudflare in it, from one of Cloudflare', async () => {
+      const countries = fixture('countries.txt');
+      const other = await seenIn(countries, /other-/);
+      expect(other.decisions).toHaveLength(1);
+      expect(wantWith(other).notices.map(({ text }) => text)).toEqual([
+        'nginx is not running; it will use the file when it starts',
+      ]);
+      for (const name of ['office', 'provider']) {
+        const seen = await seenIn(countries, new RegExp(`/named-beside-${name}`));
+        expect(() => wantWith(seen)).toThrow(`write "geo $realip_remote_addr $beside_${name} {"`);
+      }
+    });
+
     it('reads all of these blocks', () => {
       expect(names('named-')).toHaveLength(18);
       expect(names('other-')).toHaveLength(14);
