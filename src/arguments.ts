@@ -51,9 +51,11 @@ export function parseArguments(argv: readonly string[]): Arguments {
 function refuseSwitchValues(argv: readonly string[]): void {
   for (const [i, word] of argv.entries()) {
     if (word === '--') return;
-    // -qV=false and -qV1 as well.
-    if (/^-\w{2}/.test(word) && !/^-[A-Za-z]+$/.test(word))
-      throw usage(`${escape(word)}: letters behind one dash take no value`);
+    // -qV=false and -qV1 as well; of -v--dry-run it drops what it does not know.
+    if (/^-[^-=][^=]/.test(word) && !/^-[A-Za-z]+$/.test(word))
+      throw usage(
+        `${escape(word)}: behind one dash there can only be letters of options without a value`,
+      );
     const [, name = '', value] = /^--?([^=]+)(=.*)?$/s.exec(word) ?? [];
     const isSwitch = Object.entries(flags as Readonly<Record<string, Flag>>).some(
       ([long, flag]) => flag.type === 'switch' && (long === name || flag.short === name),

@@ -28,6 +28,13 @@ for (const stream of [process.stdout, process.stderr])
       process.stderr.write(`cfsync: standard output cannot be written: ${error.message}\n`);
   });
 
+/** Anywhere, also among other letters as in -qV: who asks must not change anything. */
+function isAsked(name: string, letter: string): boolean {
+  return argv.some(
+    (word) => word === `--${name}` || (/^-[A-Za-z]+$/.test(word) && word.includes(letter)),
+  );
+}
+
 async function answer(): Promise<void> {
   const [first, second] = argv;
   if (!isNewEnough()) {
@@ -35,18 +42,18 @@ async function answer(): Promise<void> {
       `cfsync: needs ${needed}; this is Node ${process.versions.node} (${process.execPath}); nothing was changed\n`,
     );
     process.exitCode = 1;
-  } else if (argv.includes('--version') || argv.includes('-V')) {
+  } else if (isAsked('version', 'V')) {
     process.stdout.write(`${manifest.version}\n`);
   } else if (argv.length === 0) {
     const { help } = await import('./help.ts');
     process.stderr.write(help(undefined));
     process.exitCode = 64;
-  } else if (argv.includes('--help') || argv.includes('-h')) {
+  } else if (isAsked('help', 'h')) {
     const { help } = await import('./help.ts');
     process.stdout.write(help(first !== undefined && first.startsWith('-') ? second : first));
   } else {
     const { main } = await import('./main.ts');
-    process.exitCode = await main(argv, manifest.version);
+    process.exitCode = await main(argv);
   }
 }
 

@@ -39,19 +39,13 @@ const load: Readonly<Record<Exclude<CommandName, 'completion'>, () => Promise<Co
   doctor: () => import('./commands/doctor.ts'),
 };
 
-/** @param version What --version answers. */
-export async function main(argv: readonly string[], version: string): Promise<ExitCode> {
+export async function main(argv: readonly string[]): Promise<ExitCode> {
   const record = makeRecorder(new Date());
   let output = makeOutput({});
   try {
     const { command, words, values } = parseArguments(argv);
     output = makeOutput(values);
     const name = command as CommandName;
-    // Said in other words than those that src/bin.ts looks for, such as -qV: who asks must not change anything.
-    if (values.version === true || values.help === true) {
-      output.print(values.version === true ? version : (await import('./help.ts')).help(name));
-      return exit.ok;
-    }
     if (name === 'completion')
       return (await import('./commands/completion.ts')).run({ words, output });
     const { noConfig, readConfig } = await import('./config.ts');

@@ -32,7 +32,8 @@ describe('who only asks changes nothing', () => {
   it.each(['-V', '--version', '-qV', '-Vv', '-qhV'])(
     'apply with %s prints the version',
     async (flag) => {
-      for (const line of [`${apply} ${flag}`, apply.replace('apply', `apply ${flag}`)]) {
+      const lines = [`${apply} ${flag}`, apply.replace('apply', `apply ${flag}`), flag];
+      for (const line of lines) {
         const ended = await cfsync(line);
         expect(ended).toEqual({ code: exit.ok, stdout: `${manifest.version}\n`, stderr: '' });
       }
@@ -49,17 +50,18 @@ describe('who only asks changes nothing', () => {
     expect([existsSync(list()), existsSync(state())]).toEqual([false, false]);
   });
 
-  it.each(['-qV=false', '-qV1', '-V=false', '--version=no', '-qh=false'])(
-    'apply with %s is refused',
-    async (flag) => {
-      const { code, stderr } = await cfsync(`${apply} ${flag}`);
-      expect({ code, stderr }).toEqual({
-        code: exit.usage,
-        stderr: expect.stringMatching(/no value/),
-      });
-      expect([existsSync(list()), existsSync(state())]).toEqual([false, false]);
-    },
-  );
+  it.each([
+    ...['-qV=false', '-qV1', '-V=false', '--version=no', '-qh=false'],
+    // A blank is missing.
+    ...['-v--dry-run', '-q-dry-run', '-q-V'],
+  ])('apply with %s is refused', async (flag) => {
+    const { code, stderr } = await cfsync(`${apply} ${flag}`);
+    expect({ code, stderr }).toEqual({
+      code: exit.usage,
+      stderr: expect.stringMatching(/(no|without a) value/),
+    });
+    expect([existsSync(list()), existsSync(state())]).toEqual([false, false]);
+  });
 
   it('and without such a word it is applied', async () => {
     expect(await cfsync(apply)).toMatchObject({ code: exit.ok });
