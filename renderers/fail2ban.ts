@@ -181,9 +181,7 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
   plan(wanted, observed) {
     const { owned, around } = observed;
     const removal = wanted.early === null && wanted.late === null;
-    // A state that was recorded earlier may carry values that the admin has changed since.
-    const changes = JSON.stringify(wanted.beside) !== JSON.stringify(owned.beside);
-    const files = !removal && changes ? compose(wanted.ranges, owned.beside) : wanted;
+    const files = removal || carries(wanted, owned) ? wanted : compose(wanted.ranges, owned.beside);
     const theirs = editsOfTheirs(wanted, owned, around);
     const differ = keys.filter((key) => files[key] !== owned[key]);
     // On the way back none of theirs goes, not even what was written since then: see editsOfTheirs.
@@ -394,6 +392,21 @@ function theirTexts(strays: readonly Fail2banStray[]): Readonly<Record<string, s
 function sectionsOf({ defaults, jails }: Pick<Fail2banAround, 'defaults' | 'jails'>): Sections {
   const own = jails.filter((jail) => jail.own).map(({ name, ignoreip }) => [name, ignoreip]);
   return { ...(defaults && { DEFAULT: defaults }), ...Object.fromEntries(own) };
+}
+
+/**
+ * Whether the files of a state carry the admin's values of now. One that was recorded earlier may have others, and so
+ * may its files where they were written before he changed his.
+ */
+function carries(state: Fail2banOwned, { early, late, beside }: Fail2banOwned): boolean {
+  if (JSON.stringify(state.beside) !== JSON.stringify(beside)) return false;
+  if (state.early === early && state.late === late) return true;
+  return withoutRanges(state.late) === withoutRanges(compose(none, beside).late);
+}
+
+function withoutRanges(text: string | null): string | undefined {
+  const lines = text?.split('\n').filter((line) => !line.startsWith(indent));
+  return lines?.join('\n');
 }
 
 function compose(ranges: Ranges, beside: Sections): Files {

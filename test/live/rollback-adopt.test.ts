@@ -151,6 +151,15 @@ describeLive('rollback of an adopt', { programs }, () => {
         expect(await state()).toEqual(before);
       });
 
+      it('leads back over an apply that came after an edit of the admin, which stays', async () => {
+        await apply();
+        await shell(`set -e; ${one.edit}`);
+        await apply();
+        await rollback();
+        const theirs = (await shell(one.own)).split(/[\s=]+/);
+        for (const prefix of [stray, later.cloudflare, later.own]) expect(theirs).toContain(prefix);
+      });
+
       it('leaves what the admin wrote since then', async () => {
         await apply();
         await adopt();
