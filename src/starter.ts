@@ -1,7 +1,7 @@
 /** Writes the configuration that a host begins with. */
 import { stringify } from 'yaml';
 import type { Choice } from './in-use.ts';
-import { none } from './prefix.ts';
+import { merge, none } from './prefix.ts';
 import type { Desired } from './renderer.ts';
 import { wrap } from './text.ts';
 
@@ -24,7 +24,7 @@ export function starterText(
 ${modeLines(common).join('\n\n')}
 
 # Prefixes of your own that may reach the ports as well, such as an office or a health check.
-${extraLines(common).join('\n')}
+${extraLines(choices).join('\n')}
 
 # What is kept in step with Cloudflare's ranges. Found on this host by cfsync init:
 backends:
@@ -63,8 +63,10 @@ function modeLines({ mode, tcpPorts, udpPorts }: Desired): string[] {
   ];
 }
 
-function extraLines({ extra }: Desired): string[] {
-  const prefixes = [...extra.v4, ...extra.v6];
+/** All packet filters get the same, so that none of them shuts out whom another one lets in. */
+function extraLines(choices: readonly Choice[]): string[] {
+  const { v4, v6 } = merge(...choices.map(({ desired }) => desired?.extra ?? none));
+  const prefixes = [...v4, ...v6];
   if (prefixes.length > 0) return ['extra:', ...prefixes.map((prefix) => `  - ${prefix}`)];
   return ['# extra:', '#   - prefix: 198.51.100.0/24', '#     comment: the office'];
 }

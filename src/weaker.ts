@@ -4,7 +4,7 @@ import { CfsyncError, exit, type ExitCode } from './errors.ts';
 import type { Job } from './job.ts';
 import type { Context } from './main.ts';
 import { isAttended } from './output.ts';
-import { readUsable, type Applied, type Given } from './records.ts';
+import { readApplied, type Applied, type Given } from './records.ts';
 import type { Settings } from './settings.ts';
 import { escape } from './text.ts';
 
@@ -15,6 +15,8 @@ interface Opening {
   readonly key: keyof Given;
   /** What becomes of the ports, for people. */
   readonly text: string;
+  /** Whether a configuration said that they are to be locked. */
+  wasSaidIn(given: Given): boolean;
 }
 
 /**
@@ -24,38 +26,38 @@ interface Opening {
 export function openings(applied: Given, wanted: Given): readonly Opening[] {
   if (applied.mode !== 'lockdown') return [];
   if (wanted.mode !== 'lockdown')
-    return [{ setting: 'mode', key: 'mode', text: `mode ${wanted.mode} would let others in` }];
+    return [
+      {
+        setting: 'mode',
+        key: 'mode',
+        text: `mode ${wanted.mode} would let others in`,
+        wasSaidIn: ({ mode }) => mode === 'lockdown',
+      },
+    ];
   const closed = [...wanted.tcpPorts, ...wanted.udpPorts];
   const tcp = applied.tcpPorts.filter((port) => !wanted.tcpPorts.includes(port));
   const udp = applied.udpPorts.filter(
     (port) => !closed.includes(port) && !applied.tcpPorts.includes(port),
   );
-  return [
-    ...(tcp.length > 0
-      ? [
-          {
-            setting: 'ports',
-            key: 'tcpPorts',
-            text: `others would get in on ${list(tcp)}`,
-          } as const,
-        ]
-      : []),
-    ...(udp.length > 0
-      ? [
-          {
-            setting: 'udp-ports',
-            key: 'udpPorts',
-            text: `others would get in on UDP ${list(udp)}`,
-          } as const,
-        ]
-      : []),
-  ];
+  const lost = [
+    { setting: 'ports', key: 'tcpPorts', ports: tcp, what: '' },
+    { setting: 'udp-ports', key: 'udpPorts', ports: udp, what: 'UDP ' },
+  ] as const;
+  return lost
+    .filter(({ ports }) => ports.length > 0)
+    .map(({ setting, key, ports, what }) => ({
+      setting,
+      key,
+      text: `others would get in on ${what}${list(ports)}`,
+      wasSaidIn: (given) => ports.every((port) => given[key].includes(port)),
+    }));
 }
 
 /**
  * The backends as they are to be brought: where that would be weaker than what was applied, and neither a person nor a
- * change of the configuration says so, with the mode and ports that were applied.
- * @param codes Gets the code that follows.
+ * change of the configuration says so, with the mode and ports that were applied. One of which it is not known what was
+ * applied is left out.
+ * @param codes Gets the codes that follow.
  * @throws CfsyncError with code `refused` for a saved plan, which is applied as it is or not at all.
  */
 export async function keepLocked(
@@ -65,42 +67,54 @@ export async function keepLocked(
 ): Promise<readonly Job[]> {
   const kept: Job[] = [];
   for (const job of jobs) {
-    const { content: applied } = await readUsable(settings.stateDir, job.name);
-    const silent =
-      applied === undefined || job.renderer.kind !== 'filter'
-        ? []
-        : openings(applied.desired, job.desired).filter(
-            (opening) => !isMeant(opening, applied, job, settings),
-          );
-    if (silent.length === 0) {
-      kept.push(job);
-      continue;
-    }
-    const message = explain(job, applied!, silent, settings);
+    const { message, then } = await judge(job, settings);
+    if (then !== undefined) kept.push(then);
+    if (message === undefined) continue;
     if (settings.values.plan !== undefined) throw new CfsyncError(exit.refused, message);
     output.error(message, { backend: job.name });
     record.backend(job.name, { code: exit.refused, message });
     codes.push(exit.refused);
-    kept.push(asApplied(job, applied!));
   }
   return kept;
 }
 
-/** Whether somebody said so: at a terminal, for this run, or by another value in the configuration than it had then. */
-function isMeant(
-  { setting, key }: Opening,
-  { given }: Applied,
+/** How a backend is to be brought, if at all, and what there is to say of it. */
+async function judge(
   job: Job,
-  { values }: Settings,
-): boolean {
-  if (values['allow-weaker'] === true) return true;
-  if (values[setting] !== undefined && isAttended()) return true;
-  const now = job.given?.[key];
-  return given !== undefined && !isSame(given[key], now) && isSame(job.desired[key], now);
+  settings: Settings,
+): Promise<{ readonly then: Job | undefined; readonly message?: string }> {
+  if (job.renderer.kind !== 'filter') return { then: job };
+  const applied = await readApplied(settings.stateDir, job.name).catch((error: unknown) => {
+    if (error instanceof CfsyncError) return error;
+    throw error;
+  });
+  if (applied === undefined) return { then: job };
+  if (applied instanceof CfsyncError) {
+    if (job.desired.mode === 'lockdown' || isNamed('mode', settings)) return { then: job };
+    const message = `${job.name}: refused: ${applied.message}, so it is not known whether its ports were locked; nothing was changed; say which mode it is, with --mode lockdown, or with --mode ${job.desired.mode} at a terminal or beside --allow-weaker`;
+    return { then: undefined, message };
+  }
+  const silent = openings(applied.desired, job.desired).filter(
+    (opening) => !isMeant(opening, applied, job, settings),
+  );
+  if (silent.length === 0) return { then: job };
+  return { then: asApplied(job, applied), message: explain(job, applied, silent, settings) };
 }
 
-function isSame(one: unknown, other: unknown): boolean {
-  return JSON.stringify(one) === JSON.stringify(other);
+/** Whether somebody said so for this run. */
+function isNamed(setting: Opening['setting'], { values }: Settings): boolean {
+  return values['allow-weaker'] === true || (values[setting] !== undefined && isAttended());
+}
+
+/** Whether somebody said so: for this run, or by a configuration that had them locked and has not any more. */
+function isMeant(opening: Opening, { given }: Applied, job: Job, settings: Settings): boolean {
+  const { setting, key } = opening;
+  if (isNamed(setting, settings)) return true;
+  // A configuration that is not there says nothing.
+  if (given === undefined || job.given === undefined || settings.config.file === undefined)
+    return false;
+  const says = JSON.stringify(job.given[key]) === JSON.stringify(job.desired[key]);
+  return says && opening.wasSaidIn(given);
 }
 
 /** What the configuration said then stays written down, so that a change of it still counts when the rest is settled. */
@@ -127,7 +141,7 @@ function explain(
   const ports = desired.tcpPorts.join(', ');
   const udp = desired.udpPorts.length === 0 ? '' : `, udp-ports: [${desired.udpPorts.join(', ')}]`;
   const named = silent.map(({ setting }) => `--${setting}`).join(' and ');
-  return `${name}: ${modeText(desired)} stays as it was applied: ${what}, which neither a change of the configuration nor a person asks for; to keep it, write mode: lockdown, ports: [${ports}]${udp} into ${file}; to open it, give ${named} at a terminal, or --allow-weaker`;
+  return `${name}: ${modeText(desired)} stays as it was applied: ${what}, and neither a person nor a change of the configuration says so; to keep it, write mode: lockdown, ports: [${ports}]${udp} for ${name} into ${file}; to open it, give ${named} at a terminal, or --allow-weaker`;
 }
 
 /** `lockdown of 80, 443`. */

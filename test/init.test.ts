@@ -84,7 +84,11 @@ describe('the configuration of what was applied', () => {
           desired: locked,
           options: { chain: 'none', trusted: ['wg0'] },
         },
-        { name: 'ufw', why: 'applied', desired: { ...base, mode: 'allow' } },
+        {
+          name: 'ufw',
+          why: 'applied',
+          desired: { ...base, mode: 'allow', extra: { v4: ['203.0.113.7/32'], v6: [] } },
+        },
         { name: 'nginx', why: 'it runs' },
       ],
       new Map(),
@@ -94,7 +98,7 @@ describe('the configuration of what was applied', () => {
       mode: 'lockdown',
       ports: [80, 8443],
       'udp-ports': [443],
-      extra: ['198.51.100.0/24', '2001:db8::/32'],
+      extra: ['198.51.100.0/24', '203.0.113.7/32', '2001:db8::/32'],
       backends: {
         nftables: { chain: 'none', trusted: ['wg0'] },
         ufw: { mode: 'allow', ports: [80, 443], 'udp-ports': [] },

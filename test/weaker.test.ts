@@ -5,8 +5,12 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../src/errors.ts';
+import type { Job } from '../src/job.ts';
+import type { Context } from '../src/main.ts';
+import { noConfig } from '../src/config.ts';
+import type { Settings } from '../src/settings.ts';
 import { readApplied, writeApplied, type Given } from '../src/records.ts';
-import { openings } from '../src/weaker.ts';
+import { keepLocked, openings } from '../src/weaker.ts';
 import { runProgram, type Ended } from './helpers/program.ts';
 import { runAtTerminal } from './helpers/terminal.ts';
 
@@ -134,7 +138,7 @@ describe('a run that nobody is at', () => {
     expect(code).toBe(exit.refused);
     expect(stdout).toContain('+104.24.0.0/14');
     expect(stderr).toBe(
-      `cfsync: wall: lockdown of 80, 443, 8443 stays as it was applied: mode allow would let others in, which neither a change of the configuration nor a person asks for; to keep it, write mode: lockdown, ports: [80, 443, 8443] into ${folder}/config.yaml; to open it, give --mode at a terminal, or --allow-weaker\n`,
+      `cfsync: wall: lockdown of 80, 443, 8443 stays as it was applied: mode allow would let others in, and neither a person nor a change of the configuration says so; to keep it, write mode: lockdown, ports: [80, 443, 8443] for wall into ${folder}/config.yaml; to open it, give --mode at a terminal, or --allow-weaker\n`,
     );
     expect(now()).toBe('lockdown 80,443,8443');
     // Drift is repaired as ever.
@@ -209,6 +213,56 @@ describe('a run that nobody is at', () => {
     expect(now()).toBe('lockdown 80,81,82');
     expect((await cfsync('apply')).code).toBe(exit.ok);
     expect(now()).toBe('lockdown 80,81');
+  });
+
+  it.each([
+    ['mode: lockdown\nports: [80, 443]', ''],
+    ['', 'ports: [80, 443, 9443]'],
+  ])('a change from %j to %j does not speak for a port that it never named', async (top, later) => {
+    configure(top);
+    await lock(' --ports 80,443,8443');
+    configure(`mode: lockdown\n${later}`);
+    expect((await cfsync('apply')).code).toBe(exit.refused);
+    expect(now()).toBe('lockdown 80,443,8443');
+  });
+
+  it('a configuration that is gone says nothing', async () => {
+    configure('mode: lockdown');
+    expect((await cfsync('apply')).code).toBe(exit.ok);
+    const { desired, given } = (await readApplied(state, 'wall'))!;
+    const settings = { values: {}, config: noConfig, stateDir: state } as unknown as Settings;
+    const job = {
+      name: 'wall',
+      renderer: { kind: 'filter' },
+      desired: { ...desired, mode: 'allow' },
+      given: { ...given, mode: 'allow' },
+    } as unknown as Job;
+    const said: string[] = [];
+    const context = {
+      settings,
+      output: { error: (text: string) => said.push(text) },
+      record: { backend: () => {} },
+    } as unknown as Context;
+    const [kept] = await keepLocked([job], context, []);
+    expect(kept!.desired.mode).toBe('lockdown');
+    expect(said).toHaveLength(1);
+  });
+
+  it.each([
+    ['is empty', ''],
+    ['a later release wrote', '{"schema":9,"kind":"applied","digest":"x","content":{}}'],
+  ])('a record that %s does not open what it may say was locked', async (_, text) => {
+    const other = `wall: {renderer: ./wall.mjs, path: ${wall()}}, other: {renderer: ./wall.mjs, path: ${wall()}2}`;
+    writeFileSync(join(folder, 'config.yaml'), `backends: {${other}}\n`);
+    await lock();
+    writeFileSync(join(state, 'applied', 'wall.json'), text);
+    const ended = await cfsync('apply --allow-weaker -b other');
+    expect(ended.code).toBe(exit.ok);
+    const refused = await cfsync('apply');
+    expect(refused.code).toBe(exit.refused);
+    expect(refused.stderr).toContain('so it is not known whether its ports were locked');
+    expect(now()).toBe('lockdown 80,443');
+    expect((await cfsync('diff')).code).toBe(exit.refused);
   });
 
   it('a backend that filters nothing has no mode to keep', async () => {

@@ -34,6 +34,7 @@ describeLive('at the same time', { programs: ['nft', 'ufw', 'iptables', 'python3
       '-b',
       'nftables',
       '--accept-large-change',
+      '--allow-weaker',
       '--mode',
       'lockdown',
       '--source',

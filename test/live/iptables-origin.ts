@@ -126,7 +126,7 @@ exit 3
   }
 
   apply(...args: string[]): Promise<string> {
-    return this.cfsync(0, 'apply -b iptables --source bundled', ...args);
+    return this.cfsync(0, 'apply -b iptables --source bundled --allow-weaker', ...args);
   }
 }
 

@@ -119,7 +119,7 @@ describeLive('iptables', { programs }, () => {
           const change = (i: number): Promise<string> =>
             origin.cfsync(
               0,
-              `apply -b iptables --accept-large-change --source /run/lab/list/${i % 2}`,
+              `apply -b iptables --allow-weaker --accept-large-change --source /run/lab/list/${i % 2}`,
               ...form,
               `--mode=${i % 10 < 5 ? 'allow' : 'lockdown'}`,
             );

@@ -18,8 +18,8 @@ const programs = ['nft', 'iptables', 'ip6tables', 'ipset', 'ufw', 'fail2ban-clie
 
 /** Sets, rules and files all change on the way from one to the other. */
 const versions = [
-  ['--source', '/run/lab/lists/0', '--ports', '80,443'],
-  ['--source', '/run/lab/lists/1', '--ports', '443,8443'],
+  ['--source', '/run/lab/lists/0', '--ports', '80,443', '--allow-weaker'],
+  ['--source', '/run/lab/lists/1', '--ports', '443,8443', '--allow-weaker'],
 ] as const;
 
 const temporary = '/run/lab/tmp';

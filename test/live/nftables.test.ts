@@ -86,7 +86,7 @@ describeLive('nftables', { programs: ['nft'] }, () => {
   let lab: Lab;
 
   const apply = (...args: string[]) =>
-    lab.cfsync(['apply', '-b', 'nftables', '--source', 'bundled', ...args]);
+    lab.cfsync(['apply', '-b', 'nftables', '--source', 'bundled', '--allow-weaker', ...args]);
   const applied = async (...args: string[]): Promise<string> => {
     const { code, stdout, stderr } = await apply(...args);
     expect(code, stderr).toBe(exit.ok);

@@ -57,7 +57,7 @@ describeLive('traffic', { programs: ['nft', 'iptables', 'ufw', 'python3'] }, () 
     ) => {
       const ports = source === 'bundled' ? '80,443' : '443,8443';
       const args = ['-b', name, '--mode', 'lockdown', '--source', source, '--ports', ports];
-      return lab.cfsync(['apply', ...args], { env });
+      return lab.cfsync(['apply', '--allow-weaker', ...args], { env });
     };
 
     it('loses no connection and lets no stranger in on the way back', async () => {
