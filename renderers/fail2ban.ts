@@ -401,6 +401,8 @@ function sectionsOf({ defaults, jails }: Pick<Fail2banAround, 'defaults' | 'jail
 function carries(state: Fail2banOwned, { early, late, beside }: Fail2banOwned): boolean {
   if (JSON.stringify(state.beside) !== JSON.stringify(beside)) return false;
   if (state.early === early && state.late === late) return true;
+  // Before an adopt our file has what is taken over as well.
+  if (state.strays !== undefined) return true;
   return withoutRanges(state.late) === withoutRanges(compose(none, beside).late);
 }
 

@@ -9,6 +9,8 @@ import { describeLive } from './privileges.ts';
 const program = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
 const config = '/etc/cfsync/config.yaml';
 const units = '/etc/systemd/system';
+/** A server of fail2ban or nginx must not leave its bans and logs on this machine. */
+const privateDirs = ['/var/log', '/var/lib/fail2ban', '/var/lib/nginx'];
 const programs = [
   'nft',
   'iptables',
@@ -25,7 +27,7 @@ describeLive('init', { programs }, () => {
   const init = (...args: string[]) => lab.cfsync(['init', ...args]);
 
   beforeEach(async () => {
-    lab = await Lab.create();
+    lab = await Lab.create({ privateDirs });
     // The packages enable their services; a test that wants one says so.
     await shell(`rm -f ${units}/*.wants/fail2ban.service ${units}/*.wants/nginx.service`);
   });
@@ -210,7 +212,7 @@ describeLive('init --install-timer', { programs }, () => {
   const init = (...args: string[]) => lab.cfsync(['init', '--install-timer', ...args]);
 
   beforeAll(async () => {
-    lab = await Lab.create();
+    lab = await Lab.create({ privateDirs });
   });
   afterAll(() => lab.close());
 
