@@ -87,7 +87,7 @@ export const bootName = 'boot';
 /** Why a name is none that a person, the configuration or a plan can give a backend; undefined where it is one. */
 export function whyNoName(name: string): string | undefined {
   if (name === bootName)
-    return `${name} is no backend but the unit of apply --persist, which cfsync remove takes away with the first backend`;
+    return `${name} is no backend but the unit of apply --persist, which cfsync remove takes away as well`;
   if (/^[A-Za-z0-9][\w.-]*$/.test(name)) return undefined;
   return `${escape(name)} is not a name for a backend, with which its records are named as well; use letters, digits and . _ -`;
 }

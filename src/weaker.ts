@@ -67,8 +67,8 @@ export async function keepLocked(
 ): Promise<readonly Job[]> {
   const kept: Job[] = [];
   for (const job of jobs) {
-    const { message, then } = await judge(job, settings);
-    if (then !== undefined) kept.push(then);
+    const { message, kept: one } = await judge(job, settings);
+    if (one !== undefined) kept.push(one);
     if (message === undefined) continue;
     if (settings.values.plan !== undefined) throw new CfsyncError(exit.refused, message);
     output.error(message, { backend: job.name });
@@ -82,23 +82,23 @@ export async function keepLocked(
 async function judge(
   job: Job,
   settings: Settings,
-): Promise<{ readonly then: Job | undefined; readonly message?: string }> {
-  if (job.renderer.kind !== 'filter') return { then: job };
+): Promise<{ readonly kept: Job | undefined; readonly message?: string }> {
+  if (job.renderer.kind !== 'filter') return { kept: job };
   const applied = await readApplied(settings.stateDir, job.name).catch((error: unknown) => {
     if (error instanceof CfsyncError) return error;
     throw error;
   });
-  if (applied === undefined) return { then: job };
+  if (applied === undefined) return { kept: job };
   if (applied instanceof CfsyncError) {
-    if (job.desired.mode === 'lockdown' || isNamed('mode', settings)) return { then: job };
+    if (job.desired.mode === 'lockdown' || isNamed('mode', settings)) return { kept: job };
     const message = `${job.name}: refused: ${applied.message}, so it is not known whether its ports were locked; nothing was changed; say which mode it is, with --mode lockdown, or with --mode ${job.desired.mode} at a terminal or beside --allow-weaker`;
-    return { then: undefined, message };
+    return { kept: undefined, message };
   }
   const silent = openings(applied.desired, job.desired).filter(
     (opening) => !isMeant(opening, applied, job, settings),
   );
-  if (silent.length === 0) return { then: job };
-  return { then: asApplied(job, applied), message: explain(job, applied, silent, settings) };
+  if (silent.length === 0) return { kept: job };
+  return { kept: asApplied(job, applied), message: explain(job, applied, silent, settings) };
 }
 
 /** Whether somebody said so for this run. */

@@ -51,9 +51,15 @@ describe('who only asks changes nothing', () => {
   });
 
   it.each([
-    ...['-qV=false', '-qV1', '-V=false', '--version=no', '-qh=false'],
+    '-qV=false',
+    '-qV1',
+    '-V=false',
+    '--version=no',
+    '-qh=false',
     // A blank is missing.
-    ...['-v--dry-run', '-q-dry-run', '-q-V'],
+    '-v--dry-run',
+    '-q-dry-run',
+    '-q-V',
   ])('apply with %s is refused', async (flag) => {
     const { code, stderr } = await cfsync(`${apply} ${flag}`);
     expect({ code, stderr }).toEqual({

@@ -1,5 +1,5 @@
 /** Nothing that was locked is opened in silence: what counts as weaker, and who may say so. */
-import { readFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -263,6 +263,11 @@ describe('a run that nobody is at', () => {
     expect(refused.stderr).toContain('so it is not known whether its ports were locked');
     expect(now()).toBe('lockdown 80,443');
     expect((await cfsync('diff')).code).toBe(exit.refused);
+    rmSync(`${wall()}2`);
+    const together = await cfsync('apply --all-or-nothing');
+    expect(together.code).toBe(exit.refused);
+    expect(together.stderr).toContain('nothing else was changed, because of --all-or-nothing');
+    expect(existsSync(`${wall()}2`)).toBe(false);
   });
 
   it('a backend that filters nothing has no mode to keep', async () => {

@@ -72,7 +72,7 @@ async function planAll(
   record.expect(jobs.map(({ name }) => name));
   return locked(jobs, lockTimeout, async () => {
     const plans: Plan[] = [];
-    let refused = false;
+    let refused = kept.length < named.length;
     const cutOff = await openNames(stateDir);
     for (const { name } of jobs) await refuseBehind(name, stateDir);
     for (const job of jobs) {

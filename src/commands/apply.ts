@@ -113,7 +113,9 @@ async function planAll(
     if (saved !== undefined) mustBeSame(plans, saved);
     const cleared = await preflight(plans, context, codes);
     const refused =
-      cleared.length < jobs.length || plans.some((p) => p.verdict.kind === 'no change');
+      kept.length < named.length ||
+      cleared.length < jobs.length ||
+      plans.some((p) => p.verdict.kind === 'no change');
     return then({ answer, jobs, plans, cleared, refused, codes });
   });
 }
