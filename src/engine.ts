@@ -33,6 +33,7 @@ import type {
   Wanted,
 } from './renderer.ts';
 import {
+  claimFiles,
   dropUnusable,
   forgetEntry,
   entryPath,
@@ -414,18 +415,29 @@ export async function makeRollback(job: Job, entry: Entry): Promise<Plan> {
   const then = { ...job, desired, ...(adopting && { adopting }) };
   const observed = await look(then);
   const wanted = entry.before;
-  const steps = job.renderer.plan(wanted, observed).filter(isUndoable);
+  const all = job.renderer.plan(wanted, observed).filter(isUndoable);
+  const steps = withoutForeign(all, entry);
+  const notices = all
+    .filter((step) => !steps.includes(step))
+    .flatMap((step) => foreignNotice(step, job.name));
   return {
     job: then,
     observed,
     wanted,
     desired,
-    notices: [],
+    notices,
     verdict: { kind: 'go', ranges: wanted.ranges, kept: none },
-    steps: withoutForeign(steps, entry),
+    steps,
     added: subtract(wanted.ranges, observed.owned.ranges),
-    removed: subtract(observed.owned.ranges, wanted.ranges),
+    // What stays in a file that is left goes nowhere.
+    removed: notices.length > 0 ? none : subtract(observed.owned.ranges, wanted.ranges),
   };
+}
+
+function foreignNotice(step: Step, name: string): readonly Notice[] {
+  if (step.kind === 'run') return [];
+  const text = `${step.path} is left as it is, because somebody else has changed it since, and is still in force; look at it, then delete it, or run cfsync remove --backend ${name}`;
+  return [{ level: 'warning', text }];
 }
 
 /** A file that the change created and that somebody else has replaced since is not ours to take away. */
@@ -449,11 +461,17 @@ function withoutForeign(steps: readonly Step[], { files }: Entry): readonly Step
 export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<Result> {
   const { name } = job;
   const notices: Notice[] = [];
+  const written: FileChange[] = [];
   try {
     const anew = async () => (await makeRollback(job, entry)).steps;
-    for (const step of await anew()) await perform(step, job, anew);
-    const [left] = await anew();
+    for (const step of await anew()) {
+      await perform(step, job, anew);
+      if (step.kind === 'file') written.push(fileChange(step));
+    }
+    const { steps, notices: foreign } = await makeRollback(job, entry);
+    const [left] = steps;
     if (left !== undefined) throw new CfsyncError(exit.broken, `it still differs: ${left.summary}`);
+    notices.push(...foreign);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     return {
@@ -463,17 +481,18 @@ export async function goBack(job: Job, entry: Entry, stateDir: string): Promise<
       notices,
     };
   }
+  const isWhole = notices.length === 0;
   notices.push(
     ...(await recorded(async () => {
       await tidy(entry);
       const said = await writeApplied(stateDir, name, entry.was ?? undefined);
       await forgetEntry(stateDir, name, entry.number);
-      return said;
+      return [...said, ...(await claimFiles(stateDir, name, entry.number, written))];
     })),
   );
   return {
     code: exit.rolledBack,
-    message: `${name} is back to what it was before`,
+    message: `${name} is back to what it was before${isWhole ? '' : ', but for what is left'}`,
     detail: [],
     notices,
   };

@@ -167,6 +167,26 @@ export async function forgetEntry(stateDir: string, name: string, run: number): 
   await removeFile(journalPath(stateDir, name));
 }
 
+/** What going back from a run wrote is cfsync's for the runs before it as well. */
+export async function claimFiles(
+  stateDir: string,
+  name: string,
+  run: number,
+  files: readonly FileChange[],
+): Promise<readonly Notice[]> {
+  if (files.length === 0) return [];
+  const notices: Notice[] = [];
+  for (const kept of await keptNames(stateDir)) {
+    if (kept.name !== name || kept.run > run) continue;
+    const path = keptPath(stateDir, name, kept.run);
+    const entry = await readRecord(path, 'journal', validEntry);
+    if (entry === undefined) continue;
+    const claimed = { ...entry, files: [...files, ...entry.files] };
+    notices.push(...(await writeRecord(path, 'journal', claimed, validEntry)));
+  }
+  return notices;
+}
+
 async function keptNames(
   stateDir: string,
 ): Promise<readonly { readonly name: string; readonly run: number }[]> {

@@ -534,7 +534,18 @@ describe('after a run that was cut off', () => {
     await apply(made, state, run);
     const [{ entry }] = (await entriesOf(state, 1)) as [Kept];
     writeFileSync(file, '198.51.100.0/24');
-    expect(await goBack(job(fileBackend()), entry, state)).toMatchObject({ code: 4 });
+    expect(await makeRollback(job(fileBackend()), entry)).toMatchObject({
+      steps: [],
+      removed: none,
+    });
+    const back = await goBack(job(fileBackend()), entry, state);
+    expect(back).toMatchObject({
+      code: 4,
+      message: expect.stringContaining('is back to what it was before, but for what is left'),
+    });
+    expect(back.notices.map(({ text }) => text)).toEqual([
+      `${file} is left as it is, because somebody else has changed it since, and is still in force; look at it, then delete it, or run cfsync remove --backend file`,
+    ]);
     expect(readFileSync(file, 'utf8')).toBe('198.51.100.0/24');
   });
 

@@ -123,8 +123,13 @@ async function goBackAll(context: Context, reversals: readonly Reversal[]): Prom
     }
     const moved = { changed: plan.steps.length > 0, gained: plan.added, lost: plan.removed };
     record.backend(reversal.name, { code: exit.ok, message, ...moved });
-    for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
-    const parts = [`${back.message}, verified`, changeText(plan.added, plan.removed)];
+    // Of what is left the difference would say that it is gone.
+    const isWhole = plan.notices.length === 0;
+    for (const file of isWhole ? planDiff(plan) : []) output.diff(unified(file, ['a', 'b']));
+    const parts = [
+      `${back.message}${isWhole ? ', verified' : ''}`,
+      changeText(plan.added, plan.removed),
+    ];
     output.sentence(parts.filter((part) => part !== '').join('; '));
   }
   // Where only some backends go back, the others still wait for their confirmation.

@@ -167,6 +167,9 @@ describeLive('rollback of an adopt', { programs }, () => {
         await rollback();
         const theirs = (await shell(one.own)).split(/[\s=]+/);
         for (const prefix of [stray, later.cloudflare, later.own]) expect(theirs).toContain(prefix);
+        // What our own way back wrote by his edit is ours to take away.
+        await rollback();
+        expect((await state()).join('\n')).not.toMatch(/cfsync/i);
         await endHold();
         await apply();
         await cfsync('verify');
