@@ -395,20 +395,24 @@ function sectionsOf({ defaults, jails }: Pick<Fail2banAround, 'defaults' | 'jail
 }
 
 /**
- * Whether the files of a state carry the admin's values of now. One that was recorded earlier may have others, and so
- * may its files where they were written before he changed his.
+ * Whether a state can be put there as it is. One that was recorded earlier may have other values of the admin's, and its
+ * file fewer of them than he has now, where it was written before he added some.
  */
-function carries(state: Fail2banOwned, { early, late, beside }: Fail2banOwned): boolean {
-  if (JSON.stringify(state.beside) !== JSON.stringify(beside)) return false;
-  if (state.early === early && state.late === late) return true;
-  // Before an adopt our file has what is taken over as well.
-  if (state.strays !== undefined) return true;
-  return withoutRanges(state.late) === withoutRanges(compose(none, beside).late);
+function carries({ early, late, beside }: Fail2banOwned, now: Fail2banOwned): boolean {
+  if (JSON.stringify(beside) !== JSON.stringify(now.beside)) return false;
+  if (late === null || (late === now.late && early === now.early)) return true;
+  const written = valuesIn(late);
+  return Object.entries(beside).every(([name, values]) =>
+    values.every((value) => written.get(name)?.includes(value) !== false),
+  );
 }
 
-function withoutRanges(text: string | null): string | undefined {
-  const lines = text?.split('\n').filter((line) => !line.startsWith(indent));
-  return lines?.join('\n');
+/** The admin's values in a file of ours, by section. */
+function valuesIn(late: string): ReadonlyMap<string, readonly string[]> {
+  const found = late.matchAll(/^\[(.*)\]\nignoreip =(.*)$/gm);
+  return new Map(
+    [...found].map(([, name, values]) => [name!, values!.replaceAll('%%', '%').split(' ')]),
+  );
 }
 
 function compose(ranges: Ranges, beside: Sections): Files {
