@@ -12,7 +12,7 @@ const bin = fileURLToPath(new URL('../../dist/src/bin.js', import.meta.url));
 /** What has to be done first. */
 const before: Readonly<Record<string, string>> = {
   confirm: 'apply --backend nftables --source bundled --mode lockdown --confirm 60',
-  remove: 'apply --backend nftables --source bundled',
+  remove: 'apply --backend nftables --source bundled --allow-weaker',
 };
 
 describeLive('the examples in --help', { programs: ['nft', 'iptables'] }, () => {
