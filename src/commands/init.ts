@@ -7,6 +7,7 @@ import { ensureDir, writeFileAtomic } from '../files.ts';
 import { failure, host } from '../host.ts';
 import { choose, lookForBackends, type AppliedBackend, type Choice } from '../in-use.ts';
 import type { Context } from '../main.ts';
+import { bootName } from '../options.ts';
 import type { Output } from '../output.ts';
 import { appliedNames, readUsable } from '../records.ts';
 import { makeJob, type Settings } from '../settings.ts';
@@ -84,7 +85,7 @@ async function appliedHere(settings: Settings, output: Output): Promise<AppliedB
   const found: AppliedBackend[] = [];
   for (const name of await appliedNames(settings.stateDir)) {
     // The unit of --persist is no backend that a configuration names.
-    if (name === 'boot') continue;
+    if (name === bootName) continue;
     const { content, notices } = await readUsable(settings.stateDir, name);
     output.notices(name, notices);
     if (content !== undefined) found.push({ name, ...content });
