@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 cat <<'END'
-This runs every check and test: half an hour on two cores, an hour on a slower or busy machine.
+This runs every check and test: 40 minutes on two cores, an hour on a slower or busy machine.
 It needs root, Debian, Node 20.19 or later, what apt and npm are set up to install from, and 1 GB of disk.
 It installs Debian packages and starts none of their services; its firewalls are in network namespaces of its own.
 END
