@@ -45,11 +45,11 @@ async function answer(): Promise<void> {
   } else if (isAsked('version', 'V')) {
     process.stdout.write(`${manifest.version}\n`);
   } else if (argv.length === 0) {
-    const { help } = await import('./help.ts');
+    const { help } = await import('./cli/help.ts');
     process.stderr.write(help(undefined));
     process.exitCode = 64;
   } else if (isAsked('help', 'h')) {
-    const { help } = await import('./help.ts');
+    const { help } = await import('./cli/help.ts');
     process.stdout.write(help(first !== undefined && first.startsWith('-') ? second : first));
   } else {
     const { main } = await import('./main.ts');

@@ -1,11 +1,11 @@
 /** Runs one command and turns errors into one line and an exit code. */
-import { parseArguments } from './arguments.ts';
-import { conclude } from './conclude.ts';
+import { parseArguments } from './cli/arguments.ts';
+import { conclude } from './report/conclude.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
-import type { CommandName } from './flags.ts';
-import { makeOutput, type Output } from './output.ts';
-import { makeRecorder, type Recorder } from './run-report.ts';
-import type { Settings } from './settings.ts';
+import type { CommandName } from './cli/flags.ts';
+import { makeOutput, type Output } from './cli/output.ts';
+import { makeRecorder, type Recorder } from './report/run-report.ts';
+import type { Settings } from './settings/settings.ts';
 import { escape } from './text.ts';
 
 export interface Context {
@@ -48,8 +48,8 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
     const name = command as CommandName;
     if (name === 'completion')
       return (await import('./commands/completion.ts')).run({ words, output });
-    const { noConfig, readConfig } = await import('./config.ts');
-    const { readSettings } = await import('./settings.ts');
+    const { noConfig, readConfig } = await import('./settings/config.ts');
+    const { readSettings } = await import('./settings/settings.ts');
     // `init` writes the file, and does not mind what is in another one.
     const config =
       command === 'init' ? noConfig : await readConfig(values.config as string | undefined);
@@ -62,7 +62,7 @@ export async function main(argv: readonly string[]): Promise<ExitCode> {
     if (values['dry-run'] === true) return code;
     await conclude(name, code, context, (error) => complain(output, error));
     if (values.confirm === undefined || code === exit.busy) return code;
-    const { countDown } = await import('./confirm.ts');
+    const { countDown } = await import('./run/confirm.ts');
     return worst([code, await countDown(settings, output)]);
   } catch (error) {
     return complain(output, error);

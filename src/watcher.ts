@@ -1,18 +1,18 @@
 /** The process that waits for `cfsync confirm`, detached from the session that applied, and else goes back. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lookAgain } from './again.ts';
-import { expire } from './change.ts';
-import { conclude } from './conclude.ts';
-import { readConfig } from './config.ts';
+import { lookAgain } from './run/again.ts';
+import { expire } from './run/change.ts';
+import { conclude } from './report/conclude.ts';
+import { readConfig } from './settings/config.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
-import { bootId } from './host.ts';
-import { beginRun } from './journal.ts';
-import { withRunLock } from './lock.ts';
+import { bootId } from './host/host.ts';
+import { beginRun } from './state/journal.ts';
+import { withRunLock } from './state/lock.ts';
 import type { Context } from './main.ts';
-import { makeOutput } from './output.ts';
-import { readPending, secondsLeft, type Pending } from './pending.ts';
-import { makeRecorder } from './run-report.ts';
-import { readSettings } from './settings.ts';
+import { makeOutput } from './cli/output.ts';
+import { readPending, secondsLeft, type Pending } from './state/pending.ts';
+import { makeRecorder } from './report/run-report.ts';
+import { readSettings } from './settings/settings.ts';
 
 const [stateDir = '', run = '', file = ''] = process.argv.slice(2);
 

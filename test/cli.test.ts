@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../src/errors.ts';
-import { writeRecord } from '../src/store.ts';
+import { writeRecord } from '../src/state/store.ts';
 import { play, published, start, type FeedServer } from './helpers/feeds.ts';
 import { filterRenderer, listRenderer, runProgram, type Ended } from './helpers/program.ts';
 

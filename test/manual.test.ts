@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { commands, flags } from '../src/flags.ts';
-import { builtIn } from '../src/load.ts';
+import { commands, flags } from '../src/cli/flags.ts';
+import { builtIn } from '../src/settings/load.ts';
 import { optionsOf } from './helpers/options.ts';
 
 const page = (name: string): string =>
@@ -37,7 +37,7 @@ it.each(Object.keys(builtIn))('names every option of a backend: %s', async (name
 });
 
 it('names every setting of the configuration', () => {
-  const config = readFileSync(join(import.meta.dirname, '..', 'src', 'config.ts'), 'utf8');
+  const config = readFileSync(join(import.meta.dirname, '..', 'src', 'settings', 'config.ts'), 'utf8');
   const keys = [.../const settingKeys = \[([^\]]*)\]/.exec(config)![1]!.matchAll(/'([^']+)'/g)];
   for (const name of [...keys.map(([, key]) => key!), 'extra', 'probe', 'backends'])
     expect(page('cfsync.yaml.5')).toMatch(new RegExp(`^\\.It Cm .*\\b${name}\\b`, 'm'));

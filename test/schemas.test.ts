@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { exit } from '../src/errors.ts';
-import { builtIn } from '../src/load.ts';
+import { builtIn } from '../src/settings/load.ts';
 import { published } from './helpers/feeds.ts';
 import { optionsOf } from './helpers/options.ts';
 import { listRenderer, runProgram } from './helpers/program.ts';

@@ -1,24 +1,24 @@
 /** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
-import { changing, cutOffText } from '../change.ts';
-import { locked, type Plan } from '../engine.ts';
+import { changing, cutOffText } from '../run/change.ts';
+import { locked, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
-import { largeLoss } from '../guard.ts';
-import { forRanges, type Job } from '../job.ts';
-import { bootId } from '../host.ts';
-import { openNames, readOpen } from '../journal.ts';
-import { preflight } from '../lockout.ts';
+import { largeLoss } from '../engine/guard.ts';
+import { forRanges, type Job } from '../engine/job.ts';
+import { bootId } from '../host/host.ts';
+import { openNames, readOpen } from '../state/journal.ts';
+import { preflight } from '../run/lockout.ts';
 import type { Context } from '../main.ts';
-import { isAttended, type Output } from '../output.ts';
-import { readHold } from '../pending.ts';
-import { policyFor } from '../policy.ts';
+import { isAttended, type Output } from '../cli/output.ts';
+import { readHold } from '../state/pending.ts';
+import { policyFor } from '../feed/policy.ts';
 import { merge, parseRanges, subtract } from '../prefix.ts';
-import { everPublished, retired } from '../published.ts';
+import { everPublished, retired } from '../feed/published.ts';
 import type { Ranges, Stray } from '../renderer.ts';
-import { makeJobs, sourceOptions } from '../settings.ts';
-import { whileChanging } from '../signals.ts';
-import { resolveSource } from '../source.ts';
+import { makeJobs, sourceOptions } from '../settings/settings.ts';
+import { whileChanging } from '../host/signals.ts';
+import { resolveSource } from '../feed/source.ts';
 import { escape } from '../text.ts';
-import { keepLocked } from '../weaker.ts';
+import { keepLocked } from '../run/weaker.ts';
 import { applyAll, planOne, printPlan, refuseConflicts, type Planned } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {

@@ -1,9 +1,9 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { resolve } from 'node:path';
-import { asRecorded } from '../again.ts';
-import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../change.ts';
-import { confirmLater, startWatch } from '../confirm.ts';
-import { unified } from '../diff.ts';
+import { asRecorded } from '../run/again.ts';
+import { changing, cutOffText, finishRollback, jobsOf, takeRunBack } from '../run/change.ts';
+import { confirmLater, startWatch } from '../run/confirm.ts';
+import { unified } from '../engine/diff.ts';
 import {
   apply,
   check,
@@ -15,28 +15,28 @@ import {
   type Plan,
   type Policy,
   type Result,
-} from '../engine.ts';
+} from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
-import { flagSpec, planned } from '../flags.ts';
-import { forRanges, ownAmong, type Job } from '../job.ts';
-import { openNames, readOpen, type Kept, type Run } from '../journal.ts';
-import { preflight } from '../lockout.ts';
+import { flagSpec, planned } from '../cli/flags.ts';
+import { forRanges, ownAmong, type Job } from '../engine/job.ts';
+import { openNames, readOpen, type Kept, type Run } from '../state/journal.ts';
+import { preflight } from '../run/lockout.ts';
 import type { Context } from '../main.ts';
-import { changeText, isAttended, space, type Output } from '../output.ts';
-import { endHold, endPending, readHold, writeHold, type Hold } from '../pending.ts';
-import { appliedNames, readUsable } from '../records.ts';
-import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings.ts';
-import { bringToEnd, wasAsked, whileChanging } from '../signals.ts';
-import { loadBoot } from '../load.ts';
-import { installForRoot, mustBeTrusted } from '../trust.ts';
-import { policyFor } from '../policy.ts';
+import { changeText, isAttended, space, type Output } from '../cli/output.ts';
+import { endHold, endPending, readHold, writeHold, type Hold } from '../state/pending.ts';
+import { appliedNames, readUsable } from '../state/records.ts';
+import { makeJobs, recordedJob, sourceOptions, type Settings } from '../settings/settings.ts';
+import { bringToEnd, wasAsked, whileChanging } from '../host/signals.ts';
+import { loadBoot } from '../settings/load.ts';
+import { installForRoot, mustBeTrusted } from '../host/trust.ts';
+import { policyFor } from '../feed/policy.ts';
 import { merge } from '../prefix.ts';
-import { mustBeRunnable, probe } from '../probe.ts';
-import { unchanged } from '../run-report.ts';
-import { mustBeSame, readTrustedPlan, savedJobs, type SavedPlan } from '../saved-plan.ts';
-import { resolveSource, type Answer } from '../source.ts';
+import { mustBeRunnable, probe } from '../run/probe.ts';
+import { unchanged } from '../report/run-report.ts';
+import { mustBeSame, readTrustedPlan, savedJobs, type SavedPlan } from '../run/saved-plan.ts';
+import { resolveSource, type Answer } from '../feed/source.ts';
 import { escape } from '../text.ts';
-import { keepLocked } from '../weaker.ts';
+import { keepLocked } from '../run/weaker.ts';
 
 /** What planning came to. */
 export interface Planned {

@@ -1,10 +1,10 @@
 /** `backends`: which are usable here, and why not. */
 import { BackendError, CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { host } from '../host.ts';
-import { builtIn } from '../load.ts';
+import { host } from '../host/host.ts';
+import { builtIn } from '../settings/load.ts';
 import type { Context } from '../main.ts';
-import { makeJob } from '../settings.ts';
-import { space } from '../output.ts';
+import { makeJob } from '../settings/settings.ts';
+import { space } from '../cli/output.ts';
 import { hang } from '../text.ts';
 
 interface Line {

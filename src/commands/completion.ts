@@ -1,7 +1,7 @@
 /** `completion`: print the completion for a shell. */
-import { completion, shells } from '../completion.ts';
+import { completion, shells } from '../cli/completion.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { builtIn } from '../load.ts';
+import { builtIn } from '../settings/load.ts';
 import type { Context } from '../main.ts';
 import { escape } from '../text.ts';
 

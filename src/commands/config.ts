@@ -1,7 +1,7 @@
 /** `config check` and `config show`: is the configuration right, and what counts now. */
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import type { Context } from '../main.ts';
-import { effective } from '../settings.ts';
+import { effective } from '../settings/settings.ts';
 import { count, escape, suggest } from '../text.ts';
 
 /** Reading all of it checks all of it; what is wrong ends the command. */

@@ -1,9 +1,9 @@
 /** `confirm`: keep an apply that waits for it. */
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { bootId } from '../host.ts';
-import { withRunLock } from '../lock.ts';
+import { bootId } from '../host/host.ts';
+import { withRunLock } from '../state/lock.ts';
 import type { Context } from '../main.ts';
-import { endPending, readPending, secondsLeft } from '../pending.ts';
+import { endPending, readPending, secondsLeft } from '../state/pending.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
   const { stateDir, lockTimeout } = settings;

@@ -3,8 +3,8 @@ import IPCIDR from 'ip-cidr';
 import { isIP } from 'node:net';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import type { Context } from '../main.ts';
-import { sourceOptions } from '../settings.ts';
-import { resolveSource } from '../source.ts';
+import { sourceOptions } from '../settings/settings.ts';
+import { resolveSource } from '../feed/source.ts';
 import { escape } from '../text.ts';
 
 export async function run({ settings, words, output }: Context): Promise<ExitCode> {

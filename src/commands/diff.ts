@@ -1,21 +1,28 @@
 /** `diff`: what apply would change, on the live system or in rendered files. */
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { asRecorded } from '../again.ts';
-import { changed, unified } from '../diff.ts';
+import { asRecorded } from '../run/again.ts';
+import { changed, unified } from '../engine/diff.ts';
 import { CfsyncError, errno, exit, type ExitCode } from '../errors.ts';
-import { makePlan, planDiff, planId, type Plan, type Policy } from '../engine.ts';
+import { makePlan, planDiff, planId, type Plan, type Policy } from '../engine/engine.ts';
 import type { Context } from '../main.ts';
-import { forRanges, ownAmong, type Job } from '../job.ts';
-import { changeText } from '../output.ts';
+import { forRanges, ownAmong, type Job } from '../engine/job.ts';
+import { changeText } from '../cli/output.ts';
 import { merge, none, subtract } from '../prefix.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
-import { reportJson, reportMarkdown, type Report } from '../report.ts';
-import { isSame, readPlan, savedJobs, savePlan, staleText, type SavedPlan } from '../saved-plan.ts';
-import { makeJobs, sourceOptions } from '../settings.ts';
-import { policyFor } from '../policy.ts';
-import { resolveSource } from '../source.ts';
-import { keepLocked } from '../weaker.ts';
+import { reportJson, reportMarkdown, type Report } from '../engine/report.ts';
+import {
+  isSame,
+  readPlan,
+  savedJobs,
+  savePlan,
+  staleText,
+  type SavedPlan,
+} from '../run/saved-plan.ts';
+import { makeJobs, sourceOptions } from '../settings/settings.ts';
+import { policyFor } from '../feed/policy.ts';
+import { resolveSource } from '../feed/source.ts';
+import { keepLocked } from '../run/weaker.ts';
 import { lists, render } from './render.ts';
 import { explainVerdict, refuseBesidePlan } from './apply.ts';
 
@@ -153,7 +160,7 @@ async function onDisk({ settings, output }: Context, dir: string): Promise<Outco
 async function listsIn(dir: string): Promise<Ranges> {
   const text = (await textAt(join(dir, 'ips-v4'))) + (await textAt(join(dir, 'ips-v6')));
   if (text === '') return none;
-  const { parseList } = await import('../gate.ts');
+  const { parseList } = await import('../feed/gate.ts');
   return parseList(text, 'any', `${dir}/ips-v4 and ips-v6`);
 }
 

@@ -4,8 +4,8 @@ import { gatherContext } from '../doctor/context.ts';
 import { codeOf, examine } from '../doctor/examine.ts';
 import { asJson, asProbe, asText } from '../doctor/report.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { host } from '../host.ts';
-import { journalPrefix } from '../log.ts';
+import { host } from '../host/host.ts';
+import { journalPrefix } from '../cli/log.ts';
 import type { Context } from '../main.ts';
 import { escape, firstLines } from '../text.ts';
 

@@ -1,10 +1,10 @@
 /** `fetch`: download and check the ranges, show what changed since the snapshot, store them. */
 import { exit, type ExitCode } from '../errors.ts';
-import { withRunLock } from '../lock.ts';
+import { withRunLock } from '../state/lock.ts';
 import type { Context } from '../main.ts';
-import { changeText, space } from '../output.ts';
-import { sourceOptions } from '../settings.ts';
-import { resolveSource } from '../source.ts';
+import { changeText, space } from '../cli/output.ts';
+import { sourceOptions } from '../settings/settings.ts';
+import { resolveSource } from '../feed/source.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { stateDir, lockTimeout } = context.settings;

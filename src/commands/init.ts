@@ -1,20 +1,20 @@
 /** `init`: write a configuration for the backends that are in use here, and the timer. */
 import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { defaultConfig } from '../config.ts';
+import { defaultConfig } from '../settings/config.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { ensureDir, writeFileAtomic } from '../files.ts';
-import { failure, host } from '../host.ts';
-import { choose, lookForBackends, type AppliedBackend, type Choice } from '../in-use.ts';
+import { ensureDir, writeFileAtomic } from '../host/files.ts';
+import { failure, host } from '../host/host.ts';
+import { choose, lookForBackends, type AppliedBackend, type Choice } from '../setup/in-use.ts';
 import type { Context } from '../main.ts';
-import { bootName } from '../options.ts';
-import type { Output } from '../output.ts';
-import { appliedNames, readUsable } from '../records.ts';
-import { makeJob, type Settings } from '../settings.ts';
-import { starterText } from '../starter.ts';
+import { bootName } from '../plugin/options.ts';
+import type { Output } from '../cli/output.ts';
+import { appliedNames, readUsable } from '../state/records.ts';
+import { makeJob, type Settings } from '../settings/settings.ts';
+import { starterText } from '../setup/starter.ts';
 import { count, escape, hang } from '../text.ts';
-import { composeTimer, type Timer } from '../timer.ts';
-import { installForRoot, mustBeTrusted, mustBeTrustedIfThere } from '../trust.ts';
+import { composeTimer, type Timer } from '../setup/timer.ts';
+import { installForRoot, mustBeTrusted, mustBeTrustedIfThere } from '../host/trust.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
   const { values } = settings;

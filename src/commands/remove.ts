@@ -1,13 +1,13 @@
 /** `remove`: take away everything that cfsync owns, and leave the rest as it is. */
-import { changing } from '../change.ts';
-import { locked, makeRemoval, check } from '../engine.ts';
+import { changing } from '../run/change.ts';
+import { locked, makeRemoval, check } from '../engine/engine.ts';
 import { worst, type ExitCode } from '../errors.ts';
-import type { Run } from '../journal.ts';
-import { elsewhere, preflight, type Course } from '../lockout.ts';
+import type { Run } from '../state/journal.ts';
+import { elsewhere, preflight, type Course } from '../run/lockout.ts';
 import type { Context } from '../main.ts';
-import { appliedNames } from '../records.ts';
-import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings.ts';
-import { whileChanging } from '../signals.ts';
+import { appliedNames } from '../state/records.ts';
+import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings/settings.ts';
+import { whileChanging } from '../host/signals.ts';
 import { applyOne, attempt, printPlan } from './apply.ts';
 
 const course: Course = { after: () => undefined, advice: elsewhere };

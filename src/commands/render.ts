@@ -1,12 +1,12 @@
 /** `render`: write the rules, and the lists they came from, without touching the system. */
 import { join } from 'node:path';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import { ensureDir, writeFileAtomic } from '../files.ts';
+import { ensureDir, writeFileAtomic } from '../host/files.ts';
 import type { Context } from '../main.ts';
-import { extraOf, forRanges, type Job } from '../job.ts';
+import { extraOf, forRanges, type Job } from '../engine/job.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
-import { makeJobs, sourceOptions } from '../settings.ts';
-import { resolveSource } from '../source.ts';
+import { makeJobs, sourceOptions } from '../settings/settings.ts';
+import { resolveSource } from '../feed/source.ts';
 import { count } from '../text.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {

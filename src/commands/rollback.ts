@@ -1,18 +1,18 @@
 /** `rollback`: return to the state before the last apply, and hold. */
-import { lookAgain } from '../again.ts';
-import { holdFromNow, jobsOf, takeBack, type Reversal } from '../change.ts';
-import { unified } from '../diff.ts';
-import { locked, makeRollback, planDiff, type Plan } from '../engine.ts';
+import { lookAgain } from '../run/again.ts';
+import { holdFromNow, jobsOf, takeBack, type Reversal } from '../run/change.ts';
+import { unified } from '../engine/diff.ts';
+import { locked, makeRollback, planDiff, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
-import { bootId } from '../host.ts';
-import { beginRun, entriesOf, lastRun, openNames } from '../journal.ts';
-import { withRunLock } from '../lock.ts';
-import { elsewhere, preflight } from '../lockout.ts';
+import { bootId } from '../host/host.ts';
+import { beginRun, entriesOf, lastRun, openNames } from '../state/journal.ts';
+import { withRunLock } from '../state/lock.ts';
+import { elsewhere, preflight } from '../run/lockout.ts';
 import type { Context } from '../main.ts';
-import { changeText } from '../output.ts';
-import { endPending, readPending } from '../pending.ts';
+import { changeText } from '../cli/output.ts';
+import { endPending, readPending } from '../state/pending.ts';
 import type { Desired } from '../renderer.ts';
-import { bringToEnd } from '../signals.ts';
+import { bringToEnd } from '../host/signals.ts';
 import { printPlan } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {

@@ -1,8 +1,8 @@
 /** `show`: print the ranges. */
 import { exit, type ExitCode } from '../errors.ts';
 import type { Context } from '../main.ts';
-import { sourceOptions } from '../settings.ts';
-import { resolveSource } from '../source.ts';
+import { sourceOptions } from '../settings/settings.ts';
+import { resolveSource } from '../feed/source.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
   const { ranges, origin, notices } = await resolveSource(sourceOptions(settings));

@@ -1,15 +1,15 @@
 /** `verify`: is the live system still what was applied? */
-import { cutOffText } from '../change.ts';
-import { unified } from '../diff.ts';
-import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine.ts';
+import { cutOffText } from '../run/change.ts';
+import { unified } from '../engine/diff.ts';
+import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
-import { withoutName } from '../log.ts';
+import { withoutName } from '../cli/log.ts';
 import type { Context } from '../main.ts';
-import { space } from '../output.ts';
-import { readOpen } from '../journal.ts';
-import { bootId } from '../host.ts';
-import { appliedBackends, recordedJob } from '../settings.ts';
-import { staleness } from '../policy.ts';
+import { space } from '../cli/output.ts';
+import { readOpen } from '../state/journal.ts';
+import { bootId } from '../host/host.ts';
+import { appliedBackends, recordedJob } from '../settings/settings.ts';
+import { staleness } from '../feed/policy.ts';
 import { attempt } from './apply.ts';
 
 export async function run(context: Context): Promise<ExitCode> {

@@ -1,10 +1,10 @@
 /** Looks at Apache: does it run, and what does its configuration say. */
 import { BackendError, CfsyncError, exit } from '../errors.ts';
-import type { Directive } from '../nginx/configuration.ts';
+import type { Directive } from '../../renderers/nginx/configuration.ts';
 import type { Command, Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
-import { pidsOf, unlessMissing } from '../programs.ts';
+import { pidsOf, unlessMissing } from '../host/programs.ts';
 
 export interface Apache {
   readonly running: boolean;

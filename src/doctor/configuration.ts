@@ -1,6 +1,6 @@
 /** The web servers that run here, and what their configurations say. */
 import { CfsyncError, exit } from '../errors.ts';
-import type { Directive } from '../nginx/configuration.ts';
+import type { Directive } from '../../renderers/nginx/configuration.ts';
 import { lookAtApache, type Apache } from './apache.ts';
 import type { DoctorHost } from './check.ts';
 import { lookAtNginx, type Nginx } from './nginx.ts';

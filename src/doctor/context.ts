@@ -1,10 +1,10 @@
 /** Gathers what is known before the host is looked at. */
 import { CfsyncError } from '../errors.ts';
-import { parsePorts } from '../ports.ts';
-import { appliedNames, readUsable } from '../records.ts';
-import { makeJob, sourceOptions, type Settings } from '../settings.ts';
-import { resolveSource } from '../source.ts';
-import { readState } from '../store.ts';
+import { parsePorts } from '../plugin/ports.ts';
+import { appliedNames, readUsable } from '../state/records.ts';
+import { makeJob, sourceOptions, type Settings } from '../settings/settings.ts';
+import { resolveSource } from '../feed/source.ts';
+import { readState } from '../state/store.ts';
 import type { DoctorContext } from './check.ts';
 
 /** Nothing is downloaded: the doctor is asked when the network may be what is broken. */

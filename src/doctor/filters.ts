@@ -1,20 +1,34 @@
 /** Looks at all packet filters of a host at once, and answers what they do to connections from anywhere. */
 import { BackendError, CfsyncError, exit } from '../errors.ts';
-import { defaultRouteInterfaces, routes, type Route } from '../interfaces.ts';
-import { parseSave, type SavedTable } from '../iptables/save.ts';
-import { at } from '../nft/listing.ts';
+import { defaultRouteInterfaces, routes, type Route } from '../host/interfaces.ts';
+import { parseSave, type SavedTable } from '../filters/iptables/save.ts';
+import { at } from '../filters/nft/listing.ts';
 import { type Family } from '../prefix.ts';
 import type { Command, Ranges } from '../renderer.ts';
 import { publicSpace } from '../special-purpose.ts';
-import { unlessMissing } from '../programs.ts';
+import { unlessMissing } from '../host/programs.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorContext, type DoctorHost } from './check.ts';
-import { holds } from './conditions.ts';
-import { common, fromPrefixes, size, toPrefixes, without, type Intervals } from './intervals.ts';
-import { legacyBases, readTable } from './iptables.ts';
-import { IpSets } from './ipset.ts';
-import { hidesFamily, readNft } from './nft.ts';
-import { walk, type Base, type Packet, type Result, type Rule, type Ruleset } from './walk.ts';
+import { holds } from '../filters/conditions.ts';
+import {
+  common,
+  fromPrefixes,
+  size,
+  toPrefixes,
+  without,
+  type Intervals,
+} from '../filters/intervals.ts';
+import { legacyBases, readTable } from '../filters/iptables/read.ts';
+import { IpSets } from '../filters/iptables/ipset.ts';
+import { hidesFamily, readNft } from '../filters/nft/read.ts';
+import {
+  walk,
+  type Base,
+  type Packet,
+  type Result,
+  type Rule,
+  type Ruleset,
+} from '../filters/walk.ts';
 
 /** What iptables-save or ip6tables-save printed. */
 interface Save {

@@ -1,5 +1,5 @@
 /** Reads which TCP sockets wait for connections. */
-import { hexAddress } from '../proc.ts';
+import { hexAddress } from '../host/proc.ts';
 import type { Host } from '../renderer.ts';
 
 /** A TCP socket that waits for connections. */

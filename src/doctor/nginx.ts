@@ -1,10 +1,15 @@
 /** Looks at nginx: does it run, and what does its configuration say. */
 import { BackendError, CfsyncError, exit } from '../errors.ts';
-import { dumpedFiles, parse, serversOf, type Directive } from '../nginx/configuration.ts';
+import {
+  dumpedFiles,
+  parse,
+  serversOf,
+  type Directive,
+} from '../../renderers/nginx/configuration.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
-import { pidsOf, unlessMissing } from '../programs.ts';
+import { pidsOf, unlessMissing } from '../host/programs.ts';
 
 export interface Nginx {
   readonly running: boolean;

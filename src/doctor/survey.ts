@@ -9,8 +9,15 @@ import {
   type Filters,
   type FilterSeen,
 } from './filters.ts';
-import { common, fromPrefixes, size, union, without, type Intervals } from './intervals.ts';
-import type { Packet, Result, Rule } from './walk.ts';
+import {
+  common,
+  fromPrefixes,
+  size,
+  union,
+  without,
+  type Intervals,
+} from '../filters/intervals.ts';
+import type { Packet, Result, Rule } from '../filters/walk.ts';
 
 /** What comes in at one door. */
 export interface Door {

@@ -1,7 +1,7 @@
 /** What --host and --origin-ip say. */
 import { isIP } from 'node:net';
 import { CfsyncError, exit } from '../errors.ts';
-import { plain } from '../proc.ts';
+import { plain } from '../host/proc.ts';
 import { escape } from '../text.ts';
 
 export interface Target {

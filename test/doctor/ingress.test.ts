@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import renderer from '../../renderers/nginx-ingress.ts';
+import renderer from '../../renderers/nginx-ingress/index.ts';
 import ingress from '../../src/doctor/checks/ingress.ts';
 import { doctorContext } from '../helpers/doctor.ts';
 import { recorded } from '../helpers/host.ts';

@@ -1,6 +1,6 @@
 /** What the doctor's checks are given in tests. */
 import type { DoctorContext } from '../../src/doctor/check.ts';
-import type { Packet } from '../../src/doctor/walk.ts';
+import type { Packet } from '../../src/filters/walk.ts';
 import { parseRanges } from '../../src/prefix.ts';
 
 /** Two ranges of each family, from a snapshot of the day before. */

@@ -1,6 +1,6 @@
 /** Hosts with fail2ban, from the fixtures: what its client answered, question by question. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { bannedIn } from '../../src/fail2ban/answers.ts';
+import { bannedIn } from '../../renderers/fail2ban/answers.ts';
 import type { Outcome } from '../../src/renderer.ts';
 import type { Recorded } from './host.ts';
 

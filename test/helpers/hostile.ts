@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import * as fc from 'fast-check';
 import { expect } from 'vitest';
 import { CfsyncError, type ExitCode } from '../../src/errors.ts';
-import { GateError } from '../../src/gate.ts';
+import { GateError } from '../../src/feed/gate.ts';
 
 const seed = Number(process.env.CFSYNC_TEST_SEED ?? 20261001);
 

@@ -1,5 +1,5 @@
 /** Finds the options of a backend, by what its renderer asks for. */
-import { loadRenderer } from '../../src/load.ts';
+import { loadRenderer } from '../../src/settings/load.ts';
 
 export async function optionsOf(backend: string): Promise<readonly string[]> {
   const asked = new Set<string>();

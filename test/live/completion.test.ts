@@ -4,9 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { builtIn } from '../../src/load.ts';
-import { commands } from '../../src/flags.ts';
-import { completion, shells, type Shell } from '../../src/completion.ts';
+import { builtIn } from '../../src/settings/load.ts';
+import { commands } from '../../src/cli/flags.ts';
+import { completion, shells, type Shell } from '../../src/cli/completion.ts';
 import { describeLive } from './privileges.ts';
 
 const backends = Object.keys(builtIn).sort();

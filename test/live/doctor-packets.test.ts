@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { fromPrefixes, common } from '../../src/doctor/intervals.ts';
+import { fromPrefixes, common } from '../../src/filters/intervals.ts';
 import { filtersOf, observeFilters } from '../../src/doctor/filters.ts';
 import type { DoctorHost } from '../../src/doctor/check.ts';
 import { BackendError } from '../../src/errors.ts';

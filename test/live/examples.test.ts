@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { exit } from '../../src/errors.ts';
-import { commands } from '../../src/flags.ts';
+import { commands } from '../../src/cli/flags.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 import { quoted } from '../helpers/program.ts';

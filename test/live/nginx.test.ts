@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { dumpedFiles } from '../../src/nginx/configuration.ts';
+import { dumpedFiles } from '../../renderers/nginx/configuration.ts';
 import type { Outcome } from '../../src/renderer.ts';
 import { patterns } from '../helpers/nginx-patterns.ts';
 import { Lab, type Host } from './lab.ts';

@@ -1,5 +1,5 @@
 /** Does the list by which Cloudflare is let in have all of its ranges, and nothing that it gave up? */
-import { retired } from '../../published.ts';
+import { retired } from '../../feed/published.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import {
@@ -10,9 +10,9 @@ import {
   observeFilters,
   type FilterSeen,
 } from '../filters.ts';
-import { common, fromPrefixes, without } from '../intervals.ts';
+import { common, fromPrefixes, without } from '../../filters/intervals.ts';
 import { errorsOf, isBan, rangesOut, sourcesOf, surveyOf, type Survey } from '../survey.ts';
-import type { Result, Rule } from '../walk.ts';
+import type { Result, Rule } from '../../filters/walk.ts';
 import { atMost, portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({

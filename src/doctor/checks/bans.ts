@@ -1,11 +1,11 @@
 /** Does a ban list hold addresses of Cloudflare's: of fail2ban, of CSF, in a set or in single rules? */
 import { CfsyncError } from '../../errors.ts';
-import { bannedIn } from '../../fail2ban/answers.ts';
+import { bannedIn } from '../../../renderers/fail2ban/answers.ts';
 import type { Family } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
-import { intervalsOf } from '../conditions.ts';
+import { intervalsOf } from '../../filters/conditions.ts';
 import { line, tryFilters, type FilterSeen } from '../filters.ts';
 import {
   common,
@@ -15,9 +15,9 @@ import {
   union,
   without,
   type Intervals,
-} from '../intervals.ts';
+} from '../../filters/intervals.ts';
 import { errorsOf, isBan, surveyOf } from '../survey.ts';
-import type { Rule } from '../walk.ts';
+import type { Rule } from '../../filters/walk.ts';
 import { atMost } from '../words.ts';
 
 interface Seen {

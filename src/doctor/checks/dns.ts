@@ -4,7 +4,7 @@ import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { contains } from '../../prefix.ts';
-import { plain } from '../../proc.ts';
+import { plain } from '../../host/proc.ts';
 import { publicSpace } from '../../special-purpose.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { targetOf } from '../target.ts';

@@ -1,7 +1,7 @@
 /** What of the last day does the web server's error log say about Cloudflare's requests? */
 import { isIP } from 'node:net';
 import { resolve } from 'node:path';
-import type { Directive } from '../../nginx/configuration.ts';
+import type { Directive } from '../../../renderers/nginx/configuration.ts';
 import { contains } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { count, number } from '../../text.ts';
@@ -10,7 +10,7 @@ import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Line, type Log } from '../logs.ts';
 import { directiveText } from '../configuration.ts';
 import { lookAtNginx, seconds } from '../nginx.ts';
-import { unlessMissing } from '../../programs.ts';
+import { unlessMissing } from '../../host/programs.ts';
 
 interface Seen {
   readonly nginx: readonly Log[];

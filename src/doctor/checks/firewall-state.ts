@@ -1,6 +1,6 @@
 /** Are CSF and ufw in a state in which their rules do what their files say? */
-import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
-import { isOn, parseConf } from '../../csf/conf.ts';
+import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
+import { isOn, parseConf } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type Finding } from '../check.ts';
 import { filtersOf, tryFilters, type FilterSeen } from '../filters.ts';
 import { keptOut, surveyOf } from '../survey.ts';

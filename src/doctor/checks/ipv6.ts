@@ -1,11 +1,11 @@
 /** Are the rules for one family only, while the other one is served as well? */
-import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
-import { parseConf, isOn } from '../../csf/conf.ts';
+import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
+import { parseConf, isOn } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { applyCommand, line, observeFilters, type FilterSeen } from '../filters.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
 import { isClosed, isOpen, keptOut, rangesOut, sourcesOf, surveyOf, type Door } from '../survey.ts';
-import type { Rule } from '../walk.ts';
+import type { Rule } from '../../filters/walk.ts';
 import { portsText } from '../words.ts';
 
 interface Seen {

@@ -1,5 +1,5 @@
 /** Does the web server close idle connections sooner than Cloudflare uses them again? */
-import type { Directive } from '../../nginx/configuration.ts';
+import type { Directive } from '../../../renderers/nginx/configuration.ts';
 import { defineCheck, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
 import { counting, seconds } from '../nginx.ts';

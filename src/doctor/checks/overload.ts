@@ -1,11 +1,11 @@
 /** Has the host what it takes to answer: processors, memory, disks, queues, descriptors, workers? */
-import { ofProcess } from '../../proc.ts';
+import { ofProcess } from '../../host/proc.ts';
 import { count, number } from '../../text.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lastDay, logs, type Log } from '../logs.ts';
 import { directiveText } from '../configuration.ts';
 import { lookAtNginx } from '../nginx.ts';
-import { pidsOf, unlessMissing } from '../../programs.ts';
+import { pidsOf, unlessMissing } from '../../host/programs.ts';
 
 /** An nginx worker. */
 interface Worker {

@@ -9,9 +9,9 @@ import {
   type Filters,
   type FilterSeen,
 } from '../filters.ts';
-import { fromPrefixes, size, without, type Intervals } from '../intervals.ts';
+import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
 import { sourcesOf, surveyOf } from '../survey.ts';
-import type { Doubt, Rule } from '../walk.ts';
+import type { Doubt, Rule } from '../../filters/walk.ts';
 import { portsText } from '../words.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */

@@ -2,7 +2,7 @@
 import { defineCheck, type Finding } from '../check.ts';
 import { line, observeFilters, strangers, type FilterSeen } from '../filters.ts';
 import { isClosed, isOpen, surveyOf, type Door } from '../survey.ts';
-import type { Rule } from '../walk.ts';
+import type { Rule } from '../../filters/walk.ts';
 import { portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({

@@ -1,13 +1,13 @@
 /** What counts or refuses visitors by their address: does it see the visitor, or Cloudflare? */
-import { ignoredIn, jailsIn, logsIn } from '../../fail2ban/answers.ts';
-import { ofProcess } from '../../proc.ts';
-import { serversOf, type Directive } from '../../nginx/configuration.ts';
+import { ignoredIn, jailsIn, logsIn } from '../../../renderers/fail2ban/answers.ts';
+import { ofProcess } from '../../host/proc.ts';
+import { serversOf, type Directive } from '../../../renderers/nginx/configuration.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
-import { unlessMissing } from '../../programs.ts';
+import { unlessMissing } from '../../host/programs.ts';
 
 interface Jail {
   readonly name: string;

@@ -1,7 +1,7 @@
 /** Is the web server's service up, and would it start with the configuration that it has? */
 import { CfsyncError, exit } from '../../errors.ts';
 import type { Host } from '../../renderer.ts';
-import { runningFolder } from '../../systemd.ts';
+import { runningFolder } from '../../host/systemd.ts';
 import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lookAtNginx } from '../nginx.ts';

@@ -1,6 +1,6 @@
 /** Do two sets of rules get in each other's way: both variants of iptables, nft in its tables, two services at boot? */
-import { isSwitchedOn, switchFile } from '../../ufw/switch.ts';
-import { runningFolder, unitFolder } from '../../systemd.ts';
+import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
+import { runningFolder, unitFolder } from '../../host/systemd.ts';
 import type { DoctorContext, Finding } from '../check.ts';
 import { defineCheck } from '../check.ts';
 import { line, observeFilters, type FilterSeen } from '../filters.ts';

@@ -1,0 +1,123 @@
+/** Writes to standard output (the answer) and standard error (the talk). */
+import { styleText } from 'node:util';
+import { log, logAsJson, type About } from './log.ts';
+import { addresses } from '../prefix.ts';
+import { clearProgress, wantProgress } from './progress.ts';
+import type { Notice, Ranges } from '../renderer.ts';
+import { count, escape, hang, number } from '../text.ts';
+
+export interface Output {
+  /** The answer. */
+  print(text: string): void;
+  /** A sentence of the answer: on a terminal it is broken between words. */
+  sentence(text: string): void;
+  /** What was said to have gone wrong, so far. */
+  readonly errors: readonly string[];
+  /** What went wrong. */
+  error(text: string, about?: About): void;
+  /** What may go wrong, or is not as it should be. */
+  warning(text: string, about?: About): void;
+  /** What the admin must know, although it is as it should be. */
+  tell(text: string, about?: About): void;
+  /** Standing remarks and "no changes": on a terminal or with --verbose. */
+  note(text: string, about?: About): void;
+  notices(backend: string, list: readonly Notice[]): void;
+  /** Colours a unified diff where colours are wanted. */
+  diff(text: string): void;
+}
+
+export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
+  if (values['log-format'] === 'json') logAsJson();
+  const quiet = values.quiet === true;
+  const talks = !quiet && (values.verbose === true || process.stderr.isTTY);
+  const colours = values['no-color'] !== true && wantsColour();
+  wantProgress(!quiet && values['log-format'] !== 'json');
+  const print = (text: string): void => {
+    clearProgress();
+    process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
+  };
+  const errors: string[] = [];
+  const output: Output = {
+    print,
+    sentence: (text) => print(hang(text, process.stdout, 2)),
+    errors,
+    error: (text, about) => {
+      errors.push(text);
+      log('error', text, about);
+    },
+    warning: (text, about) => log('warning', text, about),
+    tell: (text, about) => log('notice', text, about),
+    note: (text, about) => {
+      if (talks) log('info', text, about);
+    },
+    notices: (backend, list) => {
+      for (const { level, text } of list) {
+        const line = backend === '' ? text : `${backend}: ${text}`;
+        const about = backend === '' ? {} : { backend };
+        if (level === 'note') output.note(line, about);
+        else output.warning(line, about);
+      }
+    },
+    diff: (text) => {
+      const lines = text.split('\n');
+      // `patch` needs the bytes as they are; a terminal must not get those that steer it.
+      const shown = process.stdout.isTTY ? lines.map(visible) : lines;
+      print((colours ? shown.map(paint) : shown).join('\n'));
+    },
+  };
+  return output;
+}
+
+/** Whether a person is there: one of the three standard streams is a terminal. */
+export function isAttended(): boolean {
+  return process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
+}
+
+/** NO_COLOR and FORCE_COLOR as in no-color.org and force-color.org; TERM=dumb knows no colours. */
+function wantsColour(): boolean {
+  if (process.env.NO_COLOR) return false;
+  const force = process.env.FORCE_COLOR;
+  return force ? force !== '0' : process.stdout.isTTY && process.env.TERM !== 'dumb';
+}
+
+/** As `escape`, with tabs. */
+function visible(line: string): string {
+  return line.split('\t').map(escape).join('\t');
+}
+
+function paint(line: string): string {
+  if (line.startsWith('+++') || line.startsWith('---')) return style('bold', line);
+  if (line.startsWith('@@')) return style('cyan', line);
+  if (line.startsWith('+')) return style('green', line);
+  if (line.startsWith('-')) return style('red', line);
+  return line;
+}
+
+function style(format: Parameters<typeof styleText>[0], text: string): string {
+  return styleText(format, text, { validateStream: false });
+}
+
+/** `2 prefixes (262,144 addresses)` for both families, or nothing. */
+export function space(ranges: Ranges): string {
+  const parts = [
+    ['IPv4', ranges.v4],
+    ['IPv6', ranges.v6],
+  ] as const;
+  return parts
+    .filter(([, list]) => list.length > 0)
+    .map(
+      ([family, list]) =>
+        `${count(list.length, `${family} prefix`, `${family} prefixes`)} (${number(addresses(list))} addresses)`,
+    )
+    .join(' and ');
+}
+
+/** What changes in address space: `adds ...; 262,144 addresses no longer covered`. */
+export function changeText(added: Ranges, removed: Ranges): string {
+  const more = space(added);
+  const less = space(removed);
+  return [
+    ...(more === '' ? [] : [`newly covered: ${more}`]),
+    ...(less === '' ? [] : [`no longer covered: ${less}`]),
+  ].join('; ');
+}

@@ -1,0 +1,84 @@
+/** Reads which network interfaces are Docker's bridges, and which lead to everybody. */
+import { canonical, merge, none, parseRanges, subtract } from '../prefix.ts';
+import { colons, hexAddress } from './proc.ts';
+import type { Host, Ranges } from '../renderer.ts';
+
+/** Docker names its bridges docker0, docker_gwbridge and br-<12 hex digits>; other bridges may be public. */
+export async function dockerBridges(host: Host): Promise<string[]> {
+  const names = (await host.list('/sys/class/net')) ?? [];
+  const found: string[] = [];
+  for (const name of names)
+    if (
+      /^(docker0|docker_gwbridge|br-[0-9a-f]{12})$/.test(name) &&
+      (await host.list(`/sys/class/net/${name}/bridge`)) !== undefined
+    )
+      found.push(name);
+  return found;
+}
+
+/**
+ * From the main routing tables (proc(5)); policy routing is not looked at. VPNs set a default route in two halves
+ * (0.0.0.0/1 and 128.0.0.0/1), and 2000::/3 for IPv6.
+ */
+export async function defaultRouteInterfaces(host: Host): Promise<string[]> {
+  const names = (await routes(host))
+    // The kernel lists an unreachable default route on lo (flag RTF_REJECT) where there is none.
+    .filter(({ prefix, length, name }) =>
+      prefix.includes(':') ? length <= 3 && name !== 'lo' : length <= 1,
+    )
+    .map(({ name }) => name);
+  return [...new Set(names)].sort();
+}
+
+/**
+ * The addresses to which only these interfaces lead, by the longest prefix in the main routing tables. Those that
+ * another one leads to just as well are left out.
+ */
+export async function reachedThrough(host: Host, names: readonly string[]): Promise<Ranges> {
+  if (names.length === 0) return none;
+  const byLength = new Map<number, { readonly through: string[]; readonly other: string[] }>();
+  for (const { prefix, length, name } of await routes(host)) {
+    const group = byLength.get(length) ?? { through: [], other: [] };
+    byLength.set(length, group);
+    (names.includes(name) ? group.through : group.other).push(prefix);
+  }
+  let [reached, taken] = [none, none];
+  for (const [, group] of [...byLength].sort(([a], [b]) => b - a)) {
+    const [through, other] = [parseRanges(group.through), parseRanges(group.other)];
+    reached = merge(reached, subtract(through, merge(taken, other)));
+    taken = merge(taken, through, other);
+  }
+  return reached;
+}
+
+export interface Route {
+  readonly prefix: string;
+  readonly length: number;
+  /** The interface. */
+  readonly name: string;
+}
+
+export async function routes(host: Host): Promise<readonly Route[]> {
+  const fields = async (file: string): Promise<string[][]> =>
+    ((await host.read(file)) ?? '').split('\n').map((line) => line.trim().split(/\s+/));
+  const isHex = (digits: number, ...words: (string | undefined)[]): boolean =>
+    words.every((word) => word?.length === digits && /^[\da-f]+$/i.test(word));
+  const v4 = (await fields('/proc/net/route')).filter((f) => isHex(8, f[1], f[7]));
+  const v6 = (await fields('/proc/net/ipv6_route')).filter(
+    (f) => isHex(32, f[0]) && isHex(2, f[1]) && f.length > 9,
+  );
+  const all = [
+    ...v4.map((f) => route(hexAddress(f[1]!), ones(f[7]!), f[0]!)),
+    ...v6.map((f) => route(colons(f[0]!), Number.parseInt(f[1]!, 16), f[9]!)),
+  ];
+  return all.filter(({ prefix }) => canonical(prefix) !== undefined);
+}
+
+function route(address: string, length: number, name: string): Route {
+  return { prefix: `${address}/${length}`, length, name };
+}
+
+/** How many bits of a mask are set; in any byte order. */
+function ones(mask: string): number {
+  return Number.parseInt(mask, 16).toString(2).replaceAll('0', '').length;
+}

@@ -1,0 +1,157 @@
+/** Makes a renderer out of a backend that is only files: what they should say is enough. */
+import { basename } from 'node:path';
+import { digest } from '../host/files.ts';
+import { canonical, none, parseRanges } from '../prefix.ts';
+import {
+  defineRenderer,
+  type Command,
+  type Desired,
+  type Host,
+  type Notice,
+  type Owned,
+  type Renderer,
+  type Step,
+} from '../renderer.ts';
+
+interface OwnedFile {
+  /** Absolute. */
+  readonly path: string;
+  readonly content: string;
+}
+
+export interface FilesOwned extends Owned {
+  /** Sorted by path. */
+  readonly files: readonly OwnedFile[];
+  /** The processes that read the files when they started; only in what was observed. */
+  readonly running?: Running;
+}
+
+export interface Running {
+  /** Names the processes: another text after every reload. */
+  readonly id: string;
+  /** False when they started before the files got their present content. */
+  readonly loaded: boolean;
+}
+
+/** What `look` found on a host. */
+export interface Look<Around> {
+  /** Where files of ours may be; also those that an earlier configuration left. */
+  readonly paths: readonly string[];
+  readonly around: Around;
+  readonly running?: Running | undefined;
+}
+
+/** What a plan does to the files, by path; `null` deletes. */
+export type Changes = ReadonlyMap<string, string | null>;
+
+/** `want` is all that is needed; its paths must depend on the options alone, unless there is a `look`. */
+export interface FileBackend<Options, Around = undefined> {
+  readonly name: string;
+  /** `list` unless given. */
+  readonly kind?: 'filter' | 'list';
+  options(raw: Readonly<Record<string, unknown>>): Options;
+  want(
+    desired: Desired,
+    options: Options,
+    around?: Around,
+  ): { readonly files: readonly OwnedFile[]; readonly notices?: readonly Notice[] };
+  /** Read-only, as `observe`. */
+  look?(host: Host, options: Options): Promise<Look<Around>>;
+  /** Asks the program whether it would take the files, before the first one is written. */
+  check?(changes: Changes, around: Around): Command | undefined;
+  /** Makes the program read the files again; the command must end with an error when that fails. */
+  finish?(around: Around): { readonly summary: string; readonly command: Command } | undefined;
+}
+
+export function fileRenderer<Options, Around = undefined>(
+  backend: FileBackend<Options, Around>,
+): Renderer<Options, FilesOwned, Around> {
+  const { name } = backend;
+  const wanted = (desired: Desired, options: Options, around?: Around) => {
+    const { files, notices = [] } = backend.want(desired, options, around);
+    return { owned: owned(files), notices };
+  };
+  const look = async (host: Host, options: Options): Promise<Look<Around>> => {
+    if (backend.look) return backend.look(host, options);
+    const { files } = wanted(nobody, options).owned;
+    return { paths: files.map((file) => file.path), around: undefined as Around };
+  };
+  return defineRenderer<Options, FilesOwned, Around>({
+    api: 1,
+    name,
+    kind: backend.kind ?? 'list',
+    options: (raw) => backend.options(raw),
+    nothing: { ranges: none, files: [] },
+    want: wanted,
+
+    async observe(host, options) {
+      const { paths, around, running } = await look(host, options);
+      const files: OwnedFile[] = [];
+      for (const path of new Set(paths)) {
+        const content = await host.read(path);
+        if (content !== undefined) files.push({ path, content });
+      }
+      return { owned: { ...owned(files), ...(running && { running }) }, around };
+    },
+
+    plan(wanted, { owned: now, around }) {
+      const changes = changesOf(wanted, now);
+      const steps = [...changes].map(([path, content]): Step => {
+        const old = contentOf(now, path);
+        return {
+          kind: 'file',
+          summary: `${name}: ${content === null ? 'delete' : 'write'} ${path}`,
+          path,
+          content,
+          mode: 0o644,
+          expect: old === null ? null : digest(old),
+        };
+      });
+      const check = steps.length > 0 ? backend.check?.(changes, around) : undefined;
+      if (check) steps[0] = { ...steps[0]!, check };
+      // On the way back: processes that were never reloaded still work with what they had.
+      const untouched = wanted.running !== undefined && wanted.running.id === now.running?.id;
+      const stale = steps.length > 0 || now.running?.loaded === false;
+      const last = stale && !untouched ? backend.finish?.(around) : undefined;
+      if (last) steps.push({ kind: 'run', ...last, summary: `${name}: ${last.summary}` });
+      return steps;
+    },
+
+    print({ files, running }) {
+      return [
+        ...files.map(({ path, content }) => ({ path: `${name}/${basename(path)}`, content })),
+        ...(running?.loaded === false && files.length > 0
+          ? [{ path: `${name}/running`, content: 'started before the files were last written\n' }]
+          : []),
+      ];
+    },
+  });
+}
+
+const nobody: Desired = { ranges: none, extra: none, tcpPorts: [80], udpPorts: [], mode: 'allow' };
+
+/** The ranges are the prefixes that stand in the files. */
+function owned(files: readonly OwnedFile[]): FilesOwned {
+  const words = files.flatMap(
+    ({ content }) => content.match(/(?<![0-9A-Fa-f:.])[0-9A-Fa-f:.]+\/\d+/g) ?? [],
+  );
+  const prefixes = words.filter((word) => canonical(word) !== undefined);
+  return {
+    ranges: parseRanges(prefixes),
+    files: [...files].sort((a, b) => (a.path < b.path ? -1 : 1)),
+  };
+}
+
+function contentOf(owned: FilesOwned, path: string): string | null {
+  return owned.files.find((file) => file.path === path)?.content ?? null;
+}
+
+/** Files are written before others are deleted. */
+function changesOf(wanted: FilesOwned, now: FilesOwned): Changes {
+  const paths = [...wanted.files, ...now.files].map((file) => file.path);
+  return new Map(
+    [...new Set(paths)]
+      .map((path) => [path, contentOf(wanted, path)] as const)
+      .filter(([path, content]) => content !== contentOf(now, path)),
+  );
+}

@@ -1,9 +1,0 @@
-/** The tests of the download once more, on the bundle: undici is not whole in it. */
-import { createRequire } from 'node:module';
-import { vi } from 'vitest';
-
-const built = createRequire(new URL('../dist/src/', import.meta.url));
-vi.doMock('../src/download.ts', () => built('./download.js') as object);
-vi.doMock('../src/errors.ts', () => built('./errors.js') as object);
-
-await import('./download.test.ts');
