@@ -4,17 +4,9 @@ import { conclude } from './report/conclude.ts';
 import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import type { CommandName } from './cli/flags.ts';
 import { makeOutput, type Output } from './cli/output.ts';
-import { makeRecorder, type Recorder } from './report/run-report.ts';
-import type { Settings } from './settings/settings.ts';
+import { makeRecorder } from './report/run-report.ts';
+import type { Context } from './run/context.ts';
 import { escape } from './text.ts';
-
-export interface Context {
-  readonly settings: Settings;
-  readonly words: readonly string[];
-  readonly output: Output;
-  /** What there is to tell of this run when it has ended. */
-  readonly record: Recorder;
-}
 
 interface Command {
   run(context: Context): Promise<ExitCode>;

@@ -8,7 +8,7 @@ import { CfsyncError, exit, worst, type ExitCode } from './errors.ts';
 import { bootId } from './host/host.ts';
 import { beginRun } from './state/journal.ts';
 import { withRunLock } from './state/lock.ts';
-import type { Context } from './main.ts';
+import type { Context } from './run/context.ts';
 import { makeOutput } from './cli/output.ts';
 import { readPending, secondsLeft, type Pending } from './state/pending.ts';
 import { makeRecorder } from './report/run-report.ts';

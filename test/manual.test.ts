@@ -37,7 +37,10 @@ it.each(Object.keys(builtIn))('names every option of a backend: %s', async (name
 });
 
 it('names every setting of the configuration', () => {
-  const config = readFileSync(join(import.meta.dirname, '..', 'src', 'settings', 'config.ts'), 'utf8');
+  const config = readFileSync(
+    join(import.meta.dirname, '..', 'src', 'settings', 'config.ts'),
+    'utf8',
+  );
   const keys = [.../const settingKeys = \[([^\]]*)\]/.exec(config)![1]!.matchAll(/'([^']+)'/g)];
   for (const name of [...keys.map(([, key]) => key!), 'extra', 'probe', 'backends'])
     expect(page('cfsync.yaml.5')).toMatch(new RegExp(`^\\.It Cm .*\\b${name}\\b`, 'm'));

@@ -30,7 +30,7 @@ import {
   type Entry,
   type Style,
 } from './lines.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import {
   parseSave,
   wordsOf,

@@ -21,7 +21,7 @@ import {
   type Entry,
   type Setting,
 } from './ignoreip.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import { checkKeys, isFields } from '../../src/plugin/options.ts';
 import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../src/prefix.ts';
 import { namesOnly } from '../../src/feed/published.ts';

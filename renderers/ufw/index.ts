@@ -9,7 +9,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import { BackendError, CfsyncError, errno, exit } from '../../src/errors.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../../src/host/interfaces.ts';
 import { checkKeys } from '../../src/plugin/options.ts';
 import { intersect, isEmpty, merge, none, parseRanges, type Family } from '../../src/prefix.ts';

@@ -1,6 +1,5 @@
 /** Writes shell completion from the tables in flags.ts. */
-import { checkNames } from '../doctor/checks.ts';
-import { commands, commandSpec, flagSpec } from './flags.ts';
+import { checkNames, commands, commandSpec, flagSpec } from './flags.ts';
 
 export const shells = ['bash', 'zsh', 'fish'] as const;
 export type Shell = (typeof shells)[number];

@@ -16,6 +16,31 @@ export interface Flag {
   readonly path?: true;
 }
 
+/**
+ * The checks of the doctor, in the order in which findings of the same weight are told: first what explains one cause
+ * exactly, then what only sees its effect.
+ */
+export const checkNames = [
+  'firewall-state',
+  'two-firewalls',
+  'bans',
+  'allow-list',
+  'ipv6',
+  'packet-filter',
+  'published-ports',
+  'open-to-all',
+  'service',
+  'listening',
+  'tls',
+  'dns',
+  'real-ip',
+  'ingress',
+  'keep-alive',
+  'overload',
+  'error-log',
+] as const;
+export type CheckName = (typeof checkNames)[number];
+
 export const flags = {
   backend: {
     type: 'list',

@@ -7,7 +7,7 @@ import { forRanges, type Job } from '../engine/job.ts';
 import { bootId } from '../host/host.ts';
 import { openNames, readOpen } from '../state/journal.ts';
 import { preflight } from '../run/lockout.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { isAttended, type Output } from '../cli/output.ts';
 import { readHold } from '../state/pending.ts';
 import { policyFor } from '../feed/policy.ts';

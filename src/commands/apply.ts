@@ -13,15 +13,15 @@ import {
   planDiff,
   planId,
   type Plan,
-  type Policy,
   type Result,
 } from '../engine/engine.ts';
+import type { Policy } from '../feed/policy.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { flagSpec, planned } from '../cli/flags.ts';
 import { forRanges, ownAmong, type Job } from '../engine/job.ts';
 import { openNames, readOpen, type Kept, type Run } from '../state/journal.ts';
 import { preflight } from '../run/lockout.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { changeText, isAttended, space, type Output } from '../cli/output.ts';
 import { endHold, endPending, readHold, writeHold, type Hold } from '../state/pending.ts';
 import { appliedNames, readUsable } from '../state/records.ts';

@@ -2,7 +2,7 @@
 import { BackendError, CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
 import { builtIn } from '../settings/load.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { makeJob } from '../settings/settings.ts';
 import { space } from '../cli/output.ts';
 import { hang } from '../text.ts';

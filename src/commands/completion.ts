@@ -2,7 +2,7 @@
 import { completion, shells } from '../cli/completion.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { builtIn } from '../settings/load.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { escape } from '../text.ts';
 
 export async function run({ words, output }: Pick<Context, 'words' | 'output'>): Promise<ExitCode> {

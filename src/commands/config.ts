@@ -1,6 +1,6 @@
 /** `config check` and `config show`: is the configuration right, and what counts now. */
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { effective } from '../settings/settings.ts';
 import { count, escape, suggest } from '../text.ts';
 

@@ -2,7 +2,7 @@
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { bootId } from '../host/host.ts';
 import { withRunLock } from '../state/lock.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { endPending, readPending, secondsLeft } from '../state/pending.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {

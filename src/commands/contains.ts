@@ -2,7 +2,7 @@
 import IPCIDR from 'ip-cidr';
 import { isIP } from 'node:net';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { sourceOptions } from '../settings/settings.ts';
 import { resolveSource } from '../feed/source.ts';
 import { escape } from '../text.ts';

@@ -1,12 +1,13 @@
 /** `doctor`: why Cloudflare cannot get in here, most likely cause first; changes nothing. */
-import { checkNames, chosen, loadCheck } from '../doctor/checks.ts';
+import { chosen, loadCheck } from '../doctor/checks.ts';
+import { checkNames } from '../cli/flags.ts';
 import { gatherContext } from '../doctor/context.ts';
 import { codeOf, examine } from '../doctor/examine.ts';
 import { asJson, asProbe, asText } from '../doctor/report.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
 import { journalPrefix } from '../cli/log.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { escape, firstLines } from '../text.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {

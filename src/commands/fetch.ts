@@ -1,7 +1,7 @@
 /** `fetch`: download and check the ranges, show what changed since the snapshot, store them. */
 import { exit, type ExitCode } from '../errors.ts';
 import { withRunLock } from '../state/lock.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { changeText, space } from '../cli/output.ts';
 import { sourceOptions } from '../settings/settings.ts';
 import { resolveSource } from '../feed/source.ts';

@@ -6,7 +6,7 @@ import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../host/files.ts';
 import { failure, host } from '../host/host.ts';
 import { choose, lookForBackends, type AppliedBackend, type Choice } from '../setup/in-use.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { bootName } from '../plugin/options.ts';
 import type { Output } from '../cli/output.ts';
 import { appliedNames, readUsable } from '../state/records.ts';

@@ -4,7 +4,7 @@ import { locked, makeRemoval, check } from '../engine/engine.ts';
 import { worst, type ExitCode } from '../errors.ts';
 import type { Run } from '../state/journal.ts';
 import { elsewhere, preflight, type Course } from '../run/lockout.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { appliedNames } from '../state/records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings/settings.ts';
 import { whileChanging } from '../host/signals.ts';

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../host/files.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { extraOf, forRanges, type Job } from '../engine/job.ts';
 import type { Artifact, Ranges } from '../renderer.ts';
 import { makeJobs, sourceOptions } from '../settings/settings.ts';

@@ -8,7 +8,7 @@ import { bootId } from '../host/host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../state/journal.ts';
 import { withRunLock } from '../state/lock.ts';
 import { elsewhere, preflight } from '../run/lockout.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { changeText } from '../cli/output.ts';
 import { endPending, readPending } from '../state/pending.ts';
 import type { Desired } from '../renderer.ts';

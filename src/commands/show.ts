@@ -1,6 +1,6 @@
 /** `show`: print the ranges. */
 import { exit, type ExitCode } from '../errors.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { sourceOptions } from '../settings/settings.ts';
 import { resolveSource } from '../feed/source.ts';
 

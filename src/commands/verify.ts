@@ -4,7 +4,7 @@ import { unified } from '../engine/diff.ts';
 import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { withoutName } from '../cli/log.ts';
-import type { Context } from '../main.ts';
+import type { Context } from '../run/context.ts';
 import { space } from '../cli/output.ts';
 import { readOpen } from '../state/journal.ts';
 import { bootId } from '../host/host.ts';

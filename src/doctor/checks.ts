@@ -1,15 +1,12 @@
 /** All checks, each loaded only when it is made. */
+import { checkNames, type CheckName } from '../cli/flags.ts';
 import { CfsyncError, exit } from '../errors.ts';
 import { escape, suggest } from '../text.ts';
 import type { Check } from './check.ts';
 
 type Load = () => Promise<{ readonly default: Check<any> }>;
 
-/**
- * In the order in which findings of the same weight are told: first what explains one cause exactly, then what only
- * sees its effect.
- */
-const checks: Readonly<Record<string, Load>> = {
+const checks: Readonly<Record<CheckName, Load>> = {
   'firewall-state': () => import('./checks/firewall-state.ts'),
   'two-firewalls': () => import('./checks/two-firewalls.ts'),
   bans: () => import('./checks/bans.ts'),
@@ -29,9 +26,6 @@ const checks: Readonly<Record<string, Load>> = {
   'error-log': () => import('./checks/error-log.ts'),
 };
 
-/** Their names, in order. */
-export const checkNames: readonly string[] = Object.keys(checks);
-
 /**
  * The names to run, in order.
  * @throws CfsyncError with code `usage` for a name that no check has.
@@ -39,19 +33,20 @@ export const checkNames: readonly string[] = Object.keys(checks);
 export function chosen(
   only: readonly string[] | undefined,
   skip: readonly string[] | undefined,
-): readonly string[] {
+): readonly CheckName[] {
+  const known: readonly string[] = checkNames;
   for (const [flag, names] of Object.entries({ only, skip }))
     for (const name of names ?? [])
-      if (!checkNames.includes(name))
+      if (!known.includes(name))
         throw new CfsyncError(
           exit.usage,
-          `--${flag}: there is no check ${escape(name)}${suggest(name, checkNames)}; cfsync doctor --list names them`,
+          `--${flag}: there is no check ${escape(name)}${suggest(name, known)}; cfsync doctor --list names them`,
         );
   return checkNames.filter(
     (name) => only?.includes(name) !== false && skip?.includes(name) !== true,
   );
 }
 
-export async function loadCheck(name: string): Promise<Check<any>> {
-  return (await checks[name]!()).default;
+export async function loadCheck(name: CheckName): Promise<Check<any>> {
+  return (await checks[name]()).default;
 }

@@ -5,19 +5,20 @@ import { changed, type FileDiff } from './diff.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import {
   Unsynced,
-  digest,
   mustBeFile,
   removeFile,
   removeTemporary,
   writeFileAtomic,
 } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { guard, type Verdict } from './guard.ts';
 import { extraOf, type Job } from './job.ts';
+import type { Policy } from '../feed/policy.ts';
 import { firstLines } from '../text.ts';
 import { host, run, show } from '../host/host.ts';
 import { withLocks } from '../state/lock.ts';
 import { none, subtract } from '../prefix.ts';
-import { noteChange, noteRivals } from '../run/rivals.ts';
+import { noteChange, noteRivals } from './rivals.ts';
 import { stopIfAsked } from '../host/signals.ts';
 import type {
   Command,
@@ -46,14 +47,6 @@ import {
   type Run,
 } from '../state/journal.ts';
 import { readUsable, writeApplied, type Applied } from '../state/records.ts';
-
-/** How a source and the person at the keyboard limit a change. */
-export interface Policy {
-  readonly mayRemove: boolean;
-  /** Every range that was accepted before, where that is known. */
-  readonly known: Ranges | undefined;
-  readonly acceptLargeChange: boolean;
-}
 
 /** What a run would do to one backend. */
 export interface Plan {

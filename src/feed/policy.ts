@@ -1,10 +1,17 @@
 /** What a source's answer allows a plan to take away, and how long it is good for. */
-import type { Policy } from '../engine/engine.ts';
 import { merge } from '../prefix.ts';
 import { exit, type ExitCode } from '../errors.ts';
-import type { Notice } from '../renderer.ts';
+import type { Notice, Ranges } from '../renderer.ts';
 import type { Answer } from './source.ts';
 import { readState, replacedRanges } from '../state/store.ts';
+
+/** How a source and the person at the keyboard limit a change. */
+export interface Policy {
+  readonly mayRemove: boolean;
+  /** Every range that was accepted before, where that is known. */
+  readonly known: Ranges | undefined;
+  readonly acceptLargeChange: boolean;
+}
 
 export async function policyFor(
   answer: Answer,

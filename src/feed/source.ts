@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Feeds, FeedUrls } from './download.ts';
 import { CfsyncError, exit, why } from '../errors.ts';
-import { digest } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { parseFeed, parseList } from './gate.ts';
 import { equal, isEmpty, merge, none, subtract } from '../prefix.ts';
 import { waiting } from '../cli/progress.ts';

@@ -1,6 +1,6 @@
 /** The one module that writes files: after a crash there is all of the old content or all of the new. */
 
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -28,6 +28,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { digest } from '../digest.ts';
 import { CfsyncError, errno, exit, why } from '../errors.ts';
 import type { Lock, Stage } from '../renderer.ts';
 import { escape } from '../text.ts';
@@ -35,11 +36,6 @@ import { escape } from '../text.ts';
 // write-file-atomic 8.0.0 was looked at: it follows a symbolic link at the target, opens a guessable
 // temporary name without O_EXCL, does not fsync the directory (after a power cut the old file can be
 // back), and cannot compare before it renames.
-
-/** SHA-256, hexadecimal. */
-export function digest(content: string | Buffer): string {
-  return createHash('sha256').update(content).digest('hex');
-}
 
 /** The change was made, and what is on the disk may not have it yet: a power cut can take it back. */
 export class Unsynced extends CfsyncError {}

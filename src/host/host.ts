@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendError, CfsyncError, errno, exit } from '../errors.ts';
 import { withInput, withStage } from './files.ts';
 import type { Command, Host, Outcome } from '../renderer.ts';
-import type { ProcessHost } from '../run/sessions.ts';
+import type { ProcessHost } from './proc.ts';
 import { escape, firstLines } from '../text.ts';
 
 /** Where programs are looked for, whatever the caller's PATH says. */

@@ -2,6 +2,12 @@
 import { endianness } from 'node:os';
 import { CfsyncError } from '../errors.ts';
 import { fromInterval } from '../prefix.ts';
+import type { Host } from '../renderer.ts';
+
+/** What is read, with the targets of symbolic links. */
+export interface ProcessHost extends Pick<Host, 'read' | 'list'> {
+  link(path: string): Promise<string | undefined>;
+}
 
 /** What is read of a process: undefined as well when it has ended meanwhile, or when it is another user's. */
 export async function ofProcess<T>(look: Promise<T | undefined>): Promise<T | undefined> {

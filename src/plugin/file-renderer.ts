@@ -1,6 +1,6 @@
 /** Makes a renderer out of a backend that is only files: what they should say is enough. */
 import { basename } from 'node:path';
-import { digest } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { canonical, none, parseRanges } from '../prefix.ts';
 import {
   defineRenderer,

@@ -1,6 +1,6 @@
 /** The test kit for renderers: a host in memory, and the promises that every renderer has to keep. */
 import { isDeepStrictEqual } from 'node:util';
-import { digest } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { equal, intersect, isEmpty, merge, parseRanges } from '../prefix.ts';
 import type {
   Artifact,

@@ -5,17 +5,9 @@ import type { Output } from '../cli/output.ts';
 import type { Command } from '../renderer.ts';
 import { runJson } from './run-json.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
+import type { Hooks } from '../settings/settings.ts';
 import { escape } from '../text.ts';
 import { mustBeTrusted } from '../host/trust.ts';
-
-export interface Hooks {
-  /** Run with the report on standard input when a backend was changed. */
-  readonly 'on-change': Command['argv'] | undefined;
-  /** As well, when the run, or a backend in it, ended with one of `failures`. */
-  readonly 'on-failure': Command['argv'] | undefined;
-  /** Where the report is posted to in both cases: https, or http on this host. */
-  readonly webhook: string | undefined;
-}
 
 /** Neither a mistake on the command line, nor another cfsync at work. */
 const failures: readonly ExitCode[] = [exit.failed, exit.refused, exit.rolledBack, exit.broken];

@@ -2,7 +2,8 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { CfsyncError, errno, exit, why } from '../errors.ts';
-import { digest, writeFileAtomic } from '../host/files.ts';
+import { writeFileAtomic } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { withFlock } from '../state/lock.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 import type { Settings } from '../settings/settings.ts';

@@ -1,20 +1,13 @@
 /** Looks again at backends that another program may have written over right after they were changed. */
-import {
-  apply,
-  check,
-  locked,
-  makePlan,
-  makeRemoval,
-  type Policy,
-  type Result,
-} from '../engine/engine.ts';
+import { apply, check, locked, makePlan, makeRemoval, type Result } from '../engine/engine.ts';
+import type { Policy } from '../feed/policy.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { ended } from '../host/host.ts';
 import type { Job } from '../engine/job.ts';
 import { entriesOf, forgetEntry, openEntry, type Run } from '../state/journal.ts';
 import type { Output } from '../cli/output.ts';
 import { readUsable } from '../state/records.ts';
-import { takeOverlaps } from './rivals.ts';
+import { takeOverlaps } from '../engine/rivals.ts';
 import { makeNotedJob, recordedJob, type Settings } from '../settings/settings.ts';
 
 interface Context {

@@ -3,7 +3,7 @@ import { defaultRouteInterfaces, dockerBridges, reachedThrough } from '../host/i
 import type { Plan } from '../engine/engine.ts';
 import { exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
-import type { Context } from '../main.ts';
+import type { Context } from './context.ts';
 import {
   addresses,
   contains,

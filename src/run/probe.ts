@@ -1,29 +1,11 @@
 /** Asks, after an apply, whether the site still works: a program that must succeed, or a URL that must answer. */
-import { CfsyncError, exit } from '../errors.ts';
 import { failure } from '../host/host.ts';
-import { argv } from '../plugin/options.ts';
-import type { Command } from '../renderer.ts';
+import type { Probe } from '../settings/settings.ts';
 import { escape } from '../text.ts';
 import { mustBeTrusted } from '../host/trust.ts';
 
-/** A program and its arguments, or a URL with http or https. */
-export type Probe = Command['argv'] | URL;
-
 /** Milliseconds for the whole probe. */
 const timeout = 30_000;
-
-/** @throws CfsyncError with code `usage`. */
-export function parseProbe(value: unknown): Probe {
-  if (typeof value === 'string' && URL.canParse(value)) {
-    const url = new URL(value);
-    if (url.protocol === 'https:' || url.protocol === 'http:') return url;
-  }
-  if (Array.isArray(value)) return argv(value, 'probe');
-  throw new CfsyncError(
-    exit.usage,
-    'probe: must be a list of a program and its arguments, or a URL with http or https',
-  );
-}
 
 /**
  * Asked before the first change as well: nothing is to go back because of it.

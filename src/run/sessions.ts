@@ -1,8 +1,7 @@
 /** Finds out which session this process runs in, and who else is connected. */
 import { isIP } from 'node:net';
 import { connections, type Connection } from './connections.ts';
-import { ofProcess, plain, statField } from '../host/proc.ts';
-import type { Host } from '../renderer.ts';
+import { type ProcessHost, ofProcess, plain, statField } from '../host/proc.ts';
 import { escape } from '../text.ts';
 
 /** The session that this process runs in, or may run in. */
@@ -19,11 +18,6 @@ export interface Sessions {
   readonly own: readonly Session[];
   /** The addresses that are connected to each TCP port; none of this host's own. */
   readonly peers: ReadonlyMap<number, readonly string[]>;
-}
-
-/** What is read, with the targets of symbolic links. */
-export interface ProcessHost extends Pick<Host, 'read' | 'list'> {
-  link(path: string): Promise<string | undefined>;
 }
 
 interface Process {

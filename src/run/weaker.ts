@@ -2,7 +2,7 @@
 import { defaultConfig } from '../settings/config.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import type { Job } from '../engine/job.ts';
-import type { Context } from '../main.ts';
+import type { Context } from './context.ts';
 import { isAttended } from '../cli/output.ts';
 import { readApplied, type Applied, type Given } from '../state/records.ts';
 import type { Settings } from '../settings/settings.ts';

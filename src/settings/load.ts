@@ -62,7 +62,7 @@ export async function loadRenderer(
 
 /** A part of the core that is planned and applied like a backend; only cfsync itself asks for it. */
 export async function loadBoot(): Promise<Renderer> {
-  return (await import('../setup/boot.ts')).default;
+  return (await import('../../renderers/boot/index.ts')).default;
 }
 
 function isPath(where: string): boolean {

@@ -7,14 +7,12 @@ import type { Job } from '../engine/job.ts';
 import { CfsyncError, exit } from '../errors.ts';
 import { isAllowed, withoutSecret } from '../feed/feed-url.ts';
 import { flags, type Flag } from '../cli/flags.ts';
-import type { Hooks } from '../report/hooks.ts';
 import { appliedNames, readApplied, type Given } from '../state/records.ts';
 import { loadBoot, loadRenderer } from './load.ts';
 import { argv, bootName, extras, oneOf, text, whyNoName } from '../plugin/options.ts';
-import { parseProbe, type Probe } from '../run/probe.ts';
 import { parsePorts } from '../plugin/ports.ts';
 import { none } from '../prefix.ts';
-import type { Desired, Ranges } from '../renderer.ts';
+import type { Command, Desired, Ranges } from '../renderer.ts';
 import type { SourceOptions } from '../feed/source.ts';
 import { shown } from '../text.ts';
 import { mustBeTrustedState } from '../host/trust.ts';
@@ -25,6 +23,18 @@ const feeds = {
   ipv6: 'https://www.cloudflare.com/ips-v6',
   api: 'https://api.cloudflare.com/client/v4/ips',
 } as const;
+
+/** A program and its arguments, or a URL with http or https. */
+export type Probe = Command['argv'] | URL;
+
+export interface Hooks {
+  /** Run with the report on standard input when a backend was changed. */
+  readonly 'on-change': Command['argv'] | undefined;
+  /** As well, when the run, or a backend in it, failed. */
+  readonly 'on-failure': Command['argv'] | undefined;
+  /** Where the report is posted to in both cases: https, or http on this host. */
+  readonly webhook: string | undefined;
+}
 
 export interface Settings {
   readonly values: Values;
@@ -71,6 +81,19 @@ export async function readSettings(values: Values, config: Config): Promise<Sett
     },
     metrics: setting({ values, config }, 'metrics', undefined, optional(path)),
   };
+}
+
+/** @throws CfsyncError with code `usage`. */
+export function parseProbe(value: unknown): Probe {
+  if (typeof value === 'string' && URL.canParse(value)) {
+    const url = new URL(value);
+    if (url.protocol === 'https:' || url.protocol === 'http:') return url;
+  }
+  if (Array.isArray(value)) return argv(value, 'probe');
+  throw new CfsyncError(
+    exit.usage,
+    'probe: must be a list of a program and its arguments, or a URL with http or https',
+  );
 }
 
 function optional<T>(

@@ -3,7 +3,8 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CfsyncError, errno, exit, why } from '../errors.ts';
-import { digest, ensureDir, moveAside, removeFile, writeFileAtomic } from '../host/files.ts';
+import { ensureDir, moveAside, removeFile, writeFileAtomic } from '../host/files.ts';
+import { digest } from '../digest.ts';
 import { host } from '../host/host.ts';
 import { isFields } from '../plugin/options.ts';
 import { equal, parseRanges } from '../prefix.ts';

@@ -12,7 +12,7 @@ import { createServer, type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { checkNames } from '../../src/doctor/checks.ts';
+import { checkNames } from '../../src/cli/flags.ts';
 import { exit } from '../../src/errors.ts';
 import { runProgram, type Ended } from '../helpers/program.ts';
 import { violations } from '../helpers/schema.ts';

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { defineCheck, type Check, type DoctorHost, type Finding } from '../../src/doctor/check.ts';
-import { checkNames, chosen, loadCheck } from '../../src/doctor/checks.ts';
+import { chosen, loadCheck } from '../../src/doctor/checks.ts';
+import { checkNames } from '../../src/cli/flags.ts';
 import { codeOf, examine, ranked, type Report } from '../../src/doctor/examine.ts';
 import { asJson, asProbe, asText } from '../../src/doctor/report.ts';
 import { BackendError, CfsyncError, exit } from '../../src/errors.ts';
@@ -60,8 +61,8 @@ describe('checks', () => {
 
   it('are those of --only, less those of --skip, in their own order', () => {
     expect(chosen(undefined, undefined)).toEqual(checkNames);
-    expect(chosen([checkNames[0]!], undefined)).toEqual([checkNames[0]]);
-    expect(chosen(undefined, [checkNames[0]!])).toEqual(checkNames.slice(1));
+    expect(chosen([checkNames[0]], undefined)).toEqual([checkNames[0]]);
+    expect(chosen(undefined, [checkNames[0]])).toEqual(checkNames.slice(1));
   });
 
   it('are refused by a name that is none, with the nearest one', () => {

@@ -21,7 +21,7 @@ const names = [
   'published-ports',
   'open-to-all',
   'listening',
-];
+] as const;
 
 const fixture = (name: string): Recorded =>
   JSON.parse(

@@ -20,10 +20,10 @@ import {
   planId,
   rollBack,
   type Plan,
-  type Policy,
 } from '../../src/engine/engine.ts';
+import type { Policy } from '../../src/feed/policy.ts';
 import { CfsyncError, exit, type ExitCode } from '../../src/errors.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import type { Job } from '../../src/engine/job.ts';
 import { none, parseRanges } from '../../src/prefix.ts';
 import {

@@ -1,7 +1,7 @@
 /** A host made of recorded answers. */
 import { CfsyncError, exit } from '../../src/errors.ts';
 import type { Command, Host, Outcome } from '../../src/renderer.ts';
-import type { ProcessHost } from '../../src/run/sessions.ts';
+import type { ProcessHost } from '../../src/host/proc.ts';
 
 export interface Recorded {
   /** By the words of the command, joined by blanks. */

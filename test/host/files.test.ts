@@ -17,7 +17,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { digest, ensureDir, moveAside, removeFile, writeFileAtomic } from '../../src/host/files.ts';
+import { ensureDir, moveAside, removeFile, writeFileAtomic } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 
 const root = process.getuid?.() === 0;
 const nobody = 65534;

@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { BackendError } from '../../src/errors.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import { failure, processes, run } from '../../src/host/host.ts';
 
 describe('a program that does not end in time', () => {

@@ -1,7 +1,7 @@
 /** `cfsync doctor`, live: real nginx (1.22.1 of Debian 12) that is broken in one way each, and one that is well. */
 import { writeFile } from 'node:fs/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { checkNames } from '../../src/doctor/checks.ts';
+import { checkNames } from '../../src/cli/flags.ts';
 import { Lab, type Host } from './lab.ts';
 import { describeLive } from './privileges.ts';
 

@@ -8,7 +8,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import type { Outcome } from '../../src/renderer.ts';
 import { Lab, smallFail2ban } from './lab.ts';
 import { describeLive } from './privileges.ts';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { fileRenderer } from '../../src/plugin/file-renderer.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import { parseRanges } from '../../src/prefix.ts';
 import { desired } from '../helpers/desired.ts';
 import { recorded } from '../helpers/host.ts';

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { observeSessions, type ProcessHost } from '../../src/run/sessions.ts';
+import { observeSessions } from '../../src/run/sessions.ts';
+import type { ProcessHost } from '../../src/host/proc.ts';
 import { answer, expected } from '../fixtures/sessions/expected.ts';
 import { recorded, type Recorded } from '../helpers/host.ts';
 

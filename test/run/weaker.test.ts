@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import type { Job } from '../../src/engine/job.ts';
-import type { Context } from '../../src/main.ts';
+import type { Context } from '../../src/run/context.ts';
 import { noConfig } from '../../src/settings/config.ts';
 import type { Settings } from '../../src/settings/settings.ts';
 import { readApplied, writeApplied, type Given } from '../../src/state/records.ts';

@@ -7,7 +7,7 @@ import { readConfig } from '../../src/settings/config.ts';
 import { exit } from '../../src/errors.ts';
 import { builtIn, loadRenderer } from '../../src/settings/load.ts';
 import { parsePorts } from '../../src/plugin/ports.ts';
-import { parseProbe } from '../../src/run/probe.ts';
+import { parseProbe } from '../../src/settings/settings.ts';
 import type { Renderer } from '../../src/renderer.ts';
 import { effective, makeJobs, readSettings, sourceOptions } from '../../src/settings/settings.ts';
 import {

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { digest } from '../../src/host/files.ts';
+import { digest } from '../../src/digest.ts';
 import {
   type Check,
   CorruptRecord,

@@ -15,7 +15,7 @@ import {
   ruleOf,
 } from '../../../renderers/csf/lines.ts';
 import { CfsyncError } from '../../../src/errors.ts';
-import { digest } from '../../../src/host/files.ts';
+import { digest } from '../../../src/digest.ts';
 import { parseSave } from '../../../src/filters/iptables/save.ts';
 import { merge, parseRanges } from '../../../src/prefix.ts';
 import type { Desired, Observed, Step } from '../../../src/renderer.ts';

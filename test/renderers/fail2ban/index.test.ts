@@ -4,7 +4,7 @@ import fail2ban, {
   type Fail2banOwned,
 } from '../../../renderers/fail2ban/index.ts';
 import { BackendError, CfsyncError } from '../../../src/errors.ts';
-import { digest } from '../../../src/host/files.ts';
+import { digest } from '../../../src/digest.ts';
 import { merge, none, parseRanges } from '../../../src/prefix.ts';
 import type { Command, Desired, FileStep, Outcome, Step } from '../../../src/renderer.ts';
 import { bundled, desired } from '../../helpers/desired.ts';

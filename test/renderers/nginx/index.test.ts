@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import nginx, { type NginxAround, type NginxOptions } from '../../../renderers/nginx/index.ts';
 import { CfsyncError, exit } from '../../../src/errors.ts';
-import { digest } from '../../../src/host/files.ts';
+import { digest } from '../../../src/digest.ts';
 import { dumpedFiles, globbed, parse } from '../../../renderers/nginx/configuration.ts';
 import { parseRanges } from '../../../src/prefix.ts';
 import type { Host } from '../../../src/renderer.ts';

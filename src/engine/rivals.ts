@@ -1,7 +1,7 @@
 /** Notes programs that may write over what was changed, because they read it before they waited for its lock. */
 import { CfsyncError } from '../errors.ts';
 import { processes } from '../host/host.ts';
-import type { Job } from '../engine/job.ts';
+import type { Job } from './job.ts';
 
 /** By backend: what has been changed since `takeOverlaps` was last asked, and by whom it may be written over. */
 const overlaps = new Map<string, Set<number>>();

@@ -1,9 +1,9 @@
 /** Keeps rules across reboots: one systemd unit that applies the snapshot again, handled like a backend. */
-import { BackendError, CfsyncError, exit } from '../errors.ts';
-import { digest } from '../host/files.ts';
-import { none } from '../prefix.ts';
-import { defineRenderer, type Host, type Owned, type Step } from '../renderer.ts';
-import { quoteWord, runningFolder, unitFolder } from '../host/systemd.ts';
+import { BackendError, CfsyncError, exit } from '../../src/errors.ts';
+import { digest } from '../../src/digest.ts';
+import { none } from '../../src/prefix.ts';
+import { defineRenderer, type Host, type Owned, type Step } from '../../src/renderer.ts';
+import { quoteWord, runningFolder, unitFolder } from '../../src/host/systemd.ts';
 
 const unit = 'cfsync-boot.service';
 const path = `${unitFolder}/${unit}`;
