@@ -19,7 +19,9 @@ import { whileChanging } from '../host/signals.ts';
 import { resolveSource } from '../feed/source.ts';
 import { escape } from '../text.ts';
 import { keepLocked } from '../run/weaker.ts';
-import { applyAll, planOne, printPlan, refuseConflicts, type Planned } from './apply.ts';
+import { applyAll } from '../run/apply.ts';
+import { planOne, refuseConflicts, type Planned } from '../run/plan.ts';
+import { printPlan } from '../run/show-plan.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

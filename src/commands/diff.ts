@@ -15,6 +15,7 @@ import { reportJson, reportMarkdown, type Report } from '../engine/report.ts';
 import {
   isSame,
   readPlan,
+  refuseBesidePlan,
   savedJobs,
   savePlan,
   staleText,
@@ -24,8 +25,8 @@ import { makeJobs, sourceOptions } from '../settings/settings.ts';
 import { policyFor } from '../feed/policy.ts';
 import { resolveSource } from '../feed/source.ts';
 import { keepLocked } from '../run/weaker.ts';
-import { lists, render } from './render.ts';
-import { explainVerdict, refuseBesidePlan } from './apply.ts';
+import { lists, render } from '../engine/render.ts';
+import { explainVerdict } from '../run/plan.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

@@ -8,7 +8,9 @@ import type { Context } from '../run/context.ts';
 import { appliedNames } from '../state/records.ts';
 import { appliedBackends, makeJob, recordedJob, type Settings } from '../settings/settings.ts';
 import { whileChanging } from '../host/signals.ts';
-import { applyOne, attempt, printPlan } from './apply.ts';
+import { applyOne } from '../run/apply.ts';
+import { attempt } from '../run/attempt.ts';
+import { printPlan } from '../run/show-plan.ts';
 
 const course: Course = { after: () => undefined, advice: elsewhere };
 

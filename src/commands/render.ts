@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { ensureDir, writeFileAtomic } from '../host/files.ts';
 import type { Context } from '../run/context.ts';
-import { extraOf, forRanges, type Job } from '../engine/job.ts';
-import type { Artifact, Ranges } from '../renderer.ts';
+import { forRanges } from '../engine/job.ts';
+import { lists, render } from '../engine/render.ts';
 import { makeJobs, sourceOptions } from '../settings/settings.ts';
 import { resolveSource } from '../feed/source.ts';
 import { count } from '../text.ts';
@@ -29,18 +29,4 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
   }
   output.note(`${count(all.length, 'file')} written to ${out}`);
   return exit.ok;
-}
-
-/** What `render` writes for one backend. */
-export function render(job: Job): readonly Artifact[] {
-  const { owned } = job.renderer.want({ ...job.desired, extra: extraOf(job) }, job.options);
-  return job.renderer.print(owned);
-}
-
-/** The lists as `--source DIR` reads them. */
-export function lists(ranges: Ranges): readonly Artifact[] {
-  return [
-    { path: 'ips-v4', content: `${ranges.v4.join('\n')}\n` },
-    { path: 'ips-v6', content: `${ranges.v6.join('\n')}\n` },
-  ];
 }

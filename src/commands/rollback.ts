@@ -13,7 +13,7 @@ import { changeText } from '../cli/output.ts';
 import { endPending, readPending } from '../state/pending.ts';
 import type { Desired } from '../renderer.ts';
 import { bringToEnd } from '../host/signals.ts';
-import { printPlan } from './apply.ts';
+import { printPlan } from '../run/show-plan.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

@@ -10,7 +10,7 @@ import { readOpen } from '../state/journal.ts';
 import { bootId } from '../host/host.ts';
 import { appliedBackends, recordedJob } from '../settings/settings.ts';
 import { staleness } from '../feed/policy.ts';
-import { attempt } from './apply.ts';
+import { attempt } from '../run/attempt.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

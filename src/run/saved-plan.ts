@@ -1,4 +1,5 @@
 /** A plan in a file: what was desired when it was reviewed, and the id that ties the apply to that. */
+import { planned } from '../cli/flags.ts';
 import { planId, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit } from '../errors.ts';
 import { parseExtra, parseList } from '../feed/gate.ts';
@@ -121,4 +122,14 @@ function validPlan(content: unknown): Saved {
   if (new Set(saved.map(({ name }) => name)).size < saved.length)
     throw new Error('a backend is named twice');
   return { id: textOf(id), backends: saved };
+}
+
+/** A saved plan says what is desired, and of which backends. */
+export function refuseBesidePlan({ values }: Settings): void {
+  const given = planned.find((name) => values[name] !== undefined);
+  if (given !== undefined)
+    throw new CfsyncError(
+      exit.usage,
+      `--${given} cannot be given with --plan, which says what is desired; nothing was changed`,
+    );
 }
