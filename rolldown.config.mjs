@@ -5,7 +5,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { defineConfig } from 'rolldown';
-import { parseAst } from 'rolldown/parseAst';
 
 /** The packages of which something is in the bundle, by their folders. */
 function bundledPackages(bundle) {
@@ -36,76 +35,6 @@ const papers = {
   },
 };
 
-/** The names that a piece of a program refers to: of `a.b` only `a`. */
-function namesIn(node) {
-  if (Array.isArray(node)) return node.flatMap(namesIn);
-  if (node === null || typeof node !== 'object') return [];
-  if (node.type === 'Identifier') return [node.name];
-  const parts = Object.entries(node).filter(
-    ([key]) => node.computed || (key !== 'property' && key !== 'key'),
-  );
-  return parts.flatMap(([, part]) => namesIn(part));
-}
-
-/** X of the statement `module.exports.X = ...`, also where that sets a property of X. */
-function exportedBy({ expression }) {
-  if (expression?.type !== 'AssignmentExpression') return undefined;
-  for (let node = expression.left; node.type === 'MemberExpression'; node = node.object) {
-    const { object, property } = node;
-    if (object.object?.name === 'module' && object.property.name === 'exports')
-      return property.name;
-  }
-  return undefined;
-}
-
-/** The names that a statement declares. */
-function declaredBy({ type, id, declarations }) {
-  if (type === 'FunctionDeclaration') return [id.name];
-  return (declarations ?? []).flatMap(({ id }) =>
-    id.type === 'Identifier' ? [id.name] : id.properties.map(({ value }) => value.name),
-  );
-}
-
-/** The code of a CommonJS module with blanks in the place of what only other exports than these need. */
-function onlyExports(code, wanted) {
-  const statements = parseAst(code).body;
-  const kept = new Set(
-    statements.filter((statement) => {
-      const name = exportedBy(statement);
-      return name === undefined ? declaredBy(statement).length === 0 : wanted.includes(name);
-    }),
-  );
-  const found = [...kept].map(exportedBy);
-  const missing = wanted.filter((name) => !found.includes(name));
-  if (missing.length > 0) throw new Error(`undici does not export ${missing.join(', ')}`);
-  // A set goes on to what is added to it meanwhile.
-  for (const statement of kept) {
-    const used = namesIn(statement);
-    for (const other of statements)
-      if (declaredBy(other).some((name) => used.includes(name))) kept.add(other);
-  }
-  return statements
-    .filter((statement) => !kept.has(statement))
-    .reduce((text, { start, end }) => {
-      const blank = text.slice(start, end).replace(/[^\n]/g, ' ');
-      return text.slice(0, start) + blank + text.slice(end);
-    }, code);
-}
-
-/**
- * The main file of undici loads the whole package; a third of that is what Agent and EnvHttpProxyAgent need. HTTP/2 is
- * off unless asked for, and undici does without it where Node was built without.
- */
-const partsOfUndici = {
-  name: 'parts-of-undici',
-  resolveId: (id) => (id === 'node:http2' ? '\0no-http2' : null),
-  load: (id) => (id === '\0no-http2' ? "throw new Error('left out of the bundle');" : null),
-  transform: {
-    filter: { id: /\/node_modules\/undici\/index\.js$/ },
-    handler: (code) => ({ code: onlyExports(code, ['Agent', 'EnvHttpProxyAgent']), map: null }),
-  },
-};
-
 const entries = [
   'bin',
   'watcher',
@@ -124,7 +53,9 @@ export default defineConfig({
     ...tested.map((name) => [`src/${basename(name)}`, `src/${name}.ts`]),
   ]),
   platform: 'node',
-  plugins: [partsOfUndici, papers],
+  // A module that has an entry of its own may be shared with others: then its file exports what those need as well.
+  preserveEntrySignatures: 'allow-extension',
+  plugins: [papers],
   treeshake: {
     // Of yargs its parser alone is used; what the rest does when it is loaded matters to nobody.
     moduleSideEffects: (id) => !/\/node_modules\/(?!yargs-parser|undici|ipaddr)/.test(id),
@@ -138,11 +69,18 @@ export default defineConfig({
     chunkFileNames: 'src/[name].js',
     sourcemap: true,
     codeSplitting: {
-      // The large ones are loaded by few commands; their names are for test/startup.test.ts.
-      groups: ['undici', 'yaml', 'diff'].map((name) => ({
-        name: `package-${name}`,
-        test: (id) => id.includes(`/node_modules/${name}/`),
-      })),
+      includeDependenciesRecursively: false,
+      groups: [
+        // The large ones are loaded by few commands; their names are for test/startup.test.ts.
+        ...['undici', 'yaml', 'diff'].map((name) => ({
+          name: `package-${name}`,
+          test: (id) => id.includes(`/node_modules/${name}/`),
+        })),
+        // Modules that are nearly always needed together: one file is found and read faster than each by itself.
+        { name: 'files', test: /\/src\/(digest|host\/files)\.ts$/ },
+        { name: 'state', test: /\/src\/state\/(journal|pending|records|store)\.ts$/ },
+        { name: 'run', test: /\/src\/run\/(again|attempt|change|plan|show-plan)\.ts$/ },
+      ],
     },
   },
 });

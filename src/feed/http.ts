@@ -1,7 +1,8 @@
 /** HTTP clients that always verify certificates, and go through the proxies of the environment. */
 import { setFlagsFromString } from 'node:v8';
-import { Agent, EnvHttpProxyAgent, type Dispatcher } from 'undici';
+import type { Dispatcher } from 'undici';
 import { isLoopback } from './feed-url.ts';
+import { Agent, EnvHttpProxyAgent } from './undici.ts';
 
 type Options = Omit<Dispatcher.RequestOptions, 'origin' | 'path'>;
 

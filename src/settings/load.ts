@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { CfsyncError, exit } from '../errors.ts';
+import { mustBeTrusted } from '../host/trust.ts';
 import type { Renderer } from '../renderer.ts';
 import { escape, suggest } from '../text.ts';
 
@@ -42,7 +43,6 @@ export async function loadRenderer(
   if (configFile === undefined)
     throw new CfsyncError(exit.usage, `backend ${name}: a renderer needs a configuration file`);
   const file = find(where, configFile, name);
-  const { mustBeTrusted } = await import('../host/trust.ts');
   const what = `renderer of backend ${name}`;
   const home = packageFolder(where, configFile);
   if (home !== undefined) await mustBeTrusted(home, what);

@@ -1,4 +1,4 @@
-/** The tests of the download once more, on the bundle: undici is not whole in it. */
+/** The tests of the download once more, on the bundle: how packages are put together there is not how Node loads them. */
 import { createRequire } from 'node:module';
 import { vi } from 'vitest';
 

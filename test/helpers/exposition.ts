@@ -32,7 +32,7 @@ export function parseMetrics(text: string): Readonly<Record<string, Metric>> {
       continue;
     }
     const [, of, labels, number] =
-      new RegExp(`^(${name})(?:\\{(.*)\\})? (${value})$`).exec(line) ?? [];
+      new RegExp(`^(${name})(?:\\{(.*)\\})? (${value})$`, 's').exec(line) ?? [];
     if (of === undefined) throw new Error(`not in the format: ${line}`);
     if (of !== family || type === undefined) throw new Error(`${of} without its HELP and TYPE`);
     const key = labels === undefined ? '' : readLabels(labels);
