@@ -27,10 +27,9 @@ export async function examine(
   checks: readonly Check<any>[],
   host: DoctorHost,
   context: DoctorContext,
-  limit = checkLimit,
 ): Promise<Report> {
   const shared = remembering(host);
-  const ends = await Promise.all(checks.map((check) => make(check, shared, context, limit)));
+  const ends = await Promise.all(checks.map((check) => make(check, shared, context)));
   const all = ends.flatMap(({ check, findings = [] }) =>
     findings.map((finding) => ({ ...finding, check })),
   );
@@ -58,18 +57,13 @@ interface End {
   readonly error?: unknown;
 }
 
-async function make(
-  check: Check<any>,
-  host: DoctorHost,
-  context: DoctorContext,
-  limit: number,
-): Promise<End> {
+async function make(check: Check<any>, host: DoctorHost, context: DoctorContext): Promise<End> {
   const { name } = check;
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      reject(new CfsyncError(exit.failed, `it did not end within ${limit / 1000} s`));
-    }, limit);
+      reject(new CfsyncError(exit.failed, `it did not end within ${checkLimit / 1000} s`));
+    }, checkLimit);
   });
   try {
     const seen: unknown = await Promise.race([check.observe(host, context), late]);

