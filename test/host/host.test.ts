@@ -7,9 +7,9 @@ import { failure, processes, run } from '../../src/host/host.ts';
 
 describe('a program that does not end in time', () => {
   it.each([
-    ['itself', 'exec sleep infinity'],
-    ['one that it started', 'sleep infinity & wait'],
-    ['one that left its group with the pipes open', 'setsid sleep infinity & wait'],
+    ['itself', 'exec sleep 1000'],
+    ['one that it started', 'sleep 1000 & wait'],
+    ['one that left its group with the pipes open', 'setsid sleep 1000 & wait'],
   ])('is not waited for: %s', async (_, script) => {
     const ended = run({ argv: ['sh', '-c', script], timeout: 300 });
     await expect(ended).rejects.toThrow(/did not end within 0\.3 s$/);
