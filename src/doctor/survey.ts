@@ -1,14 +1,9 @@
 /** Asks the packet filters about Cloudflare and about strangers, once for all checks that judge them. */
+import { CfsyncError } from '../errors.ts';
 import type { Family } from '../prefix.ts';
-import type { DoctorContext, Finding } from './check.ts';
-import {
-  filtersOf,
-  isEverybody,
-  namedBy,
-  strangers,
-  type Filters,
-  type FilterSeen,
-} from './filters.ts';
+import { onceFor, type DoctorContext, type DoctorHost, type Finding } from './check.ts';
+import { filtersOf, type Filters } from '../filters/ask.ts';
+import { namedBy } from '../filters/conditions.ts';
 import {
   common,
   fromPrefixes,
@@ -17,7 +12,25 @@ import {
   without,
   type Intervals,
 } from '../filters/intervals.ts';
+import { observeFilters as observe, type FilterSeen } from '../filters/observe.ts';
+import { isEverybody, strangers } from '../filters/strangers.ts';
 import type { Packet, Result, Rule } from '../filters/walk.ts';
+
+/**
+ * The same answer for every check that asks.
+ * @throws BackendError when what is there cannot be read.
+ */
+export const observeFilters = onceFor(observe);
+
+/** The same, and null where the rules cannot be read: for checks that have more to look at. */
+export async function tryFilters(host: DoctorHost): Promise<FilterSeen | null> {
+  try {
+    return await observeFilters(host);
+  } catch (error) {
+    if (error instanceof CfsyncError) return null;
+    throw error;
+  }
+}
 
 /** What comes in at one door. */
 export interface Door {

@@ -1,4 +1,10 @@
 /** Words that several checks print. */
+import type { Filters } from '../filters/ask.ts';
+import { fromPrefixes, toPrefixes, without, type Intervals } from '../filters/intervals.ts';
+import type { Rule, Ruleset } from '../filters/walk.ts';
+import type { Family } from '../prefix.ts';
+import type { Ranges } from '../renderer.ts';
+import type { DoctorContext } from './check.ts';
 
 /** `port 443`, `ports 80, 443`; each once, in order. */
 export function portsText(ports: Iterable<number>): string {
@@ -9,4 +15,59 @@ export function portsText(ports: Iterable<number>): string {
 /** The first of a list, and how many more there are. */
 export function atMost(list: readonly string[], most: number): readonly string[] {
   return list.length > most ? [...list.slice(0, most), `and ${list.length - most} more`] : list;
+}
+
+/** Which ranges these sources are, for evidence: `15 of 15 IPv4 ranges`, or the very addresses. */
+export function described(sources: Intervals, ranges: Ranges, family: Family): string {
+  const name = family === 'v4' ? 'IPv4' : 'IPv6';
+  const all = ranges[family];
+  const isIn = (prefix: string): boolean => without(fromPrefixes([prefix]), sources).length === 0;
+  const whole = all.filter(isIn);
+  const rest = toPrefixes(without(sources, fromPrefixes(whole)), family);
+  const parts: string[] = [];
+  if (whole.length > 3 || whole.length === all.length)
+    parts.push(`${whole.length} of ${all.length} ${name} ranges`);
+  else parts.push(...whole);
+  if (rest.length > 0) {
+    const single = rest.map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+    const more = rest.length > 4 ? ` and ${rest.length - 4} more` : '';
+    parts.push(`${single.slice(0, 4).join(', ')}${more}`);
+  }
+  return parts.join(', ');
+}
+
+/** As it stands in evidence. */
+export function line({ place, text }: Rule): string {
+  return `${place}: ${text}`;
+}
+
+/** The cfsync command that lets Cloudflare in by the backend that has the rules at hand. */
+export function applyCommand(
+  { ruleset }: Filters,
+  rule: Rule | undefined,
+  context: DoctorContext,
+  mode?: 'lockdown',
+): string {
+  const backend = backendOf(ruleset, rule, context);
+  const applied = context.applied.find(({ name }) => name === backend);
+  const words = ['cfsync apply --backend', backend];
+  if (mode === 'lockdown' || applied?.mode === 'lockdown') words.push('--mode lockdown');
+  const ports = context.ports.join(',');
+  if (ports !== (applied?.ports.join(',') ?? '80,443')) words.push(`--ports ${ports}`);
+  return words.join(' ');
+}
+
+function backendOf(
+  { chains }: Ruleset,
+  rule: Rule | undefined,
+  { applied }: DoctorContext,
+): string {
+  const filters = ['ufw', 'csf', 'iptables', 'nftables'];
+  if (rule === undefined)
+    return applied.find(({ name }) => filters.includes(name))?.name ?? 'nftables';
+  if (rule.place.startsWith('nft ')) return 'nftables';
+  const has = (chain: string): boolean =>
+    [...chains.keys()].some((name) => name.endsWith(` filter ${chain}`));
+  if (has('ufw-user-input')) return 'ufw';
+  return has('LOCALINPUT') && has('ALLOWIN') ? 'csf' : 'iptables';
 }

@@ -1,7 +1,7 @@
 /** What conditions of packet filters come to for a new connection, in whatever syntax they were written. */
 import { canonical, type Family } from '../prefix.ts';
-import { fromPrefixes, type Intervals } from './intervals.ts';
-import type { Condition, Match, Packet, Unknown } from './walk.ts';
+import { common, fromPrefixes, size, type Intervals } from './intervals.ts';
+import type { Condition, Match, Packet, Rule, Unknown } from './walk.ts';
 
 export function unknown(what: string): Unknown {
   return { unknown: what };
@@ -82,4 +82,16 @@ export function sourcePort(ranges: readonly (readonly [number, number])[], what:
   const touching = ranges.filter(([first, last]) => first <= high && last >= low);
   if (touching.length === 0) return false;
   return touching.some(([first, last]) => first <= low && last >= high) ? true : unknown(what);
+}
+
+/** The sources that a rule names, where it names some and not all but some. */
+export function namedBy(rule: Rule, packet: Packet): Intervals | undefined {
+  let found: Intervals | undefined;
+  for (const condition of rule.conditions) {
+    const match = condition(packet);
+    if (typeof match === 'boolean' || 'unknown' in match) continue;
+    found = found === undefined ? match : common(found, match);
+  }
+  const whole = 1n << (packet.family === 'v4' ? 32n : 128n);
+  return found !== undefined && size(found) * 4n < whole ? found : undefined;
 }

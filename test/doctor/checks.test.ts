@@ -7,7 +7,7 @@ import ipv6 from '../../src/doctor/checks/ipv6.ts';
 import packetFilter from '../../src/doctor/checks/packet-filter.ts';
 import twoFirewalls from '../../src/doctor/checks/two-firewalls.ts';
 import type { Finding } from '../../src/doctor/check.ts';
-import type { FilterSeen } from '../../src/doctor/filters.ts';
+import type { FilterSeen } from '../../src/filters/observe.ts';
 import { doctorContext } from '../helpers/doctor.ts';
 import { lenient } from '../helpers/hostile-host.ts';
 

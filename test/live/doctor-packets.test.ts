@@ -5,7 +5,8 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { fromPrefixes, common } from '../../src/filters/intervals.ts';
-import { filtersOf, observeFilters } from '../../src/doctor/filters.ts';
+import { filtersOf } from '../../src/filters/ask.ts';
+import { observeFilters } from '../../src/filters/observe.ts';
 import type { DoctorHost } from '../../src/doctor/check.ts';
 import { BackendError } from '../../src/errors.ts';
 import { Lab } from './lab.ts';

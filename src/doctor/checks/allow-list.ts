@@ -2,18 +2,20 @@
 import { retired } from '../../feed/published.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
-import {
-  applyCommand,
-  described,
-  line,
-  namedBy,
-  observeFilters,
-  type FilterSeen,
-} from '../filters.ts';
+import { namedBy } from '../../filters/conditions.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import { common, fromPrefixes, without } from '../../filters/intervals.ts';
-import { errorsOf, isBan, rangesOut, sourcesOf, surveyOf, type Survey } from '../survey.ts';
+import {
+  errorsOf,
+  isBan,
+  observeFilters,
+  rangesOut,
+  sourcesOf,
+  surveyOf,
+  type Survey,
+} from '../survey.ts';
 import type { Result, Rule } from '../../filters/walk.ts';
-import { atMost, portsText } from '../words.ts';
+import { applyCommand, atMost, described, line, portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'allow-list',

@@ -6,7 +6,7 @@ import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { intervalsOf } from '../../filters/conditions.ts';
-import { line, tryFilters, type FilterSeen } from '../filters.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import {
   common,
   fromPrefixes,
@@ -16,9 +16,9 @@ import {
   without,
   type Intervals,
 } from '../../filters/intervals.ts';
-import { errorsOf, isBan, surveyOf } from '../survey.ts';
+import { errorsOf, isBan, surveyOf, tryFilters } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { atMost } from '../words.ts';
+import { atMost, line } from '../words.ts';
 
 interface Seen {
   /** Null where the rules cannot be read, which other checks say. */

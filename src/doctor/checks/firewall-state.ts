@@ -2,8 +2,9 @@
 import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { isOn, parseConf } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type Finding } from '../check.ts';
-import { filtersOf, tryFilters, type FilterSeen } from '../filters.ts';
-import { keptOut, surveyOf } from '../survey.ts';
+import { filtersOf } from '../../filters/ask.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
+import { keptOut, surveyOf, tryFilters } from '../survey.ts';
 
 interface Seen {
   /** Null where the rules cannot be read, which other checks say. */

@@ -2,11 +2,20 @@
 import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { parseConf, isOn } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
-import { applyCommand, line, observeFilters, type FilterSeen } from '../filters.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
-import { isClosed, isOpen, keptOut, rangesOut, sourcesOf, surveyOf, type Door } from '../survey.ts';
+import {
+  isClosed,
+  isOpen,
+  keptOut,
+  observeFilters,
+  rangesOut,
+  sourcesOf,
+  surveyOf,
+  type Door,
+} from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { portsText } from '../words.ts';
+import { applyCommand, line, portsText } from '../words.ts';
 
 interface Seen {
   readonly filters: FilterSeen;

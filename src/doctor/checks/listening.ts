@@ -2,9 +2,9 @@
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { BackendError } from '../../errors.ts';
-import { tryFilters, type FilterSeen } from '../filters.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import { isLoopback, listeners, type Listener } from '../listeners.ts';
-import { surveyOf } from '../survey.ts';
+import { surveyOf, tryFilters } from '../survey.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 

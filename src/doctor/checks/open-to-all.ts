@@ -1,10 +1,10 @@
 /** Is there a wider rule beside those for Cloudflare, so that they restrict nothing? */
 import { defineCheck, type Finding } from '../check.ts';
-import { applyCommand, line, observeFilters, type FilterSeen } from '../filters.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import { size } from '../../filters/intervals.ts';
-import { isOpen, surveyOf } from '../survey.ts';
+import { isOpen, observeFilters, surveyOf } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { portsText } from '../words.ts';
+import { applyCommand, line, portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'open-to-all',

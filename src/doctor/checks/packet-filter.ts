@@ -1,18 +1,12 @@
 /** Do the rules that are in force let Cloudflare's ranges in, on each port? */
 import type { Family } from '../../prefix.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
-import {
-  applyCommand,
-  described,
-  line,
-  observeFilters,
-  type Filters,
-  type FilterSeen,
-} from '../filters.ts';
+import type { Filters } from '../../filters/ask.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
 import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
-import { sourcesOf, surveyOf } from '../survey.ts';
+import { observeFilters, sourcesOf, surveyOf } from '../survey.ts';
 import type { Doubt, Rule } from '../../filters/walk.ts';
-import { portsText } from '../words.ts';
+import { applyCommand, described, line, portsText } from '../words.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */
 interface Group {

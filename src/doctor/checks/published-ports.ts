@@ -1,9 +1,10 @@
 /** Do ports that Docker publishes bypass the rules of the host? */
 import { defineCheck, type Finding } from '../check.ts';
-import { line, observeFilters, strangers, type FilterSeen } from '../filters.ts';
-import { isClosed, isOpen, surveyOf, type Door } from '../survey.ts';
+import { strangers } from '../../filters/strangers.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
+import { isClosed, isOpen, observeFilters, surveyOf, type Door } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { portsText } from '../words.ts';
+import { line, portsText } from '../words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'published-ports',

@@ -3,8 +3,9 @@ import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { runningFolder, unitFolder } from '../../host/systemd.ts';
 import type { DoctorContext, Finding } from '../check.ts';
 import { defineCheck } from '../check.ts';
-import { line, observeFilters, type FilterSeen } from '../filters.ts';
-import { isBan, isClosed, surveyOf, type Survey } from '../survey.ts';
+import { line } from '../words.ts';
+import type { FilterSeen } from '../../filters/observe.ts';
+import { isBan, isClosed, observeFilters, surveyOf, type Survey } from '../survey.ts';
 
 interface Seen {
   readonly filters: FilterSeen;

@@ -1,0 +1,113 @@
+/** Answers what the packet filters of a host do to connections from anywhere. */
+import type { Family } from '../prefix.ts';
+import { holds } from './conditions.ts';
+import { fromPrefixes, type Intervals } from './intervals.ts';
+import { IpSets } from './iptables/ipset.ts';
+import { legacyBases, readTable } from './iptables/read.ts';
+import { parseSave, type SavedTable } from './iptables/save.ts';
+import { readNft } from './nft/read.ts';
+import type { FilterSeen, Save } from './observe.ts';
+import { walk, type Base, type Packet, type Result, type Rule, type Ruleset } from './walk.ts';
+
+/** What the packet filters do. */
+export interface Filters {
+  readonly ruleset: Ruleset;
+  /** Families in which the host has a public way in. */
+  readonly families: readonly Family[];
+  /** Rules that nft wrote into tables of iptables. */
+  readonly native: readonly Rule[];
+  /** Rules and policies of each variant of iptables: how many chains drop or have rules. */
+  readonly variants: Readonly<Record<Save['variant'], readonly string[]>>;
+  readonly sets: IpSets;
+  /** @param without `nat`: as if no port were published. */
+  ask(question: Question): readonly Result[];
+}
+
+interface Question {
+  readonly family: Family;
+  readonly port: number;
+  readonly sources: Intervals;
+  readonly busy?: boolean;
+  readonly without?: 'nat';
+}
+
+const known = new WeakMap<FilterSeen, Filters>();
+
+/** @throws BackendError when a listing cannot be read. */
+export function filtersOf(seen: FilterSeen): Filters {
+  let filters = known.get(seen);
+  if (filters === undefined) known.set(seen, (filters = read(seen)));
+  return filters;
+}
+
+function read(seen: FilterSeen): Filters {
+  const sets = new IpSets(seen.ipset);
+  const bases: Base[] = [];
+  const chains = new Map<string, readonly Rule[]>();
+  const kept = new Map<string, readonly Rule[]>();
+  const variants: Record<Save['variant'], string[]> = { nft: [], legacy: [] };
+  for (const { program, family, variant, text } of seen.saves)
+    for (const table of parseSave(text, program)) {
+      variants[variant].push(...inForce(table));
+      const isKept = variant === 'nft' && seen.nft !== null;
+      const prefix = isKept ? 'kept' : family === 'v4' ? 'legacy4' : 'legacy6';
+      const rules = readTable(table, prefix, family, sets);
+      for (const [name, list] of rules)
+        if (isKept) kept.set(`${family === 'v4' ? 'ip' : 'ip6'} ${table.name} ${name}`, list);
+        else chains.set(`${prefix} ${table.name} ${name}`, list);
+      if (!isKept) bases.push(...legacyBases(table, family));
+    }
+  const nft =
+    seen.nft === null ? undefined : readNft(seen.nft.json, seen.nft.text, kept, seen.nft.debug);
+  for (const [name, list] of nft?.chains ?? []) chains.set(name, list);
+  const ruleset = { bases: [...(nft?.bases ?? []), ...bases], chains };
+  const plain = { ...ruleset, bases: ruleset.bases.filter(({ nat }) => !nat) };
+  return {
+    ruleset,
+    families: (['v4', 'v6'] as const).filter((family) => seen.addresses[family].length > 0),
+    native: nft?.native ?? [],
+    variants,
+    sets,
+    ask: ({ family, port, sources, busy = false, without: left }) =>
+      walk(left === 'nat' ? plain : ruleset, sources, first(seen, family, port, busy), (address) =>
+        reach(seen, address),
+      ),
+  };
+}
+
+/** What of a table has an effect: rules, and policies that drop. */
+function inForce({ name, chains, rules }: SavedTable): readonly string[] {
+  return [
+    ...chains
+      .filter(({ policy }) => policy === 'DROP')
+      .map((chain) => `${name}: -P ${chain.name} DROP`),
+    ...rules.map(({ chain, text }) => `${name}: -A ${chain} ${text}`),
+  ];
+}
+
+function first(seen: FilterSeen, family: Family, port: number, busy: boolean): Packet {
+  return {
+    family,
+    port,
+    originalPort: port,
+    to: 'here',
+    translated: undefined,
+    interfaces: seen.interfaces,
+    addresses: seen.addresses[family],
+    tracked: true,
+    mark: 0,
+    connectionMark: 0,
+    busy,
+  };
+}
+
+function reach({ addresses, routes: table }: FilterSeen, address: string): Packet['to'] {
+  if (/^127\.|^::1$/.test(address) || [...addresses.v4, ...addresses.v6].includes(address))
+    return 'here';
+  const isV6 = address.includes(':');
+  const ways = table
+    .filter(({ prefix }) => prefix.includes(':') === isV6)
+    .filter(({ prefix, length }) => holds(fromPrefixes([`${prefix}/${length}`]), address))
+    .sort((a, b) => b.length - a.length);
+  return { address, through: ways[0]?.name };
+}
