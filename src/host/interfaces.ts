@@ -1,4 +1,5 @@
-/** Reads which network interfaces are Docker's bridges, and which lead to everybody. */
+/** Reads the network interfaces of this host: their addresses, which are Docker's bridges, which lead to everybody. */
+import { networkInterfaces, type NetworkInterfaceInfo } from 'node:os';
 import { canonical, merge, none, parseRanges, subtract } from '../prefix.ts';
 import { colons, hexAddress } from './proc.ts';
 import type { Host, Ranges } from '../renderer.ts';
@@ -14,6 +15,13 @@ export async function dockerBridges(host: Host): Promise<string[]> {
     )
       found.push(name);
   return found;
+}
+
+/** The addresses of this host but loopback, as getifaddrs(3) has them. */
+export function ownAddresses(): readonly NetworkInterfaceInfo[] {
+  return Object.values(networkInterfaces())
+    .flatMap((list) => list ?? [])
+    .filter(({ internal }) => !internal);
 }
 
 /**

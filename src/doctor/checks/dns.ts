@@ -1,9 +1,9 @@
 /** Does DNS lead visitors to Cloudflare, and Cloudflare to this host? Asks a resolver, and only when told a name. */
 import { Resolver } from 'node:dns/promises';
 import { isIP } from 'node:net';
-import { networkInterfaces } from 'node:os';
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { contains } from '../../prefix.ts';
+import { ownAddresses } from '../../host/interfaces.ts';
 import { plain } from '../../host/proc.ts';
 import { publicSpace } from '../../special-purpose.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
@@ -30,10 +30,7 @@ export default defineCheck<Seen>({
 
   async observe(_host, { values }) {
     const name = targetOf(values).host ?? null;
-    const own = Object.values(networkInterfaces())
-      .flatMap((list) => list ?? [])
-      .filter(({ internal }) => !internal)
-      .map(({ address }) => address);
+    const own = ownAddresses().map(({ address }) => address);
     const answer = name === null ? { resolved: [], unanswered: null } : await resolve(name);
     return { name, own: own.filter(isPublic), ...answer };
   },

@@ -1,9 +1,9 @@
 /** Does the web server answer TLS, and with a certificate for which of Cloudflare's modes? */
 import { isIPv6 } from 'node:net';
-import { networkInterfaces } from 'node:os';
 import { checkServerIdentity, connect, type PeerCertificate, type TLSSocket } from 'node:tls';
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
+import { ownAddresses } from '../../host/interfaces.ts';
 import { targetOf } from '../target.ts';
 import { isLoopback, listeners } from '../listeners.ts';
 
@@ -80,9 +80,8 @@ export default defineCheck<Seen>({
 
 /** Loopback and the host's own, each of which a server may treat differently. */
 function addresses(): readonly string[] {
-  const own = Object.values(networkInterfaces())
-    .flatMap((list) => list ?? [])
-    .filter(({ internal, scopeid = 0 }) => !internal && scopeid === 0)
+  const own = ownAddresses()
+    .filter(({ scopeid = 0 }) => scopeid === 0)
     .map(({ address }) => address);
   return ['127.0.0.1', ...own].slice(0, mostAddresses);
 }
