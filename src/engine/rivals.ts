@@ -1,6 +1,7 @@
 /** Notes programs that may write over what was changed, because they read it before they waited for its lock. */
 import { CfsyncError } from '../errors.ts';
-import { processes } from '../host/host.ts';
+import { host } from '../host/host.ts';
+import { pidsOf } from '../host/programs.ts';
 import type { Job } from './job.ts';
 
 /** By backend: what has been changed since `takeOverlaps` was last asked, and by whom it may be written over. */
@@ -17,8 +18,7 @@ export async function noteRivals(jobs: readonly Job[]): Promise<void> {
     const pids = overlaps.get(name);
     if (pids === undefined) continue;
     try {
-      for (const pid of await processes('comm', (comm) => renderer.rivals!.includes(comm.trim())))
-        pids.add(pid);
+      for (const pid of await pidsOf(host, renderer.rivals!)) pids.add(pid);
     } catch (error) {
       // Who cannot be seen is not waited for: the change itself is made and verified.
       if (!(error instanceof CfsyncError)) throw error;

@@ -8,6 +8,7 @@ import { BackendError, CfsyncError, errno, exit } from '../errors.ts';
 import { withInput, withStage } from './files.ts';
 import type { Command, Host, Outcome } from '../renderer.ts';
 import type { ProcessHost } from './proc.ts';
+import { processes } from './programs.ts';
 import { escape, firstLines } from '../text.ts';
 
 /** Where programs are looked for, whatever the caller's PATH says. */
@@ -251,7 +252,7 @@ const patience = 5000;
 export async function endLeftBehind(name: string): Promise<void> {
   for (const end = Date.now() + patience; ; await sleep(10)) {
     const variable = `${runVariable}=${name}`;
-    const left = await processes('environ', (text) => text.split('\0').includes(variable));
+    const left = await processes(host, 'environ', (text) => text.split('\0').includes(variable));
     const [first] = left;
     if (first === undefined) return;
     if (Date.now() > end)
@@ -262,33 +263,6 @@ export async function endLeftBehind(name: string): Promise<void> {
     for (const pid of left) endProcess(pid);
   }
 }
-
-/**
- * The ids of the processes of which a file below /proc/PID says so. One that may not be read is another user's,
- * and one may end while it is looked at.
- */
-export async function processes(
-  file: 'comm' | 'environ',
-  isOne: (text: string) => boolean,
-): Promise<readonly number[]> {
-  const pids = ((await list('/proc')) ?? []).filter((entry) => /^\d+$/.test(entry));
-  const found = await Promise.all(
-    pids.map(async (pid) => {
-      const text = await readProcess[file](`/proc/${pid}/${file}`).catch(() => '');
-      return isOne(text) ? [Number(pid)] : [];
-    }),
-  );
-  return found.flat();
-}
-
-/**
- * The kernel answers `comm` at once, and for `environ` it may wait for the process. A promise of Node's costs 150
- * microseconds, ten times as much as the answer, and a host has hundreds of processes.
- */
-const readProcess = {
-  comm: async (path: string) => readFileSync(path, 'utf8'),
-  environ: (path: string) => readFile(path, 'utf8'),
-};
 
 /** Waits until these processes have ended, at most so many milliseconds. */
 export async function ended(pids: Iterable<number>, milliseconds: number): Promise<void> {
@@ -308,10 +282,16 @@ function spawnError(program: string, cause: Error): CfsyncError {
   return new BackendError('broken', `${program} cannot be started: ${cause.message}`, { cause });
 }
 
+/**
+ * The kernel answers at once with the name of a process; for its environment, it may wait for the process. A promise of
+ * Node's costs 150 microseconds, ten times as much as the answer, and a host has hundreds of processes.
+ */
+const answeredAtOnce = /^\/proc\/\d+\/comm$/;
+
 /** The text of a file, or undefined when there is none. */
 async function read(file: string): Promise<string | undefined> {
   try {
-    return await readFile(file, 'utf8');
+    return answeredAtOnce.test(file) ? readFileSync(file, 'utf8') : await readFile(file, 'utf8');
   } catch (error) {
     if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
     throw new CfsyncError(exit.failed, `cannot read ${file}: ${String(errno(error))}`, {

@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { BackendError } from '../../src/errors.ts';
 import { digest } from '../../src/digest.ts';
-import { failure, processes, run } from '../../src/host/host.ts';
+import { failure, host, run } from '../../src/host/host.ts';
+import { processes } from '../../src/host/programs.ts';
 
 describe('a program that does not end in time', () => {
   it.each([
@@ -31,8 +32,8 @@ it.each(['comm', 'environ'] as const)('processes are found by %s', async (file) 
       comm: (text: string) => text === 'sleep\n',
       environ: (text: string) => text.split('\0').includes('LAB=here'),
     };
-    await expect.poll(() => processes(file, isOne[file])).toContain(Number(pid));
-    expect(await processes(file, (text) => text === 'nothing')).toEqual([]);
+    await expect.poll(() => processes(host, file, isOne[file])).toContain(Number(pid));
+    expect(await processes(host, file, (text) => text === 'nothing')).toEqual([]);
   } finally {
     child.kill();
   }

@@ -9,7 +9,7 @@ import { pidsOf, unlessMissing } from '../../host/programs.ts';
 
 /** An nginx worker. */
 interface Worker {
-  readonly pid: string;
+  readonly pid: number;
   readonly descriptors: number;
   /** The soft limit "Max open files"; null where it is not told. */
   readonly limit: number | null;
