@@ -26,6 +26,7 @@ const rooms: readonly (readonly string[])[] = [
     'src/renderer.ts',
     'src/errors.ts',
     'src/text.ts',
+    'src/group.ts',
     'src/digest.ts',
     'src/prefix.ts',
     'src/special-purpose.ts',

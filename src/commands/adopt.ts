@@ -2,6 +2,7 @@
 import { changing, cutOffText } from '../run/change.ts';
 import { locked, type Plan } from '../engine/engine.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
+import { groupBy } from '../group.ts';
 import { largeLoss } from '../engine/guard.ts';
 import { forRanges, type Job } from '../engine/job.ts';
 import { bootId } from '../host/host.ts';
@@ -117,9 +118,7 @@ function printStrays(name: string, strays: readonly Stray[], ranges: Ranges, out
     return;
   }
   output.print(`${name}: to be taken over:`);
-  const times = new Map<string, Stray[]>();
-  for (const stray of strays) times.set(stray.text, [...(times.get(stray.text) ?? []), stray]);
-  for (const [text, same] of times) {
+  for (const [text, same] of groupBy(strays, (stray) => stray.text)) {
     const { prefixes, beyond } = same[0]!;
     output.print(`  ${escape(text)}${same.length === 1 ? '' : ` (${same.length} times)`}`);
     const { v4, v6 } = subtract(parseRanges(prefixes), ranges);

@@ -1,5 +1,6 @@
 /** Reads the network interfaces of this host: their addresses, which are Docker's bridges, which lead to everybody. */
 import { networkInterfaces, type NetworkInterfaceInfo } from 'node:os';
+import { groupBy } from '../group.ts';
 import { canonical, merge, none, parseRanges, subtract } from '../prefix.ts';
 import { colons, hexAddress } from './proc.ts';
 import type { Host, Ranges } from '../renderer.ts';
@@ -44,15 +45,13 @@ export async function defaultRouteInterfaces(host: Host): Promise<string[]> {
  */
 export async function reachedThrough(host: Host, names: readonly string[]): Promise<Ranges> {
   if (names.length === 0) return none;
-  const byLength = new Map<number, { readonly through: string[]; readonly other: string[] }>();
-  for (const { prefix, length, name } of await routes(host)) {
-    const group = byLength.get(length) ?? { through: [], other: [] };
-    byLength.set(length, group);
-    (names.includes(name) ? group.through : group.other).push(prefix);
-  }
+  const isThrough = ({ name }: Route): boolean => names.includes(name);
+  const space = (list: readonly Route[]): Ranges => parseRanges(list.map(({ prefix }) => prefix));
+  const byLength = groupBy(await routes(host), ({ length }) => length);
   let [reached, taken] = [none, none];
   for (const [, group] of [...byLength].sort(([a], [b]) => b - a)) {
-    const [through, other] = [parseRanges(group.through), parseRanges(group.other)];
+    const through = space(group.filter(isThrough));
+    const other = space(group.filter((one) => !isThrough(one)));
     reached = merge(reached, subtract(through, merge(taken, other)));
     taken = merge(taken, through, other);
   }

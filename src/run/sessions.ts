@@ -1,5 +1,6 @@
 /** Finds out which session this process runs in, and who else is connected. */
 import { isIP } from 'node:net';
+import { groupBy } from '../group.ts';
 import { connections, type Connection } from './connections.ts';
 import { type ProcessHost, ofProcess, plain, statField } from '../host/proc.ts';
 import { escape } from '../text.ts';
@@ -55,12 +56,8 @@ export async function observeSessions(
     .filter(({ peer }) => isHere(peer))
     .flatMap((leg) => relayedBy(leg, all, remote));
   const own = [...legs, ...(await redirected(host, legs)), ...relayed];
-  const peers = new Map<number, string[]>();
-  for (const { port, peer } of remote) {
-    const list = peers.get(port);
-    if (list === undefined) peers.set(port, [peer]);
-    else list.push(peer);
-  }
+  const byPort = groupBy(remote, ({ port }) => port);
+  const peers = new Map([...byPort].map(([port, list]) => [port, list.map(({ peer }) => peer)]));
   return { own: unique(own.filter(({ port }) => everywhere || ports.includes(port))), peers };
 }
 

@@ -1,5 +1,6 @@
 /** Does a ban list hold addresses of Cloudflare's: of fail2ban, of CSF, in a set or in single rules? */
 import { CfsyncError } from '../../errors.ts';
+import { groupBy } from '../../group.ts';
 import { bannedIn } from '../../../renderers/fail2ban/answers.ts';
 import type { Family } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
@@ -91,13 +92,7 @@ export default defineCheck<Seen>({
       denied,
       `csf ${first?.where.includes('tempban') === true ? '-trd' : '-dr'} ${first?.address ?? ''}`,
     );
-    const places = new Map<string, Hit[]>();
-    for (const hit of left) {
-      const place = hit.rule.sets[0] ?? hit.rule.place;
-      const list = places.get(place);
-      if (list === undefined) places.set(place, [hit]);
-      else list.push(hit);
-    }
+    const places = groupBy(left, ({ rule }) => rule.sets[0] ?? rule.place);
     for (const list of places.values()) found.push(other(list, seen.filters?.saves ?? [], ranges));
     return found;
   },

@@ -1,5 +1,6 @@
 /** Reads what `nft -j` prints: libnftables-json(5), nft 0.9.8 to 1.1.7; only the members that are used. */
 import { BackendError } from '../../errors.ts';
+import { groupBy } from '../../group.ts';
 import { isFields } from '../../plugin/options.ts';
 import { canonical, fromInterval, PrefixError } from '../../prefix.ts';
 
@@ -93,15 +94,7 @@ export function managedByIptables(
 export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule[] {
   const key = (name: ChainName): string => JSON.stringify([name.family, name.table, name.chain]);
   let chains = sortedOut.get(rules);
-  if (chains === undefined) {
-    chains = new Map<string, Rule[]>();
-    for (const rule of rules) {
-      const list = chains.get(key(rule));
-      if (list === undefined) chains.set(key(rule), [rule]);
-      else list.push(rule);
-    }
-    sortedOut.set(rules, chains);
-  }
+  if (chains === undefined) sortedOut.set(rules, (chains = groupBy(rules, key)));
   return chains.get(key(chain)) ?? [];
 }
 
