@@ -4,7 +4,7 @@ import { endianness } from 'node:os';
 import type { Ranges } from './renderer.ts';
 
 // Prefixes are nested or disjoint, never half overlapping. So sorted by address, wider first, one
-// look at the neighbour answers every question, and no interval ends are ever computed. A family is
+// look at the neighbour answers every question, and no merge or difference computes interval ends. A family is
 // held in columns of 32-bit words: a million objects or BigInts would take seconds and a gigabyte.
 
 export type Family = 'v4' | 'v6';
@@ -151,13 +151,41 @@ export function fromInterval(first: string, last: string): string[] {
   const to = parseAddress(last);
   if (from.family !== to.family) throw new PrefixError(last, `is not of the family of ${first}`);
   if (compareWords(from.words, to.words) > 0) throw new PrefixError(last, `comes before ${first}`);
-  const out = newTable(sizes[from.family], 8);
+  return between(from.family, from.words, to.words);
+}
+
+/**
+ * The first and the last address of a prefix, as numbers.
+ * @throws PrefixError when it is not one.
+ */
+export function bounds(prefix: string): readonly [first: bigint, last: bigint] {
+  const family = familyOf(prefix);
+  const table = scratch[family];
+  table.rows = 0;
+  if (!append(table, prefix)) throw new PrefixError(prefix, 'is not a prefix');
+  const first = table.words.reduce((sum, word) => (sum << 32n) | BigInt(word), 0n);
+  return [first, first | ((1n << BigInt(widths[family] - table.lengths[0]!)) - 1n)];
+}
+
+/** The prefixes that cover the addresses from `first` to `last`, given as numbers, and no others. */
+export function fromBounds(family: Family, first: bigint, last: bigint): string[] {
+  return between(family, wordsOf(family, first), wordsOf(family, last));
+}
+
+function wordsOf(family: Family, value: bigint): Uint32Array {
+  const words = new Uint32Array(sizes[family]);
+  for (let word = sizes[family] - 1, rest = value; word >= 0; word--, rest >>= 32n)
+    words[word] = Number(rest & 0xffff_ffffn);
+  return words;
+}
+
+function between(family: Family, from: Uint32Array, to: Uint32Array): string[] {
+  const out = newTable(sizes[family], 8);
   // Start at the narrowest prefix that holds both ends: an interval is mostly short.
   let length = 0;
-  while (length < widths[from.family] && bit(from.words, length) === bit(to.words, length))
-    length++;
-  const at = from.words.map((word, index) => word & mask(length - index * 32));
-  span(from.words, to.words, at, length, out);
+  while (length < widths[family] && bit(from, length) === bit(to, length)) length++;
+  const at = from.map((word, index) => word & mask(length - index * 32));
+  span(from, to, at, length, out);
   return textsOf(out);
 }
 

@@ -5,10 +5,12 @@ import ipaddr from 'ipaddr.js';
 import { describe, expect, test } from 'vitest';
 import {
   addresses,
+  bounds,
   canonical,
   contains,
   equal,
   type Family,
+  fromBounds,
   fromInterval,
   intersect,
   isEmpty,
@@ -255,23 +257,35 @@ describe('set laws', () => {
     );
   });
 
-  test('fromInterval covers the interval and nothing else', () => {
-    const interval = fc.constantFrom('v4', 'v6').chain((family: Family) => {
-      const limit = (1n << BigInt(widths[family])) - 1n;
-      const near = fc
-        .tuple(fc.bigInt({ min: 0n, max: limit }), fc.nat(5000))
-        .map(([value, step]) => [value, value + BigInt(step)] as const);
-      const far = fc.tuple(fc.bigInt({ min: 0n, max: limit }), fc.bigInt({ min: 0n, max: limit }));
-      return fc.oneof(near, far).map(([a, b]) => {
-        const end = b > limit ? limit : b;
-        return { family, first: a < end ? a : end, last: a < end ? end : a };
-      });
+  const interval = fc.constantFrom('v4', 'v6').chain((family: Family) => {
+    const limit = (1n << BigInt(widths[family])) - 1n;
+    const near = fc
+      .tuple(fc.bigInt({ min: 0n, max: limit }), fc.nat(5000))
+      .map(([value, step]) => [value, value + BigInt(step)] as const);
+    const far = fc.tuple(fc.bigInt({ min: 0n, max: limit }), fc.bigInt({ min: 0n, max: limit }));
+    return fc.oneof(near, far).map(([a, b]) => {
+      const end = b > limit ? limit : b;
+      return { family, first: a < end ? a : end, last: a < end ? end : a };
     });
+  });
+
+  test('fromInterval covers the interval and nothing else', () => {
     fc.assert(
       fc.property(interval, ({ family, first, last }) => {
         expect(fromInterval(toAddress(family, first), toAddress(family, last))).toEqual(
           toPrefixes(family, [[first, last]]),
         );
+      }),
+      runs,
+    );
+  });
+
+  test('fromBounds does the same with numbers, and bounds reads them', () => {
+    fc.assert(
+      fc.property(interval, ({ family, first, last }) => {
+        const prefixes = fromBounds(family, first, last);
+        expect(prefixes).toEqual(toPrefixes(family, [[first, last]]));
+        expect(prefixes.map(bounds)).toEqual(prefixes.map(toInterval));
       }),
       runs,
     );

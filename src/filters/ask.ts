@@ -107,7 +107,7 @@ function reach({ addresses, routes: table }: FilterSeen, address: string): Packe
   const isV6 = address.includes(':');
   const ways = table
     .filter(({ prefix }) => prefix.includes(':') === isV6)
-    .filter(({ prefix, length }) => holds(fromPrefixes([`${prefix}/${length}`]), address))
+    .filter(({ prefix }) => holds(fromPrefixes([prefix]), address))
     .sort((a, b) => b.length - a.length);
   return { address, through: ways[0]?.name };
 }

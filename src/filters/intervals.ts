@@ -2,7 +2,7 @@
  * Address sets as sorted intervals. The prefixes of src/prefix.ts are text and kept minimal, which costs the whole
  * list for each change; the doctor takes addresses out of one set a thousand times (a rule for each ban).
  */
-import { fromInterval, type Family } from '../prefix.ts';
+import { bounds, fromBounds, type Family } from '../prefix.ts';
 
 type Interval = readonly [first: bigint, last: bigint];
 
@@ -11,38 +11,13 @@ export type Intervals = readonly Interval[];
 
 export const bits: Readonly<Record<Family, bigint>> = { v4: 32n, v6: 128n };
 
-/** Prefixes as `canonical` of src/prefix.ts prints them. */
+/** @throws PrefixError when one is not a prefix. */
 export function fromPrefixes(prefixes: readonly string[]): Intervals {
-  return normal(prefixes.map(fromPrefix));
-}
-
-function fromPrefix(prefix: string): Interval {
-  const [address = '', length = ''] = prefix.split('/');
-  const hosts = (1n << (bits[address.includes(':') ? 'v6' : 'v4'] - BigInt(length))) - 1n;
-  const first = valueOf(address);
-  return [first, first | hosts];
-}
-
-/** The number that an address is. */
-function valueOf(address: string): bigint {
-  if (!address.includes(':'))
-    return BigInt(address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0));
-  const [head = '', tail] = address.split('::');
-  const groups = (text: string): string[] => (text === '' ? [] : text.split(':'));
-  const [left, right] = [groups(head), groups(tail ?? '')];
-  const gap = Array.from({ length: 8 - left.length - right.length }, () => '0');
-  const hex = [...left, ...gap, ...right].map((group) => group.padStart(4, '0')).join('');
-  return BigInt(`0x${hex}`);
+  return normal(prefixes.map(bounds));
 }
 
 export function toPrefixes(set: Intervals, family: Family): string[] {
-  return set.flatMap(([first, last]) => fromInterval(textOf(first, family), textOf(last, family)));
-}
-
-function textOf(value: bigint, family: Family): string {
-  if (family === 'v4') return [24n, 16n, 8n, 0n].map((by) => (value >> by) & 255n).join('.');
-  const hex = value.toString(16).padStart(32, '0');
-  return hex.match(/.{4}/g)!.join(':');
+  return set.flatMap(([first, last]) => fromBounds(family, first, last));
 }
 
 function normal(list: Interval[]): Intervals {
