@@ -9,6 +9,11 @@ import type { Ranges } from './renderer.ts';
 
 export type Family = 'v4' | 'v6';
 
+/** The family that an address or a prefix is of, if it is one. */
+export function familyOf(text: string): Family {
+  return text.includes(':') ? 'v6' : 'v4';
+}
+
 /** No address at all. */
 export const none: Ranges = { v4: [], v6: [] };
 
@@ -46,6 +51,11 @@ export function canonical(text: string): { family: Family; text: string } | unde
   // Of IPv4 there is no other form.
   if (family === 'v4') return { family, text };
   return { family, text: line.toString('latin1', 0, writeRow(table, 0, line, 0)) };
+}
+
+/** An address with the length of one address, and a prefix as it is; whether it is either, `canonical` tells. */
+export function withLength(text: string): string {
+  return text.includes('/') ? text : `${text}/${widths[familyOf(text)]}`;
 }
 
 /**
@@ -228,10 +238,6 @@ const line = Buffer.alloc(44);
 
 function perFamily(operation: (family: Family) => Table): Ranges {
   return { v4: print(operation('v4')), v6: print(operation('v6')) };
-}
-
-function familyOf(text: string): Family {
-  return text.includes(':') ? 'v6' : 'v4';
 }
 
 function parse(family: Family, texts: readonly string[]): Table {

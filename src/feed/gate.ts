@@ -4,7 +4,16 @@ import ipaddr from 'ipaddr.js';
 import { isIPv4 } from 'node:net';
 import { CfsyncError, exit } from '../errors.ts';
 import type { Family } from '../prefix.ts';
-import { canonical, intersect, isEmpty, merge, parseRanges, quote, subtract } from '../prefix.ts';
+import {
+  canonical,
+  familyOf,
+  intersect,
+  isEmpty,
+  merge,
+  parseRanges,
+  quote,
+  subtract,
+} from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import { globalUnicastV6, publicSpace, specialPurpose } from '../special-purpose.ts';
 
@@ -136,7 +145,7 @@ interface Prefix {
  */
 function readPrefix(entry: string): Prefix | string {
   const address = strict.test(entry) ? entry.slice(0, entry.indexOf('/')) : '';
-  const family = address.includes(':') ? 'v6' : 'v4';
+  const family = familyOf(address);
   // Node 20 takes 5 ms to compile the expression of its isIPv6.
   const read = family === 'v4' ? isIPv4(address) : URL.canParse(`http://[${address}]`);
   if (!read) return `${quote(entry)} is not a prefix`;

@@ -1,5 +1,5 @@
 /** Every range that Cloudflare is known to have published: what a rule of an old script may name. */
-import { isEmpty, merge, none, PrefixError, parseRanges, subtract } from '../prefix.ts';
+import { familyOf, isEmpty, merge, none, PrefixError, parseRanges, subtract } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import type { Answer } from './source.ts';
 import { replacedRanges } from '../state/store.ts';
@@ -37,7 +37,7 @@ export async function everPublished(
 /** Whether these are ranges of Cloudflare's and nothing else: at least one, all inside of `known`. */
 export function namesOnly(known: Ranges, prefixes: readonly string[]): boolean {
   const isLong = (prefix: string): boolean =>
-    Number(prefix.split('/')[1]) > (prefix.includes(':') ? longest.v6 : longest.v4);
+    Number(prefix.split('/')[1]) > longest[familyOf(prefix)];
   if (prefixes.length === 0 || prefixes.some(isLong)) return false;
   try {
     return isEmpty(subtract(parseRanges(prefixes), known));

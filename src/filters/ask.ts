@@ -1,5 +1,5 @@
 /** Answers what the packet filters of a host do to connections from anywhere. */
-import type { Family } from '../prefix.ts';
+import { familyOf, type Family } from '../prefix.ts';
 import { holds } from './conditions.ts';
 import { fromPrefixes, type Intervals } from './intervals.ts';
 import { IpSets } from './iptables/ipset.ts';
@@ -104,9 +104,8 @@ function first(seen: FilterSeen, family: Family, port: number, busy: boolean): P
 function reach({ addresses, routes: table }: FilterSeen, address: string): Packet['to'] {
   if (/^127\.|^::1$/.test(address) || [...addresses.v4, ...addresses.v6].includes(address))
     return 'here';
-  const isV6 = address.includes(':');
   const ways = table
-    .filter(({ prefix }) => prefix.includes(':') === isV6)
+    .filter(({ prefix }) => familyOf(prefix) === familyOf(address))
     .filter(({ prefix }) => holds(fromPrefixes([prefix]), address))
     .sort((a, b) => b.length - a.length);
   return { address, through: ways[0]?.name };

@@ -1,5 +1,5 @@
 /** What conditions of packet filters come to for a new connection, in whatever syntax they were written. */
-import { canonical, type Family } from '../prefix.ts';
+import { canonical, withLength } from '../prefix.ts';
 import { common, fromPrefixes, size, type Intervals } from './intervals.ts';
 import type { Condition, Match, Packet, Rule, Unknown } from './walk.ts';
 
@@ -27,8 +27,7 @@ export function limit(kind: 'below' | 'above'): Condition {
 export function intervalsOf(texts: readonly string[]): Intervals | undefined {
   const prefixes: string[] = [];
   for (const text of texts) {
-    const length = familyOf(text) === 'v6' ? '128' : '32';
-    const prefix = canonical(text.includes('/') ? text : `${text}/${length}`)?.text;
+    const prefix = canonical(withLength(text))?.text;
     if (prefix === undefined) return undefined;
     prefixes.push(prefix);
   }
@@ -44,10 +43,6 @@ export function destinations({ to, addresses }: Packet): readonly string[] {
 export function holds(set: Intervals, address: string): boolean {
   const [[value] = [0n]] = intervalsOf([address]) ?? [];
   return set.some(([first, last]) => first <= value && value <= last);
-}
-
-export function familyOf(text: string): Family {
-  return text.includes(':') ? 'v6' : 'v4';
 }
 
 const flagBits: Readonly<Record<string, number>> = {

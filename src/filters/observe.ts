@@ -2,7 +2,7 @@
 import { BackendError, CfsyncError, exit } from '../errors.ts';
 import { defaultRouteInterfaces, routes, type Route } from '../host/interfaces.ts';
 import { unlessMissing } from '../host/programs.ts';
-import type { Family } from '../prefix.ts';
+import { familyOf, type Family } from '../prefix.ts';
 import type { Command, Host } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { at } from './nft/listing.ts';
@@ -115,7 +115,7 @@ function addressesOn(json: string, interfaces: readonly string[]): FilterSeen['a
     for (const info of Array.isArray(list) ? (list as readonly unknown[]) : []) {
       const local = at(info, 'local');
       if (at(info, 'scope') !== 'global' || typeof local !== 'string') continue;
-      found[local.includes(':') ? 'v6' : 'v4'].push(local);
+      found[familyOf(local)].push(local);
     }
   }
   return found;

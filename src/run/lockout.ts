@@ -13,6 +13,7 @@ import {
   none,
   parseRanges,
   subtract,
+  withLength,
 } from '../prefix.ts';
 import { readUsable, type Applied } from '../state/records.ts';
 import type { Desired, Notice, Owned, Ranges, Stray } from '../renderer.ts';
@@ -148,7 +149,7 @@ function stopped(before: Access, after: Access): readonly string[] {
 }
 
 function single(peers: readonly string[]): Ranges {
-  return parseRanges(peers.map((peer) => `${peer}/${peer.includes(':') ? 128 : 32}`));
+  return parseRanges(peers.map(withLength));
 }
 
 function named(port: number, peers: Ranges): string {

@@ -2,7 +2,7 @@
 import { CfsyncError } from '../../errors.ts';
 import { groupBy } from '../../group.ts';
 import { bannedIn } from '../../../renderers/fail2ban/answers.ts';
-import type { Family } from '../../prefix.ts';
+import { familyOf, type Family } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
@@ -147,14 +147,14 @@ function csfBans({ csf }: Seen): readonly Ban[] {
 
 function touches(address: string, ranges: Ranges): boolean {
   const set = intervalsOf([address]);
-  const family = address.includes(':') ? 'v6' : 'v4';
+  const family = familyOf(address);
   return set !== undefined && common(set, fromPrefixes(ranges[family])).length > 0;
 }
 
 /** Whether a rule keeps out nothing but what these bans name. */
 function isWithin({ sources }: Hit, banned: readonly string[]): boolean {
   return (['v4', 'v6'] as const).every((family) => {
-    const own = banned.filter((address) => address.includes(':') === (family === 'v6'));
+    const own = banned.filter((address) => familyOf(address) === family);
     return without(sources[family], intervalsOf(own) ?? []).length === 0;
   });
 }
@@ -228,7 +228,7 @@ function liftCommand(
   const handle = /handle (\d+)$/.exec(id)?.[1];
   if (place.startsWith('nft ')) return `nft delete rule ${place.slice(4)} handle ${handle}`;
   const [, table = 'filter'] = place.split(' ');
-  const family = address.includes(':') ? 'v6' : 'v4';
+  const family = familyOf(address);
   const legacy = saves.some(
     (s) => s.variant === 'legacy' && s.family === family && s.text.includes(text),
   );

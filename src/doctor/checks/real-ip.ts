@@ -2,7 +2,15 @@
 import { ignoredIn, jailsIn, logsIn } from '../../../renderers/fail2ban/answers.ts';
 import { ofProcess } from '../../host/proc.ts';
 import { serversOf, type Directive } from '../../../renderers/nginx/configuration.ts';
-import { canonical, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
+import {
+  canonical,
+  intersect,
+  isEmpty,
+  none,
+  parseRanges,
+  subtract,
+  withLength,
+} from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
@@ -461,12 +469,7 @@ const local = parseRanges([
 
 /** Addresses and prefixes; what is neither, or has host bits, is left out. */
 function prefixes(words: readonly string[]): Ranges {
-  return parseRanges(
-    words.flatMap((word) => {
-      const text = word.includes('/') ? word : `${word}/${word.includes(':') ? 128 : 32}`;
-      return canonical(text)?.text ?? [];
-    }),
-  );
+  return parseRanges(words.flatMap((word) => canonical(withLength(word))?.text ?? []));
 }
 
 /** Whether nearly everybody is in it. */

@@ -1,6 +1,6 @@
 /** Reads the statements of a rule of nft as conditions with actions. */
-import type { Family } from '../../prefix.ts';
-import { familyOf, limit, unknown } from '../conditions.ts';
+import { familyOf, type Family } from '../../prefix.ts';
+import { limit, unknown } from '../conditions.ts';
 import type { Action, Condition, Rule } from '../walk.ts';
 import { at, type Expr, type Rule as Listed } from './listing.ts';
 import { matchOf, type Find } from './matches.ts';
