@@ -1,6 +1,7 @@
 /** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
 import { changing, cutOffText } from '../run/change.ts';
-import { locked, type Plan } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import type { Plan } from '../engine/plan.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { groupBy } from '../group.ts';
 import { largeLoss } from '../engine/guard.ts';

@@ -1,6 +1,7 @@
 /** `apply`: fetch, plan, guard, check, apply, verify. */
 import { isAttended } from '../cli/output.ts';
-import { locked, type Plan } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import type { Plan } from '../engine/plan.ts';
 import { forRanges, type Job } from '../engine/job.ts';
 import { exit, worst, type ExitCode } from '../errors.ts';
 import { policyFor } from '../feed/policy.ts';

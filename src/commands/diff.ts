@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { asRecorded } from '../run/again.ts';
 import { changed, unified } from '../engine/diff.ts';
 import { CfsyncError, errno, exit, type ExitCode } from '../errors.ts';
-import { makePlan, planDiff, planId, type Plan } from '../engine/engine.ts';
+import { makePlan, planDiff, planId, type Plan } from '../engine/plan.ts';
 import type { Policy } from '../feed/policy.ts';
 import type { Context } from '../run/context.ts';
 import { forRanges, ownAmong, type Job } from '../engine/job.ts';

@@ -1,6 +1,8 @@
 /** `remove`: take away everything that cfsync owns, and leave the rest as it is. */
 import { changing } from '../run/change.ts';
-import { locked, makeRemoval, check } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import { makeRemoval } from '../engine/plan.ts';
+import { check } from '../engine/perform.ts';
 import { worst, type ExitCode } from '../errors.ts';
 import type { Run } from '../state/journal.ts';
 import { elsewhere, preflight, type Course } from '../run/lockout.ts';

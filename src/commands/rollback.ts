@@ -2,7 +2,9 @@
 import { lookAgain } from '../run/again.ts';
 import { holdFromNow, jobsOf, takeBack, type Reversal } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
-import { locked, makeRollback, planDiff, type Plan } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import { planDiff, type Plan } from '../engine/plan.ts';
+import { makeRollback } from '../engine/back.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host/host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../state/journal.ts';

@@ -1,7 +1,8 @@
 /** `verify`: is the live system still what was applied? */
 import { cutOffText } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
-import { locked, makePlan, planDiff, Unplannable, type Plan } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import { makePlan, planDiff, Unplannable, type Plan } from '../engine/plan.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { withoutName } from '../cli/log.ts';
 import type { Context } from '../run/context.ts';

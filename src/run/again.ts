@@ -1,5 +1,9 @@
 /** Looks again at backends that another program may have written over right after they were changed. */
-import { apply, check, locked, makePlan, makeRemoval, type Result } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import { makePlan, makeRemoval } from '../engine/plan.ts';
+import { check } from '../engine/perform.ts';
+import { apply } from '../engine/apply.ts';
+import type { Result } from '../engine/back.ts';
 import type { Policy } from '../feed/policy.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { ended } from '../host/host.ts';

@@ -1,7 +1,9 @@
 /** Applies the plans of a run, and takes them back where that is due. */
 import { space } from '../cli/output.ts';
 import { unified } from '../engine/diff.ts';
-import { apply, goBack, planDiff, type Plan, type Result } from '../engine/engine.ts';
+import { apply } from '../engine/apply.ts';
+import { goBack, type Result } from '../engine/back.ts';
+import { planDiff, type Plan } from '../engine/plan.ts';
 import type { Job } from '../engine/job.ts';
 import { exit, worst, type ExitCode } from '../errors.ts';
 import { bringToEnd, wasAsked } from '../host/signals.ts';

@@ -1,5 +1,8 @@
 /** What every command that changes backends goes through: alone, undone on a signal, and never over a pending confirm. */
-import { check, locked, makeRollback, rollBack, type Plan, type Result } from '../engine/engine.ts';
+import { locked } from '../engine/locks.ts';
+import type { Plan } from '../engine/plan.ts';
+import { check } from '../engine/perform.ts';
+import { makeRollback, rollBack, type Result } from '../engine/back.ts';
 import { lookAgain } from './again.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host/host.ts';

@@ -1,5 +1,7 @@
 /** What a run of a timer does while a rollback holds. */
-import { check, locked, makePlan } from '../engine/engine.ts';
+import { check } from '../engine/perform.ts';
+import { locked } from '../engine/locks.ts';
+import { makePlan } from '../engine/plan.ts';
 import { exit, worst, type ExitCode } from '../errors.ts';
 import { whileChanging } from '../host/signals.ts';
 import { recordedJob } from '../settings/settings.ts';

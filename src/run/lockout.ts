@@ -1,6 +1,6 @@
 /** Refuses a change that could cut the session it runs in, and names who else it would cut off. */
 import { defaultRouteInterfaces, dockerBridges, reachedThrough } from '../host/interfaces.ts';
-import type { Plan } from '../engine/engine.ts';
+import type { Plan } from '../engine/plan.ts';
 import { exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
 import type { Context } from './context.ts';

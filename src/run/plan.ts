@@ -1,5 +1,6 @@
 /** Plans and checks the backends of a run, and says what is to be said of it. */
-import { check, makePlan, type Plan } from '../engine/engine.ts';
+import { check } from '../engine/perform.ts';
+import { makePlan, type Plan } from '../engine/plan.ts';
 import type { Job } from '../engine/job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { space } from '../cli/output.ts';

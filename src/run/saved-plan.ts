@@ -1,6 +1,6 @@
 /** A plan in a file: what was desired when it was reviewed, and the id that ties the apply to that. */
 import { planned } from '../cli/flags.ts';
-import { planId, type Plan } from '../engine/engine.ts';
+import { planId, type Plan } from '../engine/plan.ts';
 import { CfsyncError, exit } from '../errors.ts';
 import { parseExtra, parseList } from '../feed/gate.ts';
 import type { Job } from '../engine/job.ts';

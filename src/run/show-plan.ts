@@ -1,7 +1,7 @@
 /** Shows what a plan would do. */
 import { changeText, type Output } from '../cli/output.ts';
 import { unified } from '../engine/diff.ts';
-import { planDiff, planId, type Plan } from '../engine/engine.ts';
+import { planDiff, planId, type Plan } from '../engine/plan.ts';
 import { ownAmong } from '../engine/job.ts';
 
 /** Prints what would be done: the difference, then the steps, then the id. */

@@ -10,17 +10,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  apply,
-  check,
-  goBack,
-  makePlan,
-  makeRemoval,
-  makeRollback,
-  planId,
-  rollBack,
-  type Plan,
-} from '../../src/engine/engine.ts';
+import { makePlan, makeRemoval, planId, type Plan } from '../../src/engine/plan.ts';
+import { check } from '../../src/engine/perform.ts';
+import { apply } from '../../src/engine/apply.ts';
+import { goBack, makeRollback, rollBack } from '../../src/engine/back.ts';
 import type { Policy } from '../../src/feed/policy.ts';
 import { CfsyncError, exit, type ExitCode } from '../../src/errors.ts';
 import { digest } from '../../src/digest.ts';
