@@ -1,4 +1,4 @@
-/** Applies a checked plan to its backend, which is verified, or taken back. */
+/** Applies a checked plan to its backend. */
 import { isDeepStrictEqual } from 'node:util';
 import { CfsyncError, exit } from '../errors.ts';
 import { Unsynced } from '../host/files.ts';
