@@ -289,35 +289,27 @@ function spawnError(program: string, cause: Error): CfsyncError {
 const answeredAtOnce = /^\/proc\/\d+\/comm$/;
 
 /** The text of a file, or undefined when there is none. */
-async function read(file: string): Promise<string | undefined> {
-  try {
-    return answeredAtOnce.test(file) ? readFileSync(file, 'utf8') : await readFile(file, 'utf8');
-  } catch (error) {
-    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
-    throw new CfsyncError(exit.failed, `cannot read ${file}: ${String(errno(error))}`, {
-      cause: error,
-    });
-  }
+function read(file: string): Promise<string | undefined> {
+  return ifThere(`read ${file}`, async () =>
+    answeredAtOnce.test(file) ? readFileSync(file, 'utf8') : readFile(file, 'utf8'),
+  );
 }
 
-async function list(folder: string): Promise<readonly string[] | undefined> {
-  try {
-    return (await readdir(folder)).sort();
-  } catch (error) {
-    if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
-    throw new CfsyncError(exit.failed, `cannot list ${folder}: ${String(errno(error))}`, {
-      cause: error,
-    });
-  }
+function list(folder: string): Promise<readonly string[] | undefined> {
+  return ifThere(`list ${folder}`, async () => (await readdir(folder)).sort());
 }
 
 /** Where a symbolic link leads, or undefined when there is none. */
-async function link(path: string): Promise<string | undefined> {
+function link(path: string): Promise<string | undefined> {
+  return ifThere(`read the link ${path}`, () => readlink(path));
+}
+
+async function ifThere<T>(what: string, look: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await readlink(path);
+    return await look();
   } catch (error) {
     if (errno(error) === 'ENOENT' || errno(error) === 'ENOTDIR') return undefined;
-    throw new CfsyncError(exit.failed, `cannot read the link ${path}: ${String(errno(error))}`, {
+    throw new CfsyncError(exit.failed, `cannot ${what}: ${String(errno(error))}`, {
       cause: error,
     });
   }
