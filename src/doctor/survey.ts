@@ -9,6 +9,7 @@ import {
   fromPrefixes,
   size,
   union,
+  unionOf,
   without,
   type Intervals,
 } from '../filters/intervals.ts';
@@ -106,15 +107,13 @@ function allowing(
       ? [{ rule, own }]
       : [];
   });
-  const all = named.reduce<Intervals>((sum, { own }) => union(sum, own), []);
+  const all = unionOf(named.map(({ own }) => own));
   const isWhole = ranges.some((range) => without(fromPrefixes([range]), all).length === 0);
   return isWhole ? named.map(({ rule }) => rule) : [];
 }
 
 export function sourcesOf(results: readonly Result[], verdict: Result['verdict']): Intervals {
-  return results
-    .filter((result) => result.verdict === verdict)
-    .reduce<Intervals>((all, { sources }) => union(all, sources), []);
+  return allOf(results.filter((result) => result.verdict === verdict));
 }
 
 /** What visitors see of it. */
@@ -142,7 +141,7 @@ export function isClosed({ strangers: results }: Door): boolean {
 }
 
 function allOf(results: readonly Result[]): Intervals {
-  return results.reduce<Intervals>((all, { sources }) => union(all, sources), []);
+  return unionOf(results.map(({ sources }) => sources));
 }
 
 /** Published ranges of which nothing comes in. */

@@ -37,6 +37,10 @@ export function union(a: Intervals, b: Intervals): Intervals {
   return b.length === 0 ? a : normal([...a, ...b]);
 }
 
+export function unionOf(sets: readonly Intervals[]): Intervals {
+  return normal(sets.flat());
+}
+
 export function common(a: Intervals, b: Intervals): Intervals {
   const [few, many] = a.length < b.length ? [a, b] : [b, a];
   const out: Interval[] = [];

@@ -3,7 +3,7 @@
  * in, which are dropped or rejected and by which rule, and which cannot be told and why.
  */
 import type { Family } from '../prefix.ts';
-import { common, complement, union, without, type Intervals } from './intervals.ts';
+import { common, complement, union, unionOf, without, type Intervals } from './intervals.ts';
 
 /** A first packet of TCP, from one of a set of sources; what all of them have in common. */
 export interface Packet {
@@ -187,9 +187,7 @@ function settled(results: readonly Result[]): readonly Result[] {
   if (doubtful.length === 0) return certain;
   const kinds = [...new Set(doubtful.map(({ verdict }) => verdict))];
   const byKind = kinds.map((kind) =>
-    doubtful
-      .filter(({ verdict }) => verdict === kind)
-      .reduce<Intervals>((all, { sources }) => union(all, sources), []),
+    unionOf(doubtful.filter(({ verdict }) => verdict === kind).map(({ sources }) => sources)),
   );
   let several: Intervals = [];
   for (const [i, one] of byKind.entries())
@@ -267,7 +265,7 @@ class Chains {
     const asked = this.#act(rule, own, depth);
     const before = state(own);
     const same = asked.left.filter((p) => state(p) === before);
-    const equal = same.reduce<Intervals>((all, { sources }) => union(all, sources), []);
+    const equal = unionOf(same.map(({ sources }) => sources));
     const differ = without(own.sources, equal);
     const doubted = (p: Parcel): Parcel => ({ ...p, doubts: unique([...p.doubts, { rule, why }]) });
     return {
