@@ -21,6 +21,7 @@ export async function listeners(host: Pick<Host, 'read'>): Promise<readonly List
   );
 }
 
-export function isLoopback({ address }: Listener): boolean {
-  return address.startsWith('127.') || address === '::1';
+/** As it stands in a URL. */
+export function textOf({ address, port }: Listener): string {
+  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }

@@ -35,6 +35,10 @@ export function hexAddress(hex: string): string {
   return bytes.length === 4 ? bytes.join('.') : plain(colons(bytes.toString('hex')));
 }
 
+export function isLoopback(address: string): boolean {
+  return address.startsWith('127.') || address === '::1';
+}
+
 /** 32 hexadecimal digits in network order, as /proc/net/ipv6_route prints an address. */
 export function colons(hex: string): string {
   return hex.match(/.{4}/g)!.join(':');

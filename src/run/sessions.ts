@@ -2,7 +2,7 @@
 import { isIP } from 'node:net';
 import { groupBy } from '../group.ts';
 import { connections, type Connection } from './connections.ts';
-import { type ProcessHost, ofProcess, plain, statField } from '../host/proc.ts';
+import { isLoopback, type ProcessHost, ofProcess, plain, statField } from '../host/proc.ts';
 import { escape } from '../text.ts';
 
 /** The session that this process runs in, or may run in. */
@@ -138,10 +138,6 @@ async function redirected(host: ProcessHost, legs: readonly Leg[]): Promise<read
     const proof = `${leg.proof}; a rule redirects port ${first} to port ${port}`;
     return [{ ...leg, port: Number(first), proof }];
   });
-}
-
-function isLoopback(address: string): boolean {
-  return address === '::1' || address.startsWith('127.');
 }
 
 /** Each peer and port once, as the first proof has it. */

@@ -3,7 +3,8 @@ import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { parseConf, isOn } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
-import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { isLoopback } from '../../host/proc.ts';
+import { listeners, type Listener } from '../listeners.ts';
 import {
   isClosed,
   isOpen,
@@ -51,7 +52,7 @@ export default defineCheck<Seen>({
     const { doors } = surveyOf(seen.filters, context);
     const served = (port: number): boolean =>
       seen.listeners.some(
-        (one) => one.port === port && one.address.includes(':') && !isLoopback(one),
+        (one) => one.port === port && one.address.includes(':') && !isLoopback(one.address),
       );
     const pairs = context.ports.flatMap((port) => {
       const [v4, v6] = (['v4', 'v6'] as const).map((family) =>

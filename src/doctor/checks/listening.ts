@@ -3,7 +3,8 @@ import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { BackendError } from '../../errors.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
-import { isLoopback, listeners, type Listener } from '../listeners.ts';
+import { isLoopback } from '../../host/proc.ts';
+import { listeners, textOf, type Listener } from '../listeners.ts';
 import { surveyOf, tryFilters } from '../survey.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
@@ -90,7 +91,9 @@ async function socketStatistics(host: Pick<Host, 'query'>): Promise<string | nul
 function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
   const on = (port: number): readonly Listener[] =>
     seen.listeners.filter((listener) => listener.port === port);
-  const loopback = ports.filter((port) => on(port).length > 0 && on(port).every(isLoopback));
+  const loopback = ports.filter(
+    (port) => on(port).length > 0 && on(port).every((one) => isLoopback(one.address)),
+  );
   const missing = ports.filter((port) => on(port).length === 0);
   const findings: Finding[] = [];
   const gone = loopback.length + missing.length;
@@ -138,7 +141,7 @@ function elsewhere(
   if (missing.length < ports.length) return [];
   const others = new Map<number, string>();
   for (const listener of seen.listeners)
-    if (!isLoopback(listener)) others.set(listener.port, owner(seen, listener.port));
+    if (!isLoopback(listener.address)) others.set(listener.port, owner(seen, listener.port));
   const list = [...others].sort(([a], [b]) => a - b);
   if (list.length === 0) return ['nothing else listens on this host either'];
   const shown = list.slice(0, 8).map(([port, who]) => `${port}${who}`);
@@ -152,7 +155,7 @@ function oneFamily(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
     seen.listeners.some(
       (one) =>
         one.port === port &&
-        !isLoopback(one) &&
+        !isLoopback(one.address) &&
         (one.address.includes(':') === (family === 'v6') ||
           // Without ss nobody knows, and most programs take both.
           (one.address === '::' && (seen.ss === null || isDual(seen.ss, port)))),
@@ -200,10 +203,6 @@ function lines(seen: Seen, port: number): readonly string[] {
   return seen.listeners
     .filter((one) => one.port === port)
     .map((one) => `${textOf(one)}${owner(seen, port)}`);
-}
-
-function textOf({ address, port }: Listener): string {
-  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }
 
 function isDual(ss: string, port: number): boolean {

@@ -5,7 +5,8 @@ import { runningFolder } from '../../host/systemd.ts';
 import { lookAtApache } from '../apache.ts';
 import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
 import { lookAtNginx } from '../nginx.ts';
-import { isLoopback, listeners } from '../listeners.ts';
+import { isLoopback } from '../../host/proc.ts';
+import { listeners } from '../listeners.ts';
 
 /** A unit as `systemctl show` prints it: names and values of org.freedesktop.systemd1(5). */
 type Unit = Readonly<Record<string, string>>;
@@ -64,7 +65,9 @@ export default defineCheck<Seen>({
       units: await units(host),
       uptime: Number.parseFloat((await host.read('/proc/uptime')) ?? ''),
       refusals: tests.flatMap((test) => (test.status === 'fulfilled' ? test.value : [])),
-      open: (await listeners(host)).filter((one) => !isLoopback(one)).map(({ port }) => port),
+      open: (await listeners(host))
+        .filter((one) => !isLoopback(one.address))
+        .map(({ port }) => port),
       untested: failed.length === 0 ? null : (failed[0] as CfsyncError).message,
     };
   },

@@ -1,11 +1,11 @@
 /** Does the web server answer TLS, and with a certificate for which of Cloudflare's modes? */
-import { isIPv6 } from 'node:net';
 import { checkServerIdentity, connect, type PeerCertificate, type TLSSocket } from 'node:tls';
 import { CfsyncError, errno, exit } from '../../errors.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import { ownAddresses } from '../../host/interfaces.ts';
 import { targetOf } from '../target.ts';
-import { isLoopback, listeners } from '../listeners.ts';
+import { isLoopback } from '../../host/proc.ts';
+import { listeners, textOf } from '../listeners.ts';
 
 /** How one address answered. */
 export interface End {
@@ -51,7 +51,8 @@ export default defineCheck<Seen>({
   async observe(host, { ports, values }) {
     const all = await listeners(host);
     const heard = ports.filter(
-      (port) => secure.includes(port) && all.some((one) => one.port === port && !isLoopback(one)),
+      (port) =>
+        secure.includes(port) && all.some((one) => one.port === port && !isLoopback(one.address)),
     );
     const name = targetOf(values).host;
     const ends = await Promise.all(
@@ -60,7 +61,7 @@ export default defineCheck<Seen>({
     return {
       // Where nothing listens on an address, the sockets tell (check listening).
       ends: ends.filter(({ failed }) => failed !== 'ECONNREFUSED'),
-      http: all.some((one) => one.port === 80 && !isLoopback(one)),
+      http: all.some((one) => one.port === 80 && !isLoopback(one.address)),
     };
   },
 
@@ -88,7 +89,7 @@ function addresses(): readonly string[] {
 
 /** One TLS handshake, with the name as SNI where one is known, as Cloudflare does; nothing is sent in it. */
 export function handshake(address: string, port: number, name: string | undefined): Promise<End> {
-  const at = isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`;
+  const at = textOf({ address, port });
   return new Promise((resolve) => {
     const done = (socket: TLSSocket | undefined, failed: string | null): void => {
       clearTimeout(timer);
