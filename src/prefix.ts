@@ -8,6 +8,11 @@ import type { Ranges } from './renderer.ts';
 // held in columns of 32-bit words: a million objects or BigInts would take seconds and a gigabyte.
 
 export type Family = 'v4' | 'v6';
+export const families = ['v4', 'v6'] as const;
+/** Bits in an address. */
+export const widths = { v4: 32, v6: 128 } as const;
+/** For people. */
+export const familyNames = { v4: 'IPv4', v6: 'IPv6' } as const;
 
 /** The family that an address or a prefix is of, if it is one. */
 export function familyOf(text: string): Family {
@@ -56,6 +61,11 @@ export function canonical(text: string): { family: Family; text: string } | unde
 /** An address with the length of one address, and a prefix as it is; whether it is either, `canonical` tells. */
 export function withLength(text: string): string {
   return text.includes('/') ? text : `${text}/${widths[familyOf(text)]}`;
+}
+
+/** Without the length where it is 32 or 128, as of one address. */
+export function withoutLength(prefix: string): string {
+  return prefix.replace(/\/(32|128)$/, '');
 }
 
 /**
@@ -199,8 +209,6 @@ function between(family: Family, from: Uint32Array, to: Uint32Array): string[] {
   return textsOf(out);
 }
 
-const families = ['v4', 'v6'] as const;
-const widths = { v4: 32, v6: 128 } as const;
 /** 32-bit words in an address. */
 const sizes = { v4: 1, v6: 4 } as const;
 

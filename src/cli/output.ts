@@ -1,7 +1,7 @@
 /** Writes to standard output (the answer) and standard error (the talk). */
 import { styleText } from 'node:util';
 import { log, logAsJson, type About } from './log.ts';
-import { addresses } from '../prefix.ts';
+import { addresses, families, familyNames } from '../prefix.ts';
 import { clearProgress, wantProgress } from './progress.ts';
 import type { Notice, Ranges } from '../renderer.ts';
 import { count, escape, hang, number } from '../text.ts';
@@ -99,16 +99,12 @@ function style(format: Parameters<typeof styleText>[0], text: string): string {
 
 /** `2 prefixes (262,144 addresses)` for both families, or nothing. */
 export function space(ranges: Ranges): string {
-  const parts = [
-    ['IPv4', ranges.v4],
-    ['IPv6', ranges.v6],
-  ] as const;
-  return parts
-    .filter(([, list]) => list.length > 0)
-    .map(
-      ([family, list]) =>
-        `${count(list.length, `${family} prefix`, `${family} prefixes`)} (${number(addresses(list))} addresses)`,
-    )
+  return families
+    .filter((family) => ranges[family].length > 0)
+    .map((family) => {
+      const [name, list] = [familyNames[family], ranges[family]];
+      return `${count(list.length, `${name} prefix`, `${name} prefixes`)} (${number(addresses(list))} addresses)`;
+    })
     .join(' and ');
 }
 

@@ -2,7 +2,7 @@
 import type { Filters } from '../filters/ask.ts';
 import { fromPrefixes, toPrefixes, without, type Intervals } from '../filters/intervals.ts';
 import type { Rule, Ruleset } from '../filters/walk.ts';
-import type { Family } from '../prefix.ts';
+import { familyNames, withoutLength, type Family } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import type { DoctorContext } from './check.ts';
 
@@ -19,7 +19,7 @@ export function atMost(list: readonly string[], most: number): readonly string[]
 
 /** Which ranges these sources are, for evidence: `15 of 15 IPv4 ranges`, or the very addresses. */
 export function described(sources: Intervals, ranges: Ranges, family: Family): string {
-  const name = family === 'v4' ? 'IPv4' : 'IPv6';
+  const name = familyNames[family];
   const all = ranges[family];
   const isIn = (prefix: string): boolean => without(fromPrefixes([prefix]), sources).length === 0;
   const whole = all.filter(isIn);
@@ -29,7 +29,7 @@ export function described(sources: Intervals, ranges: Ranges, family: Family): s
     parts.push(`${whole.length} of ${all.length} ${name} ranges`);
   else parts.push(...whole);
   if (rest.length > 0) {
-    const single = rest.map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+    const single = rest.map(withoutLength);
     const more = rest.length > 4 ? ` and ${rest.length - 4} more` : '';
     parts.push(`${single.slice(0, 4).join(', ')}${more}`);
   }

@@ -1,5 +1,13 @@
 /** Refuses changes that are too large to be believed, measured in address space against what a backend holds. */
-import { addresses, intersect, isEmpty, merge, subtract } from '../prefix.ts';
+import {
+  addresses,
+  families,
+  familyNames,
+  intersect,
+  isEmpty,
+  merge,
+  subtract,
+} from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import { number } from '../text.ts';
 
@@ -64,14 +72,11 @@ export function largeLoss(held: Ranges, ranges: Ranges): string | undefined {
 /** Says how much of `whole` the part is where that is above the limit; an empty family has no limit. */
 function share(part: Ranges, whole: Ranges, limit: bigint): string | undefined {
   if (isEmpty(part)) return undefined;
-  for (const [family, name] of [
-    ['v4', 'IPv4'],
-    ['v6', 'IPv6'],
-  ] as const) {
+  for (const family of families) {
     const all = addresses(whole[family]);
     const some = addresses(part[family]);
     if (all > 0n && some * 100n > all * limit)
-      return `${number(some)} ${name} addresses (${(some * 100n) / all} % of what is held; ${limit} % is the limit)`;
+      return `${number(some)} ${familyNames[family]} addresses (${(some * 100n) / all} % of what is held; ${limit} % is the limit)`;
   }
   return undefined;
 }

@@ -1,6 +1,6 @@
 /** Tells people and programs what a change would do: as text, JSON, or Markdown for a code review. */
 import { unified, type FileDiff } from './diff.ts';
-import { addresses, isEmpty, subtract } from '../prefix.ts';
+import { addresses, families, familyNames, isEmpty, subtract } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import { count, number } from '../text.ts';
 
@@ -10,11 +10,6 @@ export interface Report {
   readonly before: Ranges;
   readonly after: Ranges;
 }
-
-const families = [
-  ['IPv4', 'v4'],
-  ['IPv6', 'v6'],
-] as const;
 
 /** Prefixes of one list that are not in the other, as they stand there. */
 function without(list: Ranges, other: Ranges): Ranges {
@@ -90,7 +85,7 @@ function total({ v4, v6 }: Ranges): number {
 }
 
 function rowsOf(what: string, ranges: Ranges): string[] {
-  return families.flatMap(([, family]) =>
+  return families.flatMap((family) =>
     ranges[family].map((prefix) => `| ${what} | \`${prefix}\` | ${number(addresses([prefix]))} |`),
   );
 }
@@ -98,10 +93,10 @@ function rowsOf(what: string, ranges: Ranges): string[] {
 /** `262,144 IPv4 addresses`, with what `more` adds for each family. */
 function sizeText(ranges: Ranges, more: (list: readonly string[]) => string = () => ''): string {
   return families
-    .filter(([, family]) => ranges[family].length > 0)
-    .map(([name, family]) => {
+    .filter((family) => ranges[family].length > 0)
+    .map((family) => {
       const list = ranges[family];
-      return `${number(addresses(list))} ${name} addresses${more(list)}`;
+      return `${number(addresses(list))} ${familyNames[family]} addresses${more(list)}`;
     })
     .join(' and ');
 }

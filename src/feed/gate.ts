@@ -3,9 +3,10 @@
 import ipaddr from 'ipaddr.js';
 import { isIPv4 } from 'node:net';
 import { CfsyncError, exit } from '../errors.ts';
-import type { Family } from '../prefix.ts';
 import {
   canonical,
+  families,
+  familyNames,
   familyOf,
   intersect,
   isEmpty,
@@ -13,6 +14,8 @@ import {
   parseRanges,
   quote,
   subtract,
+  widths,
+  type Family,
 } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import { globalUnicastV6, publicSpace, specialPurpose } from '../special-purpose.ts';
@@ -25,8 +28,6 @@ export class GateError extends CfsyncError {
   }
 }
 
-const names = { v4: 'IPv4', v6: 'IPv6' } as const;
-const widths = { v4: 32, v6: 128 } as const;
 /** Nobody announces anything wider; Cloudflare's widest are /13 and /29. */
 const floors = { v4: 8, v6: 16 } as const;
 
@@ -119,7 +120,10 @@ function believe(
     const prefix = readPrefix(entry);
     if (typeof prefix === 'string') throw refuse(index, prefix);
     if (expected !== 'any' && prefix.family !== expected) {
-      throw refuse(index, `${entry} is ${names[prefix.family]}, expected ${names[expected]}`);
+      throw refuse(
+        index,
+        `${entry} is ${familyNames[prefix.family]}, expected ${familyNames[expected]}`,
+      );
     }
   }
   const ranges = parseRanges(entries);
@@ -127,8 +131,8 @@ function believe(
     const index = firstNotPublic(entries);
     throw refuse(index, notPublic(entries[index]!));
   }
-  for (const family of expected === 'any' ? (['v4', 'v6'] as const) : [expected]) {
-    if (ranges[family].length === 0) throw new GateError(what, `no ${names[family]} prefix`);
+  for (const family of expected === 'any' ? families : [expected]) {
+    if (ranges[family].length === 0) throw new GateError(what, `no ${familyNames[family]} prefix`);
   }
   return ranges;
 }

@@ -1,5 +1,6 @@
 /** Answers what the packet filters of a host do to connections from anywhere. */
-import { familyOf, type Family } from '../prefix.ts';
+import { isLoopback } from '../host/proc.ts';
+import { families, familyOf, type Family } from '../prefix.ts';
 import { holds } from './conditions.ts';
 import { fromPrefixes, type Intervals } from './intervals.ts';
 import { IpSets } from './iptables/ipset.ts';
@@ -64,7 +65,7 @@ function read(seen: FilterSeen): Filters {
   const plain = { ...ruleset, bases: ruleset.bases.filter(({ nat }) => !nat) };
   return {
     ruleset,
-    families: (['v4', 'v6'] as const).filter((family) => seen.addresses[family].length > 0),
+    families: families.filter((family) => seen.addresses[family].length > 0),
     native: nft?.native ?? [],
     variants,
     sets,
@@ -102,8 +103,7 @@ function first(seen: FilterSeen, family: Family, port: number, busy: boolean): P
 }
 
 function reach({ addresses, routes: table }: FilterSeen, address: string): Packet['to'] {
-  if (/^127\.|^::1$/.test(address) || [...addresses.v4, ...addresses.v6].includes(address))
-    return 'here';
+  if (isLoopback(address) || [...addresses.v4, ...addresses.v6].includes(address)) return 'here';
   const ways = table
     .filter(({ prefix }) => familyOf(prefix) === familyOf(address))
     .filter(({ prefix }) => holds(fromPrefixes([prefix]), address))

@@ -2,7 +2,7 @@
 import { BackendError, CfsyncError, exit } from '../errors.ts';
 import { defaultRouteInterfaces, routes, type Route } from '../host/interfaces.ts';
 import { unlessMissing } from '../host/programs.ts';
-import { familyOf, type Family } from '../prefix.ts';
+import { families, familyOf, type Family } from '../prefix.ts';
 import type { Command, Host } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { at } from './nft/listing.ts';
@@ -65,7 +65,7 @@ export async function observeFilters(host: Host): Promise<FilterSeen> {
 /** The tables of iptables: nft shows only half of what its own variant wrote, and nothing of the legacy one. */
 async function observeSaves(host: Host, json: string | undefined): Promise<readonly Save[]> {
   const wanted: (Omit<Save, 'text'> & { readonly plain: string })[] = [];
-  for (const family of ['v4', 'v6'] as const) {
+  for (const family of families) {
     const tool = family === 'v4' ? 'iptables' : 'ip6tables';
     const add = (variant: Save['variant']): void =>
       void wanted.push({

@@ -14,6 +14,7 @@ import {
   parseRanges,
   subtract,
   withLength,
+  withoutLength,
 } from '../prefix.ts';
 import { readUsable, type Applied } from '../state/records.ts';
 import type { Desired, Notice, Owned, Ranges, Stray } from '../renderer.ts';
@@ -157,7 +158,7 @@ function named(port: number, peers: Ranges): string {
   const total = addresses(peers.v4) + addresses(peers.v6);
   const shown = list.slice(0, most);
   const left = total - shown.reduce((sum, prefix) => sum + addresses([prefix]), 0n);
-  const names = shown.map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+  const names = shown.map(withoutLength);
   const panel = panels[port];
   return `TCP port ${port}${panel === undefined ? '' : ` (${panel})`}: ${count(Number(total), 'connected peer')} would no longer be let in: ${names.join(', ')}${left > 0n ? ` and ${number(left)} more` : ''}${panel === undefined ? '' : '; if one of them is you, name your address under extra in the configuration first'}`;
 }

@@ -2,7 +2,7 @@
 import { CfsyncError } from '../../errors.ts';
 import { groupBy } from '../../group.ts';
 import { bannedIn } from '../../../renderers/fail2ban/answers.ts';
-import { familyOf, type Family } from '../../prefix.ts';
+import { families, familyOf, withoutLength, type Family } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
@@ -153,7 +153,7 @@ function touches(address: string, ranges: Ranges): boolean {
 
 /** Whether a rule keeps out nothing but what these bans name. */
 function isWithin({ sources }: Hit, banned: readonly string[]): boolean {
-  return (['v4', 'v6'] as const).every((family) => {
+  return families.every((family) => {
     const own = banned.filter((address) => familyOf(address) === family);
     return without(sources[family], intervalsOf(own) ?? []).length === 0;
   });
@@ -197,9 +197,7 @@ function weight(
 function other(hits: readonly Hit[], saves: FilterSeen['saves'], ranges: Ranges): Finding {
   const [{ rule, sources } = hits[0]!] = hits;
   const addressesOf = (of: Hit['sources']): readonly string[] =>
-    (['v4', 'v6'] as const)
-      .flatMap((family) => toPrefixes(of[family], family))
-      .map((prefix) => prefix.replace(/\/(32|128)$/, ''));
+    families.flatMap((family) => toPrefixes(of[family], family)).map(withoutLength);
   const all = hits.flatMap((hit) => addressesOf(hit.sources));
   const [set] = rule.sets;
   const what = count(all.length, 'address or network', 'addresses and networks');

@@ -1,6 +1,7 @@
 /** Are the rules for one family only, while the other one is served as well? */
 import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { parseConf, isOn } from '../../../renderers/csf/conf.ts';
+import { families } from '../../prefix.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isLoopback } from '../../host/proc.ts';
@@ -55,7 +56,7 @@ export default defineCheck<Seen>({
         (one) => one.port === port && one.address.includes(':') && !isLoopback(one.address),
       );
     const pairs = context.ports.flatMap((port) => {
-      const [v4, v6] = (['v4', 'v6'] as const).map((family) =>
+      const [v4, v6] = families.map((family) =>
         doors.find((door) => door.family === family && door.port === port),
       );
       return v4 !== undefined && v6 !== undefined && served(port) ? [{ v4, v6 }] : [];
