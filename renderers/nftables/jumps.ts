@@ -1,0 +1,45 @@
+/** Where a jump to our chain stands. */
+import { probes, walk } from '../../src/filters/nft/judge.ts';
+import { isOurJump, rulesOf, same, type ChainName } from '../../src/filters/nft/listing.ts';
+import { upper } from '../../src/plugin/strays.ts';
+import type { Desired } from '../../src/renderer.ts';
+import type { NftAround } from './around.ts';
+import type { Jump } from './owned.ts';
+
+/** Our jumps in a chain, each with the handle of the next rule that is not ours. */
+export function jumpsIn(
+  name: ChainName,
+  around: Pick<NftAround, 'rules'>,
+): readonly (Jump & { readonly handle: number; readonly index: number })[] {
+  const found: (Jump & { readonly handle: number; readonly index: number })[] = [];
+  let before: number | null = null;
+  const rules = rulesOf(around.rules, name);
+  for (let index = rules.length - 1; index >= 0; index--) {
+    const { handle } = rules[index]!;
+    if (isOurJump(rules[index]!)) found.push({ chain: name.chain, handle, index, before });
+    else before = handle;
+  }
+  return found.reverse();
+}
+
+/**
+ * Before the first rule that drops any of our traffic, so that the admin's earlier rules (bans) still
+ * come first; at the end where only the policy drops. Not below rules that are taken over, because they may
+ * have let Cloudflare past a limit or a ban. A jump that already stands well stays.
+ */
+export function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
+  if (around === undefined) return { chain: name.chain, before: null };
+  const deciding = probes(desired, name.family).flatMap((probe) => {
+    const end = walk(name, probe, around.rules);
+    return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
+  });
+  const rules = rulesOf(around.rules, name);
+  const limit = upper(
+    rules.findIndex((r) => deciding.includes(r.handle)),
+    around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
+  );
+  const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
+  if (standing !== undefined) return { chain: name.chain, before: standing.before };
+  const next = limit < 0 ? undefined : rules.slice(limit).find((r) => !isOurJump(r));
+  return { chain: name.chain, before: next?.handle ?? null };
+}

@@ -1,0 +1,108 @@
+import { describe, expect, it } from 'vitest';
+import nftables from '../../../renderers/nftables/index.ts';
+import type { Desired } from '../../../src/renderer.ts';
+import { desired } from '../../helpers/desired.ts';
+import { listings, ownerText } from '../../fixtures/nftables/listings.ts';
+import { hostWith, wantOn } from './host.ts';
+
+describe('where allow attaches', () => {
+  const places = async (
+    ruleset: keyof typeof listings,
+    changes: Partial<Desired> = {},
+    raw: Record<string, unknown> = {},
+  ) => {
+    const { owned, notices } = await wantOn(ruleset, changes, raw);
+    return {
+      at: owned.tables.map((t) => [`${t.family} ${t.name}`, t.jumps]),
+      notes: notices.map((n) => n.text),
+    };
+  };
+
+  it('takes its own base chain where nothing drops, and says that it changes nothing', async () => {
+    const { at, notes } = await places('empty');
+    expect(at).toEqual([['inet cfsync', []]]);
+    expect(notes).toEqual([expect.stringContaining('changes nothing today; --mode lockdown')]);
+  });
+
+  it('stands at the end where only the policy drops', async () => {
+    const { at } = await places('policy-drop');
+    expect(at).toEqual([['inet filter', [{ chain: 'input', before: null }]]]);
+  });
+
+  it('stands before a terminal reject, behind the bans', async () => {
+    const { at } = await places('terminal-reject');
+    const around = (await wantOn('terminal-reject')).observed.around;
+    const reject = around.rules.find((r) => r.expr.some((e) => 'reject' in e))!;
+    expect(at).toEqual([['inet filter', [{ chain: 'input', before: reject.handle }]]]);
+    expect(around.rules.findIndex((r) => r.handle === reject.handle)).toBeGreaterThan(1);
+  });
+
+  it('sees a drop through a jump, and stands before the jump', async () => {
+    const { observed, owned } = await wantOn('drop-through-jump');
+    const jump = observed.around.rules.find((r) => r.expr.some((e) => 'jump' in e))!;
+    expect(owned.tables[0]!.jumps).toEqual([{ chain: 'input', before: jump.handle }]);
+  });
+
+  it('says that a port is open to everybody, and attaches all the same', async () => {
+    const { at, notes } = await places('open-port');
+    expect(at).toEqual([['inet filter', [{ chain: 'input', before: null }]]]);
+    expect(notes.join()).toContain('accepts a port from everywhere');
+    expect((await places('open-port', { mode: 'lockdown' })).notes.join()).not.toContain(
+      'everywhere',
+    );
+  });
+
+  it('leaves a chain alone that accepts everything before its drop', async () => {
+    expect((await places('accept-all')).at).toEqual([['inet cfsync', []]]);
+  });
+
+  it('attaches to the tables of both families, and to nothing else then', async () => {
+    const { at } = await places('two-families');
+    expect(at.map(([name]) => name)).toEqual(['ip fw', 'ip6 fw']);
+  });
+
+  it('keeps the own base chain for a family that no table covers', async () => {
+    const { at } = await places('ip-only');
+    expect(at.map(([name]) => name)).toEqual(['inet cfsync', 'ip fw']);
+  });
+
+  it('says what it cannot judge', async () => {
+    const { notes } = await places('unclear');
+    expect(notes.join()).toContain('may drop the ports on conditions that cfsync cannot judge');
+  });
+
+  it('says nothing of bans, other ports and other states', async () => {
+    const { notes } = await places('policy-drop');
+    expect(notes).toEqual([]);
+  });
+
+  it.each([
+    ['iptables-nft', 'belongs to iptables', '--backend iptables'],
+    ['ufw', 'belongs to iptables', '--backend ufw'],
+    ['firewalld', 'belongs to firewalld', 'firewall-cmd'],
+  ] as const)('refuses a table of %s, with what to use instead', async (ruleset, why, instead) => {
+    await expect(wantOn(ruleset)).rejects.toThrow(why);
+    await expect(wantOn(ruleset)).rejects.toThrow(instead);
+  });
+
+  it('refuses a table with an owner', async () => {
+    const host = hostWith('owner', { 'nft -t list table inet own': ownerText });
+    const observed = await nftables.observe(host, nftables.options({}));
+    expect(observed.around.owner).toEqual(['inet own']);
+    expect(() => nftables.want(desired(), nftables.options({}), observed.around)).toThrow(
+      'flags owner',
+    );
+  });
+
+  it('does not mind an iptables table that drops nothing', async () => {
+    expect((await places('docker')).at).toEqual([['inet cfsync', []]]);
+  });
+
+  it('takes the chain that is named, and refuses one that is not there', async () => {
+    const named = await places('policy-drop', {}, { chain: 'inet/filter/input' });
+    expect(named.at).toEqual([['inet filter', [{ chain: 'input', before: null }]]]);
+    await expect(places('policy-drop', {}, { chain: 'inet/filter/inputs' })).rejects.toThrow(
+      'there is no chain inet filter inputs',
+    );
+  });
+});

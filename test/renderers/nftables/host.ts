@@ -1,0 +1,22 @@
+/** Hosts with rule sets that nft printed, and what the renderer wants there. */
+import nftables from '../../../renderers/nftables/index.ts';
+import type { Desired } from '../../../src/renderer.ts';
+import { desired } from '../../helpers/desired.ts';
+import { recorded } from '../../helpers/host.ts';
+import { listings } from '../../fixtures/nftables/listings.ts';
+
+/** The rule set that a host has, as nft printed it (see fixtures), and nothing else of note. */
+export function hostWith(ruleset: keyof typeof listings, more: Record<string, string> = {}) {
+  return recorded({ answers: { 'nft -j -t list ruleset': listings[ruleset], ...more } });
+}
+
+export async function wantOn(
+  ruleset: keyof typeof listings,
+  changes: Partial<Desired> = {},
+  raw: Record<string, unknown> = {},
+) {
+  const options = nftables.options(raw);
+  const observed = await nftables.observe(hostWith(ruleset), options);
+  const { owned, notices } = nftables.want(desired(changes), options, observed.around);
+  return { owned, notices, observed, steps: nftables.plan(owned, observed) };
+}
