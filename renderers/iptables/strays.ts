@@ -9,6 +9,7 @@ import {
   type SavedRule,
   type SavedTable,
 } from '../../src/filters/iptables/save.ts';
+import { tool } from './names.ts';
 
 /** Where a rule stands, by the one that follows it: numbers would change with every rule of the admin's. */
 export interface Place {
@@ -39,8 +40,6 @@ interface Found {
   readonly mixed: readonly string[];
 }
 
-const programs = { v4: 'iptables', v6: 'ip6tables' } as const;
-
 /** Chains by which UFW, CSF and firewalld are known: what stands in chains of theirs, they would write again. */
 const managers = ['ufw-user-input', 'ufw6-user-input', 'LOCALINPUT', 'INPUT_ZONES', 'IN_public'];
 
@@ -68,7 +67,7 @@ export function findStrays(
     };
     for (const rule of table.rules) {
       if (rule.chain !== chain) continue;
-      const text = `${programs[family]} -A ${chain} ${rule.text}`;
+      const text = `${tool[family]} -A ${chain} ${rule.text}`;
       // A comment with a line end cannot be given back to iptables-restore.
       const isRule = rule.text.endsWith('-j ACCEPT') && !rule.text.includes('\n');
       const asks = isRule ? read(rule.text) : undefined;

@@ -1,0 +1,88 @@
+/** What is said of the rules around ours. */
+import { probes, publishes, walkBase } from '../../src/filters/iptables/judge.ts';
+import type { SavedTable } from '../../src/filters/iptables/save.ts';
+import type { Desired, Notice } from '../../src/renderer.ts';
+import { count, few } from '../../src/text.ts';
+import type { IptAround } from './around.ts';
+import { judge, nativeDrops } from './drops.ts';
+import { base, families, tool } from './names.ts';
+import type { IptOptions } from './options.ts';
+
+/** 44 rules cost 0.5 microseconds a packet and 10,000 cost 175 (kernel 6.18); from here on it is worth a set. */
+const manyPrefixes = 200;
+
+export function remarks(desired: Desired, options: IptOptions, around: IptAround): Notice[] {
+  const notices: Notice[] = [];
+  const note = (text: string): void => void notices.push({ level: 'note', text });
+  const warn = (text: string): void => void notices.push({ level: 'warning', text });
+  const allow = desired.mode === 'allow';
+  if (around.v6 === undefined)
+    note('this kernel has no IPv6 (no /proc/sys/net/ipv6), so ip6tables is left alone');
+  let dropping = false;
+  const published = new Set<number>();
+  for (const family of families) {
+    const found = around[family];
+    if (found === undefined) continue;
+    const filter = found.tables.find((t) => t.name === 'filter');
+    if (filter !== undefined) {
+      const { drops, open, unclear } = judge(family, filter, desired, around, walkBase);
+      if (drops.length > 0) dropping = true;
+      if (unclear.length > 0)
+        note(
+          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
+        );
+      if (open !== undefined && drops.length > 0 && allow)
+        note(
+          `${tool[family]} accepts a port from everywhere (${open}), so strangers get in as well; delete that rule or use --mode lockdown`,
+        );
+    }
+    const nat = found.tables.find((t) => t.name === 'nat');
+    for (const probe of probes(desired, family, around.defaultRoutes))
+      if (nat?.rules.some((rule) => publishes(rule, probe))) published.add(probe.port);
+    const { variant, tables } = found.other;
+    if (tables.some((t) => hasRules(t)))
+      note(
+        `there are also rules of ${tool[family]}-${variant}; both count, and what either drops is dropped: look with ${tool[family]}-${variant}-save`,
+      );
+  }
+  if (!dropping && allow)
+    note(
+      'no rule of iptables drops the ports, so mode allow changes nothing today; --mode lockdown keeps everybody but Cloudflare out',
+    );
+  if (published.size > 0 && allow)
+    note(
+      `port ${[...published].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,
+    );
+  for (const [label, instead] of nativeDrops(desired, around))
+    warn(
+      `chain ${label} of nftables drops the ports, and an accept of iptables does not count there; ${instead}`,
+    );
+  const filter = around.v4.tables.find((t) => t.name === 'filter');
+  const has = (chain: string): boolean => filter?.chains.some((c) => c.name === chain) === true;
+  if (has('ufw-user-input'))
+    note('UFW is active here: --backend ufw keeps the rules where ufw status shows them');
+  if (has('INPUT_ZONES') || has('IN_public'))
+    note('firewalld manages these chains, and takes the jump away whenever it reloads');
+  if (around.netfilterPersistent)
+    note(
+      'netfilter-persistent is installed: netfilter-persistent save would freeze the rules of today in /etc/iptables; keep them with cfsync apply --persist',
+    );
+  for (const family of families)
+    if (!options.set && desired.ranges[family].length > manyPrefixes)
+      note(
+        `${count(desired.ranges[family].length, 'rule')} of ${tool[family]} are asked one after another; --ipset makes that one look-up`,
+      );
+  if (!options.set && around.shared.length > 0)
+    warn(
+      `${around.shared.join(', ')}: rules that cfsync did not write use this set, and it is no longer refreshed`,
+    );
+  return [...notices, ...(around.remarks ?? [])];
+}
+
+function hasRules(table: SavedTable): boolean {
+  const where = table.name === 'filter' || table.name === 'raw' ? base[table.name] : undefined;
+  return (
+    table.rules.some((r) => r.chain === where) ||
+    table.chains.some((c) => c.name === where && c.policy === 'DROP')
+  );
+}
