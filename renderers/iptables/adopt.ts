@@ -1,5 +1,5 @@
 /** What is said of rules that are taken over, and of those that are not. */
-import { leftAlone } from '../../src/plugin/strays.ts';
+import { broughtBack, leftAlone } from '../../src/filters/strays.ts';
 import type { Notice } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
 import type { IptAround } from './around.ts';
@@ -16,17 +16,15 @@ export function adoptRemarks(
     found.flatMap((f) => f.mixed),
   );
   if (found.every((f) => f.strays.length === 0)) return notices;
-  const warn = (text: string): void => void notices.push({ level: 'warning', text });
-  warn(
-    'a script that wrote these rules, or a file that is loaded at boot (/etc/iptables/rules.v4 and rules.v6), brings them back: take them out there as well',
-  );
+  notices.push(broughtBack('/etc/iptables/rules.v4 and rules.v6'));
   const used = families
     .flatMap((family) => [...(rest[family]?.tables ?? []), ...(rest[family]?.other.tables ?? [])])
     .flatMap((table) => table.rules.map((rule) => rule.text));
   for (const name of rest.accepted.keys())
     if (!used.some((text) => text.includes(`-set ${name} `)))
-      warn(
-        `ipset ${escape(name)} stays, and no rule of iptables uses it then: ipset destroy ${escape(name)}`,
-      );
+      notices.push({
+        level: 'warning',
+        text: `ipset ${escape(name)} stays, and no rule of iptables uses it then: ipset destroy ${escape(name)}`,
+      });
   return notices;
 }

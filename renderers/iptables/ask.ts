@@ -1,38 +1,16 @@
 /** Asks the programs of iptables. */
 import { BackendError } from '../../src/errors.ts';
-import type { Command, Host, Outcome } from '../../src/renderer.ts';
-import { firstLines } from '../../src/text.ts';
+import { unusable } from '../../src/filters/unusable.ts';
+import type { Command, Host } from '../../src/renderer.ts';
 
 export async function ask(host: Host, command: Command): Promise<string> {
   const outcome = await host.query({ timeout: 120_000, ...command });
-  if (outcome.code !== 0) throw unusable(command.argv, outcome);
-  return outcome.stdout;
-}
-
-function unusable(argv: readonly string[], outcome: Outcome): BackendError {
-  const detail = firstLines(outcome.stderr);
-  const text = outcome.stderr;
-  if (/you must be root|Permission denied|Operation not permitted/.test(text))
-    return new BackendError(
-      'no permission',
-      'iptables: reading the rules needs root (CAP_NET_ADMIN); run it with sudo',
-      { detail },
-    );
-  if (
-    /do you need to insmod|not supported by protocol|Protocol not supported|Cannot open session/.test(
-      text,
-    )
-  )
-    return new BackendError(
-      'not supported',
-      `iptables: ${argv[0]} finds no support in this kernel; load its modules, or use --backend nftables`,
-      { detail },
-    );
-  return new BackendError(
-    'broken',
-    `iptables: ${argv.join(' ')} failed with code ${outcome.code}`,
-    { detail },
-  );
+  if (outcome.code === 0) return outcome.stdout;
+  const { argv } = command;
+  throw unusable('iptables', argv, outcome, [
+    /do you need to insmod|not supported by protocol|Protocol not supported|Cannot open session/,
+    `${argv[0]} finds no support in this kernel; load its modules, or use --backend nftables`,
+  ]);
 }
 
 /** What a program says that need not be there, or need not work. */

@@ -1,5 +1,6 @@
 /** Finds what on the host drops the ports. */
-import { probes, type walkBase } from '../../src/filters/iptables/judge.ts';
+import { summedUp } from '../../src/filters/ends.ts';
+import { probes, walkBase } from '../../src/filters/iptables/judge.ts';
 import type { SavedRule, SavedTable } from '../../src/filters/iptables/save.ts';
 import * as nft from '../../src/filters/nft/judge.ts';
 import type { Family } from '../../src/prefix.ts';
@@ -14,24 +15,22 @@ export function judge(
   table: SavedTable,
   desired: Desired,
   around: IptAround,
-  how: typeof walkBase,
 ): {
   readonly drops: readonly string[];
   readonly open: string | undefined;
   readonly unclear: readonly string[];
 } {
-  const walks = probes(desired, family, around.defaultRoutes).map((probe) =>
-    how(table, base.filter, probe, isOurs('filter')),
+  const { drops, open, unclear } = summedUp(
+    probes(desired, family, around.defaultRoutes).map((probe) =>
+      walkBase(table, base.filter, probe, isOurs('filter')),
+    ),
   );
   const name = (rule: SavedRule): string => escape(`-A ${rule.chain} ${rule.text}`);
-  const unclear = new Set(walks.flatMap((w) => w.unclear).map(name));
-  const open = walks.find((w) => w.open !== undefined)?.open;
   return {
-    drops: walks
-      .filter((w) => w.verdict === 'drop')
-      .map((w) => (w.rule === undefined ? `policy of ${base.filter}` : name(w.rule))),
+    drops: drops.map(({ rule }) => (rule === undefined ? `policy of ${base.filter}` : name(rule))),
     open: open && name(open),
-    unclear: [...unclear],
+    // Two rules may have one text.
+    unclear: [...new Set(unclear.map(name))],
   };
 }
 

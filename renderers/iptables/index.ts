@@ -12,7 +12,7 @@
  * What stays after `remove` is empty tables where there were none: iptables has no command to delete one.
  */
 import { bool, checkKeys } from '../../src/plugin/options.ts';
-import { trustedOption } from '../../src/plugin/trusted.ts';
+import { trustedOption } from '../../src/filters/trusted.ts';
 import { merge, none } from '../../src/prefix.ts';
 import { defineRenderer, type Notice } from '../../src/renderer.ts';
 import { adoptRemarks } from './adopt.ts';

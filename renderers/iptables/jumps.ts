@@ -1,7 +1,7 @@
 /** Where a jump to our chain stands. */
+import { isAbove, jumpLimit } from '../../src/filters/ends.ts';
 import { mayPass, probes, walk, type Probe } from '../../src/filters/iptables/judge.ts';
 import type { SavedRule, SavedTable } from '../../src/filters/iptables/save.ts';
-import { upper } from '../../src/plugin/strays.ts';
 import { none, type Family } from '../../src/prefix.ts';
 import type { Desired } from '../../src/renderer.ts';
 import { loaded, type IptAround } from './around.ts';
@@ -38,7 +38,7 @@ const atEnd: Place = { before: null, nth: 0 };
 function jumpAt(table: SavedTable, chain: string, limit: number, otherwise: number): Jump {
   const rules = table.rules.filter((r) => r.chain === chain);
   const standing = jumpsIn(table, chain).find(
-    ({ jump, index }) => jump.rule === jumpRule && (limit < 0 || index < limit),
+    ({ jump, index }) => jump.rule === jumpRule && isAbove(index, limit),
   );
   if (standing !== undefined) return standing.jump;
   const others = (list: readonly SavedRule[]): SavedRule[] =>
@@ -48,21 +48,17 @@ function jumpAt(table: SavedTable, chain: string, limit: number, otherwise: numb
   return { chain, rule: jumpRule, ...placeBefore(next, others(rules.slice(0, otherwise))) };
 }
 
-/**
- * Before the first rule that drops any of our traffic, at the end where only the policy drops; but not below
- * rules that are taken over, because they may have let Cloudflare past a limit or a ban.
- */
+/** At the end where only the policy drops. */
 export function inputJump(family: Family, desired: Desired, around: IptAround | undefined): Jump {
   const chain = base.filter;
   const table = loaded(family, 'filter', around);
   if (table === undefined) return { chain, rule: jumpRule, ...atEnd };
   const rules = table.rules.filter((r) => r.chain === chain);
-  const deciding = probes(desired, family, around!.defaultRoutes).flatMap((probe) => {
-    const end = walk(table, chain, probe, isOurs('filter'));
-    return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule];
-  });
-  const limit = upper(
-    rules.findIndex((r) => deciding.includes(r)),
+  const limit = jumpLimit(
+    rules,
+    probes(desired, family, around!.defaultRoutes).map((probe) =>
+      walk(table, chain, probe, isOurs('filter')),
+    ),
     around?.[family]?.adoptedAt ?? -1,
   );
   return jumpAt(table, chain, limit, limit);

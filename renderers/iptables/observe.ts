@@ -1,8 +1,8 @@
 /** Reads what the programs of iptables save. */
 import { BackendError } from '../../src/errors.ts';
 import { parseSave, type SavedTable } from '../../src/filters/iptables/save.ts';
-import { parseListing, type Listing } from '../../src/filters/nft/listing.ts';
-import { defaultRouteInterfaces, dockerBridges } from '../../src/host/interfaces.ts';
+import { iptablesTables, parseListing, type Listing } from '../../src/filters/nft/listing.ts';
+import { bridgesAndRoutes } from '../../src/host/interfaces.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Host, Ranges } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
@@ -15,20 +15,18 @@ import { prefixesIn } from './sets.ts';
 
 export async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatches' | 'accepted'>> {
   const ipv6 = (await host.list('/proc/sys/net/ipv6')) !== undefined;
-  const [v4, v6, native, bridges, defaultRoutes, plugins] = await Promise.all([
+  const [v4, v6, native, interfaces, plugins] = await Promise.all([
     familyAround(host, 'v4'),
     ipv6 ? familyAround(host, 'v6') : undefined,
     nativeRules(host),
-    dockerBridges(host),
-    defaultRouteInterfaces(host),
+    bridgesAndRoutes(host),
     host.list('/usr/share/netfilter-persistent/plugins.d'),
   ]);
   return {
     v4,
     v6,
     native,
-    bridges: bridges.filter((name) => !defaultRoutes.includes(name)),
-    defaultRoutes,
+    ...interfaces,
     shared: sharedSets([v4, ...(v6 === undefined ? [] : [v6])]),
     netfilterPersistent: plugins !== undefined,
   };
@@ -112,7 +110,7 @@ async function nativeRules(host: Host): Promise<IptAround['native']> {
   const native = tables.filter(
     ({ family, name }) =>
       (family === 'inet' && name !== 'cfsync') ||
-      ((family === 'ip' || family === 'ip6') && !iptablesNames.includes(name)),
+      ((family === 'ip' || family === 'ip6') && !iptablesTables.includes(name)),
   );
   const listings = await Promise.all(native.map((t) => list('table', t.family, t.name)));
   return {
@@ -120,9 +118,6 @@ async function nativeRules(host: Host): Promise<IptAround['native']> {
     rules: listings.flatMap((l) => l.rules),
   };
 }
-
-/** The tables of iptables, which iptables-nft keeps in nftables under the same names. */
-const iptablesNames = ['filter', 'nat', 'mangle', 'raw', 'security'];
 
 function sharedSets(all: readonly FamilyAround[]): string[] {
   const named = all.flatMap(({ tables, other }) =>

@@ -1,14 +1,10 @@
 /** The lines that put rules where they belong in a chain. */
 import type { SavedRule } from '../../src/filters/iptables/save.ts';
+import { isAbove } from '../../src/filters/ends.ts';
 import { sameList } from '../../src/filters/lines.ts';
+import type { Moves } from '../../src/filters/strays.ts';
 import type { Jump } from './owned.ts';
 import type { IptStray, Place } from './strays.ts';
-
-export interface StrayMoves {
-  readonly go: readonly IptStray[];
-  readonly stay: readonly IptStray[];
-  readonly back: readonly IptStray[];
-}
 
 /**
  * The lines that move jumps and put strays back, each with the number of the place where it belongs once the
@@ -17,7 +13,7 @@ export interface StrayMoves {
  */
 export function placeLines(
   rules: readonly SavedRule[],
-  strays: StrayMoves,
+  strays: Moves<IptStray>,
   wanted: readonly Jump[],
   observed: readonly Jump[],
 ): { readonly jumps: readonly string[]; readonly back: readonly string[] } {
@@ -68,7 +64,7 @@ function notMovedDown(jump: Jump, observed: readonly Jump[], list: readonly stri
   const limit = place(jump);
   const same = observed.filter((j) => j.chain === jump.chain && j.rule === jump.rule);
   const exact = same.find((j) => j.before === jump.before && j.nth === jump.nth);
-  return exact ?? same.find((j) => limit < 0 || place(j) < limit) ?? jump;
+  return exact ?? same.find((j) => isAbove(place(j), limit)) ?? jump;
 }
 
 /** The rule it stood before may be gone: the top is the place where no drop comes first. */

@@ -1,11 +1,12 @@
 /** The steps from what is to what is wanted. */
 import { sameList, script } from '../../src/filters/lines.ts';
+import { movesOf, type Moves } from '../../src/filters/strays.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Observed, RunStep } from '../../src/renderer.ts';
 import { loaded, type IptAround } from './around.ts';
 import { tool, type TableName } from './names.ts';
 import type { IptOwned, IptTable } from './owned.ts';
-import { placeLines, type StrayMoves } from './places.ts';
+import { placeLines } from './places.ts';
 import type { IptStray } from './strays.ts';
 
 /** Broadcast and multicast: no packet may come from there. */
@@ -71,39 +72,22 @@ export function tableLines(
   ];
 }
 
-/** A rule that is there already is not put back, whether it was looked for or not. */
 function strayMoves(
   family: Family,
   name: TableName,
   wanted: IptOwned,
   observed: Observed<IptOwned, IptAround>,
-): StrayMoves {
-  const here = (list: readonly IptStray[] = []): readonly IptStray[] =>
+): Moves<IptStray> {
+  const here = (list: readonly IptStray[]): readonly IptStray[] =>
     name === 'filter' ? list.filter((s) => s.family === family) : [];
-  const then = here(wanted.strays);
-  const now = here(observed.owned.strays);
-  // On the way back none of theirs goes: what was written since then stays.
-  const [stay, go] = wanted.strays === undefined ? [[], now] : [now, []];
-  const others = then.length === 0 ? [] : (loaded(family, name, observed.around)?.rules ?? []);
-  const [, gone] = split(then, [...now, ...others.map((r) => ({ chain: r.chain, rule: r.text }))]);
-  const chains = loaded(family, name, observed.around)?.chains.map((c) => c.name) ?? [];
+  const table = loaded(family, name, observed.around);
+  const moves = movesOf(
+    wanted.strays && here(wanted.strays),
+    here(observed.owned.strays ?? []),
+    ({ chain, rule }) => `${chain} ${rule}`,
+    () => table?.rules.map(({ chain, text }) => `${chain} ${text}`) ?? [],
+  );
+  const chains = table?.chains.map((c) => c.name) ?? [];
   // Nothing where its chain is gone as well.
-  return { go, stay, back: gone.filter((s) => chains.includes(s.chain)) };
-}
-
-/** Those that are also in the other list, as often as there, and those that are not. */
-function split(
-  list: readonly IptStray[],
-  other: readonly Pick<IptStray, 'chain' | 'rule'>[],
-): readonly [IptStray[], IptStray[]] {
-  const left = [...other];
-  const both: IptStray[] = [];
-  const rest = list.filter((stray) => {
-    const at = left.findIndex((o) => o.chain === stray.chain && o.rule === stray.rule);
-    if (at < 0) return true;
-    left.splice(at, 1);
-    both.push(stray);
-    return false;
-  });
-  return [both, rest];
+  return { ...moves, back: moves.back.filter((s) => chains.includes(s.chain)) };
 }

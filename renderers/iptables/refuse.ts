@@ -1,7 +1,8 @@
 /** Refuses where rules of ours could not be, or would not count. */
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { walkBase } from '../../src/filters/iptables/judge.ts';
-import { refuseOpen } from '../../src/plugin/trusted.ts';
+import { refuseMismatches } from '../../src/filters/notices.ts';
+import { protocols } from '../../src/plugin/ports.ts';
+import { refuseOpen } from '../../src/filters/trusted.ts';
 import type { Desired } from '../../src/renderer.ts';
 import type { IptAround } from './around.ts';
 import { judge } from './drops.ts';
@@ -13,24 +14,16 @@ import type { IptOptions } from './options.ts';
 const mostPorts = 15;
 
 export function refusePorts(desired: Desired): void {
-  for (const [protocol, list] of [
-    ['TCP', desired.tcpPorts],
-    ['UDP', desired.udpPorts],
-  ] as const)
+  for (const [protocol, list] of protocols(desired))
     if (list.length > mostPorts)
       throw new CfsyncError(
         exit.failed,
-        `iptables: ${list.length} ${protocol} ports are more than the ${mostPorts} that a rule of iptables takes; nothing was changed; name fewer, or use --backend nftables`,
+        `iptables: ${list.length} ${protocol.toUpperCase()} ports are more than the ${mostPorts} that a rule of iptables takes; nothing was changed; name fewer, or use --backend nftables`,
       );
 }
 
 export function refuse(desired: Desired, options: IptOptions, around: IptAround): void {
-  if (options.set && around.mismatches.length > 0)
-    throw new CfsyncError(
-      exit.failed,
-      `iptables: ${around.mismatches[0]}, which cfsync does not make; nothing was changed; cfsync remove --backend iptables clears the way`,
-      { detail: around.mismatches.slice(1) },
-    );
+  if (options.set) refuseMismatches(around.mismatches, 'iptables');
   refuseOpen(options.trusted, around.defaultRoutes, 'iptables');
   for (const family of families) {
     const { other } = around[family] ?? {};
@@ -42,7 +35,7 @@ export function refuse(desired: Desired, options: IptOptions, around: IptAround)
         `iptables: chain ${entry} is also in the tables of ${command}, from before ${tool[family]} was switched to its other variant; nothing was changed; switch back with update-alternatives, run cfsync remove --backend iptables, and switch again`,
       );
     const filter = other.tables.find((t) => t.name === 'filter');
-    const dropped = filter && judge(family, filter, desired, around, walkBase).drops[0];
+    const dropped = filter && judge(family, filter, desired, around).drops[0];
     if (dropped !== undefined)
       throw new CfsyncError(
         exit.failed,

@@ -1,5 +1,6 @@
 /** What is said of the rules around ours. */
-import { probes, publishes, walkBase } from '../../src/filters/iptables/judge.ts';
+import { changesNothing, opensToAll } from '../../src/filters/notices.ts';
+import { probes, publishes } from '../../src/filters/iptables/judge.ts';
 import type { SavedTable } from '../../src/filters/iptables/save.ts';
 import type { Desired, Notice } from '../../src/renderer.ts';
 import { count, few } from '../../src/text.ts';
@@ -25,16 +26,14 @@ export function remarks(desired: Desired, options: IptOptions, around: IptAround
     if (found === undefined) continue;
     const filter = found.tables.find((t) => t.name === 'filter');
     if (filter !== undefined) {
-      const { drops, open, unclear } = judge(family, filter, desired, around, walkBase);
+      const { drops, open, unclear } = judge(family, filter, desired, around);
       if (drops.length > 0) dropping = true;
       if (unclear.length > 0)
         note(
           `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
         );
       if (open !== undefined && drops.length > 0 && allow)
-        note(
-          `${tool[family]} accepts a port from everywhere (${open}), so strangers get in as well; delete that rule or use --mode lockdown`,
-        );
+        notices.push(opensToAll(tool[family], open));
     }
     const nat = found.tables.find((t) => t.name === 'nat');
     for (const probe of probes(desired, family, around.defaultRoutes))
@@ -45,10 +44,7 @@ export function remarks(desired: Desired, options: IptOptions, around: IptAround
         `there are also rules of ${tool[family]}-${variant}; both count, and what either drops is dropped: look with ${tool[family]}-${variant}-save`,
       );
   }
-  if (!dropping && allow)
-    note(
-      'no rule of iptables drops the ports, so mode allow changes nothing today; --mode lockdown keeps everybody but Cloudflare out',
-    );
+  if (!dropping && allow) notices.push(changesNothing('rule of iptables'));
   if (published.size > 0 && allow)
     note(
       `port ${[...published].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,

@@ -2,7 +2,8 @@
 import type { Family } from '../../src/prefix.ts';
 import { namesOnly } from '../../src/feed/published.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
-import { beyondOf, opens, type Asks, type PortRange } from '../../src/plugin/strays.ts';
+import { beyondOf, opens, type Asks } from '../../src/filters/strays.ts';
+import { portRanges, type PortRange } from '../../src/plugin/ports.ts';
 import {
   targetOf,
   wordsOf,
@@ -138,8 +139,7 @@ function read(text: string): IptAsks | undefined {
     if (option === '-j' || option === '-g') return asks;
     if (option === '-s') asks.source = [value];
     else if (option === '-p' && (value === 'tcp' || value === 'udp')) asks.protocol = value;
-    else if (option === '--dport' || option === '--dports')
-      asks.ports.push(value.split(',').map(portRange));
+    else if (option === '--dport' || option === '--dports') asks.ports.push(portRanges(value));
     else if (option === '--ctstate' || option === '--state') {
       if (!value.split(',').includes('NEW')) return undefined;
     } else if (option === '--match-set' && words[i + 2] === 'src') {
@@ -148,10 +148,4 @@ function read(text: string): IptAsks | undefined {
     } else if (option !== '-m' && option !== '--comment') return undefined;
   }
   return undefined;
-}
-
-/** `443` or `80:443`. */
-function portRange(text: string): PortRange {
-  const [low, high = low] = text.split(':').map(Number);
-  return [low!, high!];
 }

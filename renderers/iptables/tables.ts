@@ -1,4 +1,6 @@
 /** The tables that should be. */
+import { exempt } from '../../src/filters/trusted.ts';
+import { closedUdpPorts } from '../../src/plugin/ports.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Desired, Ranges } from '../../src/renderer.ts';
 import type { IptAround } from './around.ts';
@@ -32,8 +34,7 @@ export function lockdownTable(
   options: IptOptions,
   around: IptAround | undefined,
 ): IptTable {
-  const closed = desired.tcpPorts.filter((p) => !desired.udpPorts.includes(p));
-  const exempt = [...new Set([...(around?.bridges ?? []), ...options.trusted])].sort();
+  const closed = closedUdpPorts(desired);
   return {
     family,
     name: 'raw',
@@ -41,9 +42,8 @@ export function lockdownTable(
       {
         name: entry,
         rules: [
-          ...['lo', ...exempt].map((name) => `-i ${name} -j RETURN`),
+          ...exempt(options.trusted, around?.bridges).map((name) => `-i ${name} -j RETURN`),
           ...portRules(desired, `${local} -j ${sources.raw}`),
-          // Cloudflare speaks only TCP to origins, so the same ports over UDP are open to nobody.
           ...(closed.length === 0 ? [] : [`${ports('udp', closed)} ${local} ${mark} -j DROP`]),
         ],
       },

@@ -1,6 +1,6 @@
 /** Which chains have rules that may be taken over, with what is to be said of those. */
 import { managedByIptables, type Chain } from '../../src/filters/nft/listing.ts';
-import { leftAlone } from '../../src/plugin/strays.ts';
+import { broughtBack, leftAlone } from '../../src/filters/strays.ts';
 import type { Notice } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import { isOwn } from './owned.ts';
@@ -25,7 +25,5 @@ export function isAdoptable(chain: Chain, around: NftAround): boolean {
 export function remarks({ strays, others, mixed }: ReturnType<typeof findStrays>): Notice[] {
   const left = leftAlone(others, mixed);
   if (strays.length === 0) return left;
-  const text =
-    'a script that wrote these rules, or a file that is loaded at boot (/etc/nftables.conf), brings them back: take them out there as well';
-  return [...left, { level: 'warning', text }];
+  return [...left, broughtBack('/etc/nftables.conf')];
 }

@@ -1,6 +1,7 @@
 /** Reads what a rule of nftables asks of a packet, as far as it is one that a script would write. */
 import { at, elements, isWritable, type Rule } from '../../src/filters/nft/listing.ts';
-import type { Asks, PortRange } from '../../src/plugin/strays.ts';
+import type { Asks } from '../../src/filters/strays.ts';
+import type { PortRange } from '../../src/plugin/ports.ts';
 
 export interface NftAsks extends Asks {
   /** In nft's syntax. */

@@ -1,5 +1,7 @@
 /** Finds the chains in which an accept of ours counts. */
 import { CfsyncError, exit } from '../../src/errors.ts';
+import { summedUp, type Ends } from '../../src/filters/ends.ts';
+import { changesNothing, opensToAll } from '../../src/filters/notices.ts';
 import { probes, walkBase } from '../../src/filters/nft/judge.ts';
 import {
   isWritable,
@@ -9,7 +11,6 @@ import {
   type ChainName,
   type Rule,
 } from '../../src/filters/nft/listing.ts';
-import { refuseOpen } from '../../src/plugin/trusted.ts';
 import type { Desired, Notice } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import type { NftOptions } from './options.ts';
@@ -17,16 +18,6 @@ import { isOwn, ownTable } from './owned.ts';
 
 /** A chain of the admin's; `inet cfsync` stands for the own base chain. */
 export type Place = ChainName | typeof ownTable;
-
-export function refuse(options: NftOptions, around: NftAround): void {
-  if (around.mismatches.length > 0)
-    throw new CfsyncError(
-      exit.failed,
-      `nftables: ${around.mismatches[0]}, which cfsync does not make; nothing was changed; cfsync remove --backend nftables clears the way`,
-      { detail: around.mismatches.slice(1) },
-    );
-  refuseOpen(options.trusted, around.defaultRoutes, 'nftables');
-}
 
 /** The chains to attach to; `inet cfsync` stands for the own base chain. */
 export function attachTo(
@@ -46,10 +37,7 @@ export function attachTo(
   if (around === undefined) return [ownTable];
   const places = droppingChains(desired, around, notices);
   if (places.length === 0 && desired.mode === 'allow')
-    notices.push({
-      level: 'note',
-      text: 'no nftables rule on this host drops the ports, so mode allow changes nothing today; --mode lockdown keeps everybody but Cloudflare out',
-    });
+    notices.push(changesNothing('nftables rule on this host'));
   const whole =
     places.some((p) => p.family === 'inet') || new Set(places.map((p) => p.family)).size === 2;
   return whole ? places : [...places, ownTable];
@@ -64,12 +52,7 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
       continue;
     if (!['input', 'prerouting'].includes(chain.base.hook)) continue;
     if (around.dormant.includes(`${chain.family} ${chain.table}`)) continue;
-    const walks = probes(desired, chain.family).map((probe) =>
-      walkBase(chain, probe, around.rules),
-    );
-    const drops = walks.filter((w) => w.verdict === 'drop');
-    const unclear = [...new Set(walks.flatMap((w) => w.unclear))];
-    const open = walks.find((w) => w.open !== undefined)?.open;
+    const { drops, unclear, open } = endsIn(chain, desired, around);
     if (unclear.length > 0)
       notices.push({
         level: 'note',
@@ -85,10 +68,7 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
     }
     refuseForeign(chain, around);
     if (open !== undefined && desired.mode === 'allow')
-      notices.push({
-        level: 'note',
-        text: `chain ${label} accepts a port from everywhere (${where(open)}), so strangers get in as well; delete that rule or use --mode lockdown`,
-      });
+      notices.push(opensToAll(`chain ${label}`, where(open)));
     found.push(chain);
   }
   if (around.legacy && desired.mode === 'allow')
@@ -97,6 +77,10 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
       text: 'iptables-legacy tables are loaded, which nft cannot see; they may drop the ports as well: look with iptables-legacy-save',
     });
   return found;
+}
+
+function endsIn(chain: Chain, desired: Desired, { rules }: NftAround): Ends<Rule> {
+  return summedUp(probes(desired, chain.family).map((probe) => walkBase(chain, probe, rules)));
 }
 
 function where(rule: Rule): string {
@@ -146,10 +130,8 @@ export function refuseElsewhere(
 ): void {
   for (const { chain } of around.adopted ?? []) {
     if (places.some((place) => 'table' in place && same(place, chain))) continue;
-    const walks = probes(desired, chain.family).map((probe) =>
-      walkBase(chain, probe, around.rules),
-    );
-    if (walks.every((w) => w.verdict !== 'drop' && w.unclear.length === 0)) continue;
+    const { drops, unclear } = endsIn(chain, desired, around);
+    if (drops.length === 0 && unclear.length === 0) continue;
     const name = `${chain.family}/${chain.table}/${chain.chain}`;
     throw new CfsyncError(
       exit.failed,

@@ -10,21 +10,22 @@
  * transaction loses packets for some microseconds, flush + add in place loses none.
  */
 import { CfsyncError, exit } from '../../src/errors.ts';
+import { refuseMismatches } from '../../src/filters/notices.ts';
+import { script } from '../../src/filters/lines.ts';
 import { parseListing } from '../../src/filters/nft/listing.ts';
 import { checkKeys, oneOf } from '../../src/plugin/options.ts';
-import { trustedOption } from '../../src/plugin/trusted.ts';
+import { exempt, refuseOpen, trustedOption } from '../../src/filters/trusted.ts';
 import { merge } from '../../src/prefix.ts';
 import { defineRenderer, type Notice, type RunStep, type Step } from '../../src/renderer.ts';
 import { isAdoptable, remarks } from './adopt.ts';
 import type { NftAround } from './around.ts';
-import { attachTo, refuse, refuseElsewhere } from './attach.ts';
+import { attachTo, refuseElsewhere } from './attach.ts';
 import { acceptedSets, ask, isOurs, lookAround, ownedTable } from './observe.ts';
 import { chainOption, type NftOptions } from './options.ts';
 import { byName, isOwn, sorted, type NftOwned } from './owned.ts';
 import { hookLines, load, mostChecked, refreshLines, sweepLines, unhookLines } from './plan.ts';
 import { artifact, defineText, rulesetText, setsText } from './print.ts';
 import { strayLines } from './put-back.ts';
-import { script } from './statements.ts';
 import { findStrays } from './strays.ts';
 import { attachment, ownSets, restriction } from './tables.ts';
 
@@ -55,14 +56,17 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
       return { owned: { ranges, file: options.file, tables: [ownSets(ranges)] }, notices: [] };
     }
     const notices: Notice[] = [];
-    if (around !== undefined) refuse(options, around);
+    if (around !== undefined) {
+      refuseMismatches(around.mismatches, 'nftables');
+      refuseOpen(options.trusted, around.defaultRoutes, 'nftables');
+    }
     const places = attachTo(desired, options, around, notices);
     if (around !== undefined) refuseElsewhere(places, desired, around);
     notices.push(...(around?.remarks ?? []));
     const tables = places.map((place) => attachment(place, desired, ranges, around));
     if (desired.mode === 'lockdown') {
       const own = tables.findIndex(isOwn);
-      const guard = restriction(desired, ranges, [...(around?.bridges ?? []), ...options.trusted]);
+      const guard = restriction(desired, ranges, exempt(options.trusted, around?.bridges));
       if (own < 0) tables.push(guard);
       else tables[own] = { ...guard, chains: byName([...guard.chains, ...tables[own]!.chains]) };
     }

@@ -1,7 +1,7 @@
 /** Where a jump to our chain stands. */
+import { isAbove, jumpLimit } from '../../src/filters/ends.ts';
 import { probes, walk } from '../../src/filters/nft/judge.ts';
 import { isOurJump, rulesOf, same, type ChainName } from '../../src/filters/nft/listing.ts';
-import { upper } from '../../src/plugin/strays.ts';
 import type { Desired } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import type { Jump } from './owned.ts';
@@ -22,23 +22,16 @@ export function jumpsIn(
   return found.reverse();
 }
 
-/**
- * Before the first rule that drops any of our traffic, so that the admin's earlier rules (bans) still
- * come first; at the end where only the policy drops. Not below rules that are taken over, because they may
- * have let Cloudflare past a limit or a ban. A jump that already stands well stays.
- */
+/** At the end where only the policy drops. A jump that already stands well stays. */
 export function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
-  const deciding = probes(desired, name.family).flatMap((probe) => {
-    const end = walk(name, probe, around.rules);
-    return end.rule === undefined || end.verdict === 'accept' ? [] : [end.rule.handle];
-  });
   const rules = rulesOf(around.rules, name);
-  const limit = upper(
-    rules.findIndex((r) => deciding.includes(r.handle)),
+  const limit = jumpLimit(
+    rules,
+    probes(desired, name.family).map((probe) => walk(name, probe, around.rules)),
     around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
   );
-  const standing = jumpsIn(name, around).find((j) => limit < 0 || j.index < limit);
+  const standing = jumpsIn(name, around).find((j) => isAbove(j.index, limit));
   if (standing !== undefined) return { chain: name.chain, before: standing.before };
   const next = limit < 0 ? undefined : rules.slice(limit).find((r) => !isOurJump(r));
   return { chain: name.chain, before: next?.handle ?? null };

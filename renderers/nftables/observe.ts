@@ -10,42 +10,25 @@ import {
   type Family,
   type Listing,
 } from '../../src/filters/nft/listing.ts';
-import { defaultRouteInterfaces, dockerBridges } from '../../src/host/interfaces.ts';
+import { unusable } from '../../src/filters/unusable.ts';
+import { bridgesAndRoutes } from '../../src/host/interfaces.ts';
 import { none, parseRanges, PrefixError } from '../../src/prefix.ts';
-import type { Host, Outcome, Ranges } from '../../src/renderer.ts';
-import { firstLines } from '../../src/text.ts';
+import type { Host, Ranges } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import { jumpsIn } from './jumps.ts';
 import { bases, byName, isOwn, isSetName, setNames, setType, type NftTable } from './owned.ts';
 import { ruleText } from './rule-text.ts';
 import { uses, type AcceptedSet } from './strays.ts';
 
+const unsupported = [
+  /Protocol not supported|Unable to initialize Netlink/,
+  'this kernel has no nf_tables; load the module nf_tables, or use --backend iptables',
+] as const;
+
 export async function ask(host: Host, argv: readonly [string, ...string[]]): Promise<string> {
   const outcome = await host.query({ argv, timeout: 120_000 });
-  if (outcome.code !== 0) throw unusable(argv, outcome);
+  if (outcome.code !== 0) throw unusable('nftables', argv, outcome, unsupported);
   return outcome.stdout;
-}
-
-function unusable(argv: readonly string[], outcome: Outcome): BackendError {
-  const detail = firstLines(outcome.stderr);
-  const text = outcome.stderr;
-  if (/Operation not permitted|Permission denied/.test(text))
-    return new BackendError(
-      'no permission',
-      'nftables: reading the rules needs root (CAP_NET_ADMIN); run it with sudo',
-      { detail },
-    );
-  if (/Protocol not supported|Unable to initialize Netlink/.test(text))
-    return new BackendError(
-      'not supported',
-      'nftables: this kernel has no nf_tables; load the module nf_tables, or use --backend iptables',
-      { detail },
-    );
-  return new BackendError(
-    'broken',
-    `nftables: ${argv.join(' ')} failed with code ${outcome.code}`,
-    { detail },
-  );
 }
 
 /** Our own table, and every table that has our chain. Sets alone are the admin's (an included fragment). */
@@ -78,7 +61,6 @@ export async function lookAround(
     flagged
       .filter((t) => new RegExp(`^\\tflags .*\\b${flag}\\b`, 'm').test(t.text))
       .map((t) => t.name);
-  const defaultRoutes = await defaultRouteInterfaces(host);
   return {
     rules: listing.rules,
     chains: listing.chains,
@@ -88,8 +70,7 @@ export async function lookAround(
       .filter(({ name }) => isSetName(name))
       .map(({ family, table, name }) => `${family} ${table} ${name}`),
     shared: sharedSets(listing),
-    bridges: (await dockerBridges(host)).filter((name) => !defaultRoutes.includes(name)),
-    defaultRoutes,
+    ...(await bridgesAndRoutes(host)),
     legacy: /^filter$/m.test((await host.read('/proc/net/ip_tables_names')) ?? ''),
     mismatches: mismatches(listing),
   };

@@ -1,4 +1,6 @@
 /** The lines of the transactions that lead from what is to what is wanted. */
+import { isAbove } from '../../src/filters/ends.ts';
+import { sameList } from '../../src/filters/lines.ts';
 import { rulesOf } from '../../src/filters/nft/listing.ts';
 import type { Observed, RunStep } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
@@ -54,7 +56,7 @@ function setLines(
   return setNames.flatMap((name) => {
     const wanted = table.sets[name];
     const held = now?.sets[name];
-    if (wanted === undefined || equalLists(held, wanted)) return [];
+    if (wanted === undefined || sameList(held, wanted)) return [];
     // What is added to a new set in a statement of its own, nft 1.0.6 sends twice (100,000: 1.0 s of CPU in place of
     // 0.8), and to flush one costs 15 ms in the kernel (6.18), an empty one too. `create` leaves the elements out and
     // says nothing; where there is a set by now, what it holds comes out when it is read back.
@@ -75,7 +77,7 @@ function chainLines(
 ): string[] {
   const changed = chains.filter((chain) => {
     const old = now?.chains.find((c) => c.name === chain.name);
-    return old?.base !== chain.base || !equalLists(old?.rules, writable(chain));
+    return old?.base !== chain.base || !sameList(old?.rules, writable(chain));
   });
   return [
     ...changed.map((c) => addChain(table, c)),
@@ -113,8 +115,7 @@ function jumpLines(table: NftTable, jump: Jump, around: NftAround): string[] {
   const limit = rulesOf(around.rules, name).findIndex((r) => r.handle === jump.before);
   // On the way back it is not moved down: an admin may have added a drop there, or deleted what it stood before.
   const keep =
-    standing.find((j) => j.before === jump.before) ??
-    standing.find((j) => limit < 0 || j.index < limit);
+    standing.find((j) => j.before === jump.before) ?? standing.find((j) => isAbove(j.index, limit));
   const extra = standing
     .filter((j) => j !== keep)
     .map((j) => `delete rule ${at(table)} ${jump.chain} handle ${j.handle}`);
@@ -176,8 +177,4 @@ function find(tables: readonly NftTable[], table: NftTable): NftTable | undefine
 /** The rules that this version can write; a foreign one is never put back. */
 function writable(chain: NftChain): readonly string[] {
   return chain.rules.filter((rule) => !rule.startsWith('#'));
-}
-
-function equalLists(a: readonly string[] | undefined, b: readonly string[]): boolean {
-  return a !== undefined && a.length === b.length && a.every((value, i) => value === b[i]);
 }

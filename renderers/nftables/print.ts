@@ -1,7 +1,8 @@
 /** The files that `render` writes. */
+import { script } from '../../src/filters/lines.ts';
 import type { Artifact } from '../../src/renderer.ts';
 import { at, bases, isOwn, jumpRule, setNames, setType, type NftOwned } from './owned.ts';
-import { addChain, addSet, elementLines, listed, script } from './statements.ts';
+import { addChain, addSet, elementLines, listed } from './statements.ts';
 
 export function artifact(name: string, lines: readonly string[]): Artifact {
   return { path: `nftables/${name}`, content: script(lines) };

@@ -1,5 +1,6 @@
 /** The lines by which what other hands wrote goes, or comes back to its place. */
 import { rulesOf, same } from '../../src/filters/nft/listing.ts';
+import { movesOf } from '../../src/filters/strays.ts';
 import type { Observed } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import { readElement, textOfRule } from './asks.ts';
@@ -11,20 +12,13 @@ export function strayLines(
   wanted: NftOwned,
   { owned, around }: Observed<NftOwned, NftAround>,
 ): { readonly go: readonly string[]; readonly back: readonly string[] } {
-  const now = owned.strays ?? [];
-  if (wanted.strays === undefined) return { go: now.map(deleteLine), back: [] };
-  const then = wanted.strays;
-  // On the way back none of theirs goes: what was written since then stays.
-  if (then.length === 0) return { go: [], back: [] };
-  // What is there already is not put back, whether it was looked for or not.
-  const there = [
-    ...now.map(strayKey),
+  const { go, back } = movesOf(wanted.strays, owned.strays ?? [], strayKey, () => [
     ...around.rules.map((rule) => strayKey({ ...rule, rule: textOfRule(rule) ?? '' })),
     ...around.accepted.flatMap(({ family, table, name: set, elem }) =>
       elem.map((one) => strayKey({ family, table, set, element: readElement(one).element })),
     ),
-  ];
-  return { go: [], back: without(then, there).flatMap((stray) => putBack(stray, around)) };
+  ]);
+  return { go: go.map(deleteLine), back: back.flatMap((stray) => putBack(stray, around)) };
 }
 
 type StrayName =
@@ -38,17 +32,6 @@ function strayKey(stray: StrayName): string {
       ? [family, table, stray.chain, stray.rule]
       : [family, table, `@${stray.set}`, stray.element],
   );
-}
-
-/** Each key takes one away. */
-function without(strays: readonly NftStray[], keys: readonly string[]): NftStray[] {
-  const left = new Map<string, number>();
-  for (const key of keys) left.set(key, (left.get(key) ?? 0) + 1);
-  return strays.filter((stray) => {
-    const count = left.get(strayKey(stray)) ?? 0;
-    left.set(strayKey(stray), count - 1);
-    return count <= 0;
-  });
 }
 
 function deleteLine(stray: NftStray): string {

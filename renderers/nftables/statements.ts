@@ -1,10 +1,6 @@
 /** Statements of nft that are both loaded and printed. */
 import { at, setType, type NftChain, type NftTable, type SetName } from './owned.ts';
 
-export function script(lines: readonly string[]): string {
-  return lines.map((line) => `${line}\n`).join('');
-}
-
 export function addSet(table: NftTable, name: SetName, prefixes: readonly string[] = []): string[] {
   const head = `add set ${at(table)} ${name} { type ${setType[name]}; flags interval;`;
   return prefixes.length === 0 ? [`${head} }`] : [`${head} elements = {`, listed(prefixes), '}; }'];

@@ -11,7 +11,7 @@ import {
   type Family,
   type Rule,
 } from '../../src/filters/nft/listing.ts';
-import { beyondOf, opens, type Asks, type Opens } from '../../src/plugin/strays.ts';
+import { beyondOf, opens, type Asks, type Opens } from '../../src/filters/strays.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
 import { read, readElement } from './asks.ts';
 

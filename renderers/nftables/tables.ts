@@ -1,5 +1,6 @@
 /** The tables that should be. */
 import { chainName, type Family } from '../../src/filters/nft/listing.ts';
+import { closedUdpPorts, protocols } from '../../src/plugin/ports.ts';
 import type { Desired, Ranges } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import type { Place } from './attach.ts';
@@ -25,10 +26,7 @@ export function attachment(
 ): NftTable {
   const name = 'table' in place ? place.table : place.name;
   const rules: string[] = [];
-  for (const [protocol, list] of [
-    ['tcp', desired.tcpPorts],
-    ['udp', desired.udpPorts],
-  ] as const) {
+  for (const [protocol, list] of protocols(desired)) {
     if (list.length === 0) continue;
     for (const [set, source] of [
       ['cfsync4', 'ip'],
@@ -53,15 +51,14 @@ export function attachment(
 }
 
 export function restriction(desired: Desired, ranges: Ranges, exempt: readonly string[]): NftTable {
-  const closed = desired.tcpPorts.filter((p) => !desired.udpPorts.includes(p));
+  const closed = closedUdpPorts(desired);
   const local = 'fib daddr type local';
   const rules = [
-    ...['lo', ...[...new Set(exempt)].sort()].map((name) => `iifname "${name}" return`),
+    ...exempt.map((name) => `iifname "${name}" return`),
     `tcp dport ${ports(desired.tcpPorts)} ${local} jump guard`,
     ...(desired.udpPorts.length > 0
       ? [`udp dport ${ports(desired.udpPorts)} ${local} jump guard`]
       : []),
-    // Cloudflare speaks only TCP to origins, so the same ports over UDP are open to nobody.
     ...(closed.length > 0 ? [`udp dport ${ports(closed)} ${local} counter drop ${mark}`] : []),
   ];
   return {

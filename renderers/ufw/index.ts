@@ -12,6 +12,7 @@ import { BackendError, CfsyncError, errno, exit } from '../../src/errors.ts';
 import { digest } from '../../src/digest.ts';
 import { defaultRouteInterfaces, dockerBridges } from '../../src/host/interfaces.ts';
 import { checkKeys } from '../../src/plugin/options.ts';
+import { protocols } from '../../src/plugin/ports.ts';
 import { intersect, isEmpty, merge, none, parseRanges, type Family } from '../../src/prefix.ts';
 import {
   defineRenderer,
@@ -249,13 +250,6 @@ export default defineRenderer<null, UfwOwned, UfwAround>({
 });
 
 // ---- wanted ----
-
-function protocols(desired: Desired): readonly (readonly ['tcp' | 'udp', readonly number[]])[] {
-  return [
-    ['tcp', desired.tcpPorts],
-    ['udp', desired.udpPorts],
-  ];
-}
 
 function refuseManyPorts(protocol: string, ports: readonly number[]): void {
   if (ports.length <= mostPorts) return;

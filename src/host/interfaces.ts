@@ -25,6 +25,17 @@ export function ownAddresses(): readonly NetworkInterfaceInfo[] {
     .filter(({ internal }) => !internal);
 }
 
+/** The interfaces with a default route, through which strangers come in, and Docker's bridges without one. */
+export async function bridgesAndRoutes(
+  host: Host,
+): Promise<{ readonly bridges: readonly string[]; readonly defaultRoutes: readonly string[] }> {
+  const [bridges, defaultRoutes] = await Promise.all([
+    dockerBridges(host),
+    defaultRouteInterfaces(host),
+  ]);
+  return { bridges: bridges.filter((name) => !defaultRoutes.includes(name)), defaultRoutes };
+}
+
 /**
  * From the main routing tables (proc(5)); policy routing is not looked at. VPNs set a default route in two halves
  * (0.0.0.0/1 and 128.0.0.0/1), and 2000::/3 for IPv6.

@@ -1,5 +1,6 @@
 /** Parses and compares port lists. */
 import { CfsyncError, exit } from '../errors.ts';
+import type { Desired } from '../renderer.ts';
 import { shown } from '../text.ts';
 
 /**
@@ -25,8 +26,33 @@ export function parsePorts(value: unknown, where: string): readonly number[] {
 
 /** Whether ports as iptables writes them, like `80,443` or `6000:6007`, are all in a list. */
 export function areWithin(ports: string, list: readonly number[]): boolean {
-  return ports.split(',').every((part) => {
+  return portRanges(ports).every((range) => isWithin(range, list));
+}
+
+/** First and last. */
+export type PortRange = readonly [number, number];
+
+export function portRanges(ports: string): PortRange[] {
+  return ports.split(',').map((part) => {
     const [low, high = low] = part.split(':').map(Number);
-    return list.filter((port) => low! <= port && port <= high!).length === high! - low! + 1;
+    return [low!, high!];
   });
+}
+
+export function isWithin([low, high]: PortRange, list: readonly number[]): boolean {
+  return list.filter((port) => low <= port && port <= high).length === high - low + 1;
+}
+
+export function protocols(
+  desired: Desired,
+): readonly (readonly ['tcp' | 'udp', readonly number[]])[] {
+  return [
+    ['tcp', desired.tcpPorts],
+    ['udp', desired.udpPorts],
+  ];
+}
+
+/** Cloudflare speaks only TCP to origins, so the same ports over UDP are open to nobody in lockdown. */
+export function closedUdpPorts({ tcpPorts, udpPorts }: Desired): number[] {
+  return tcpPorts.filter((port) => !udpPorts.includes(port));
 }

@@ -1,5 +1,5 @@
 /** Refuses a change that could cut the session it runs in, and names who else it would cut off. */
-import { defaultRouteInterfaces, dockerBridges, reachedThrough } from '../host/interfaces.ts';
+import { bridgesAndRoutes, reachedThrough } from '../host/interfaces.ts';
 import type { Plan } from '../engine/plan.ts';
 import { exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
@@ -265,8 +265,7 @@ function isInForce({ job, observed }: Plan, { desired }: Applied): boolean {
 
 /** What comes in through Docker's bridges, and through the interfaces that the backend's option `trusted` names. */
 async function spared({ job }: Plan): Promise<Ranges> {
-  const open = await defaultRouteInterfaces(host);
-  const bridges = (await dockerBridges(host)).filter((name) => !open.includes(name));
+  const { bridges } = await bridgesAndRoutes(host);
   const { trusted } = job.raw;
   const names = [trusted ?? []].flat().map(String);
   return reachedThrough(host, [...bridges, ...names]);

@@ -78,6 +78,9 @@ export function isWritable(name: string): boolean {
   return /^[A-Za-z_.][A-Za-z0-9_./-]*$/.test(name);
 }
 
+/** The tables of iptables, which iptables-nft keeps under the same names. */
+export const iptablesTables: readonly string[] = ['filter', 'nat', 'mangle', 'raw', 'security'];
+
 /** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
 export function managedByIptables(
   { family, table }: Pick<ChainName, 'family' | 'table'>,
@@ -85,7 +88,7 @@ export function managedByIptables(
 ): boolean {
   return (
     family !== 'inet' &&
-    ['filter', 'nat', 'mangle', 'raw', 'security'].includes(table) &&
+    iptablesTables.includes(table) &&
     chains.some((c) => c.family === family && c.table === table && /^[A-Z]+$/.test(c.chain))
   );
 }

@@ -1,9 +1,7 @@
 /** Judges what somebody else wrote to let Cloudflare in: by its ports, and by its place. */
+import { isWithin, type PortRange } from '../plugin/ports.ts';
 import type { Desired, Notice } from '../renderer.ts';
 import { escape, few } from '../text.ts';
-
-/** First and last. */
-export type PortRange = readonly [number, number];
 
 /** What a rule asks of a packet, besides its source. */
 export interface Asks {
@@ -32,19 +30,10 @@ export function opens(desired: Desired, way: Asks, rule: Asks): Opens {
   return lists.some((list) => list.every((range) => isWithin(range, wanted))) ? 'ours' : 'others';
 }
 
-function isWithin([low, high]: PortRange, wanted: readonly number[]): boolean {
-  return wanted.filter((port) => low <= port && port <= high).length === high - low + 1;
-}
-
 /** What ends with a rule that opens so much on one of the ways to it; undefined: nothing else. */
 export function beyondOf(all: readonly Opens[]): string | undefined {
   const most = all.find((one) => one !== 'ours');
   return most && `they reach every other ${most} as well`;
-}
-
-/** The upper one of two places in a chain; -1 stands for none. */
-export function upper(one: number, other: number): number {
-  return one < 0 || other < 0 ? Math.max(one, other) : Math.min(one, other);
 }
 
 /**
@@ -71,4 +60,44 @@ export function leftAlone(others: readonly string[], mixed: readonly string[]): 
           ),
         ]),
   ];
+}
+
+/** The warning that what was taken over may be written again. @param files Those that are loaded at boot. */
+export function broughtBack(files: string): Notice {
+  return {
+    level: 'warning',
+    text: `a script that wrote these rules, or a file that is loaded at boot (${files}), brings them back: take them out there as well`,
+  };
+}
+
+/** What a plan does with strays. */
+export interface Moves<S> {
+  readonly go: readonly S[];
+  readonly stay: readonly S[];
+  readonly back: readonly S[];
+}
+
+/**
+ * @param wanted Undefined where all of them go.
+ * @param there The keys of what else the host has.
+ */
+export function movesOf<S>(
+  wanted: readonly S[] | undefined,
+  observed: readonly S[],
+  keyOf: (stray: S) => string,
+  there: () => readonly string[],
+): Moves<S> {
+  if (wanted === undefined) return { go: observed, stay: [], back: [] };
+  // On the way back none of theirs goes: what was written since then stays.
+  if (wanted.length === 0) return { go: [], stay: observed, back: [] };
+  // What is there already is not put back, whether it was looked for or not.
+  const left = new Map<string, number>();
+  for (const key of [...observed.map(keyOf), ...there()]) left.set(key, (left.get(key) ?? 0) + 1);
+  const back = wanted.filter((stray) => {
+    const count = left.get(keyOf(stray)) ?? 0;
+    // Each that is there stands for one.
+    left.set(keyOf(stray), count - 1);
+    return count <= 0;
+  });
+  return { go: [], stay: observed, back };
 }

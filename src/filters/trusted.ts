@@ -1,6 +1,6 @@
 /** The option `trusted` of packet filters: interfaces that lockdown leaves alone, next to lo and Docker's bridges. */
 import { CfsyncError, exit } from '../errors.ts';
-import { stringList } from './options.ts';
+import { stringList } from '../plugin/options.ts';
 import { escape } from '../text.ts';
 
 /** Sorted names that the kernel would take (dev_valid_name in net/core/dev.c), less what a rule would have to quote. */
@@ -13,6 +13,11 @@ export function trustedOption(value: unknown, backend: string): readonly string[
         `${backend}: trusted: ${escape(name)} is not an interface name`,
       );
   return [...names].sort();
+}
+
+/** The interfaces that lockdown leaves alone. */
+export function exempt(trusted: readonly string[], bridges: readonly string[] = []): string[] {
+  return ['lo', ...[...new Set([...bridges, ...trusted])].sort()];
 }
 
 /** @throws CfsyncError when one of them leads to everybody. */
