@@ -1,6 +1,6 @@
 /** Finds the rules of iptables that other hands wrote to let Cloudflare in. */
 import type { Family } from '../../src/prefix.ts';
-import { namesOnly } from '../../src/feed/published.ts';
+import { namesAny, namesOnly } from '../../src/feed/published.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
 import { beyondOf, opens, type Asks } from '../../src/filters/strays.ts';
 import { portRanges, type PortRange } from '../../src/plugin/ports.ts';
@@ -74,7 +74,7 @@ export function findStrays(
       const asks = isRule ? read(rule.text) : undefined;
       const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
       if (!namesOnly(known, prefixes)) {
-        if (prefixes.some((prefix) => namesOnly(known, [prefix]))) mixed.push(text);
+        if (namesAny(known, prefixes)) mixed.push(text);
       } else if (asks !== undefined) {
         const all = ways.map((way) => opens(desired, way, asks));
         if (!all.includes('others')) {

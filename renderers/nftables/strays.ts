@@ -1,5 +1,5 @@
 /** Finds the rules and elements of nftables that other hands wrote to let Cloudflare in. */
-import { namesOnly } from '../../src/feed/published.ts';
+import { namesAny, namesOnly } from '../../src/feed/published.ts';
 import {
   at,
   chainName,
@@ -97,45 +97,57 @@ export function findStrays(
       if (list === undefined) askers.set(set, [{ rule, text, all }]);
       else list.push({ rule, text, all });
     } else if (!namesOnly(known, asks.sources)) {
-      if (asks.sources.some((one) => namesOnly(known, [one]))) mixed.push(text);
+      if (namesAny(known, asks.sources)) mixed.push(text);
     } else if (all.includes('others')) others.push(text);
     else found.set(rule, { ...strayOf(text, asks.sources, all), rule: asks.text });
   }
 
-  const strays: NftStray[] = placed(found, rules);
+  const inRules = placed(found, rules);
   const counting = new Set(found.keys());
-  for (const set of sets) {
+  const inSets = sets.map((set) => {
     const here = askers.get(setName(set, set.name)) ?? [];
-    const parts = set.elem.map(readElement);
-    const ranges = parts.filter((part) => namesOnly(known, part.prefixes));
-    const halves = parts.filter(
-      (part) => !ranges.includes(part) && part.prefixes.some((one) => namesOnly(known, [one])),
-    );
-    const name = `${set.family} ${set.table} ${set.name}`;
-    if (ranges.length + halves.length === 0) continue;
-    if (rules.filter((rule) => uses(rule, set)).length > here.length) {
-      mixed.push(`set ${name}`);
-      continue;
-    }
-    const other = here.filter(({ all }) => all.includes('others'));
-    others.push(...other.map(({ text }) => text));
-    if (other.length > 0) continue;
-    mixed.push(...halves.map(({ element }) => `element ${name} { ${element} }`));
-    for (const { element, prefixes, comment } of ranges) {
-      const text = `add element ${name} { ${element} }`;
-      const { family, table } = set;
-      const all = here.flatMap((asker) => asker.all);
-      const place = { family, table, set: set.name, element };
-      strays.push({
-        ...strayOf(text, prefixes, all),
-        ...place,
-        ...(comment === undefined ? {} : { comment }),
-      });
-    }
-    if (ranges.length > 0) for (const { rule } of here) counting.add(rule);
-  }
-  const rest = rules.filter((rule) => !found.has(rule));
-  return { strays, rest, places: placesOf(bases, rules, counting), others, mixed };
+    const one = straysIn(set, here, rules, known);
+    if (one.strays.length > 0) for (const { rule } of here) counting.add(rule);
+    return one;
+  });
+  return {
+    strays: [...inRules, ...inSets.flatMap((one) => one.strays)],
+    rest: rules.filter((rule) => !found.has(rule)),
+    places: placesOf(bases, rules, counting),
+    others: [...others, ...inSets.flatMap((one) => one.others)],
+    mixed: [...mixed, ...inSets.flatMap((one) => one.mixed)],
+  };
+}
+
+/** @param askers Its rules that accept on known conditions. */
+function straysIn(
+  set: AcceptedSet,
+  askers: readonly Asker[],
+  rules: readonly Rule[],
+  known: Ranges,
+): Pick<Found, 'strays' | 'others' | 'mixed'> {
+  const nothing = { strays: [], others: [], mixed: [] };
+  const parts = set.elem.map(readElement);
+  const ranges = parts.filter((part) => namesOnly(known, part.prefixes));
+  const halves = parts.filter((part) => !ranges.includes(part) && namesAny(known, part.prefixes));
+  const { family, table } = set;
+  const name = `${family} ${table} ${set.name}`;
+  if (ranges.length + halves.length === 0) return nothing;
+  if (rules.filter((rule) => uses(rule, set)).length > askers.length)
+    return { ...nothing, mixed: [`set ${name}`] };
+  const other = askers.filter(({ all }) => all.includes('others'));
+  if (other.length > 0) return { ...nothing, others: other.map(({ text }) => text) };
+  const all = askers.flatMap((asker) => asker.all);
+  const strays = ranges.map(({ element, prefixes, comment }) => ({
+    ...strayOf(`add element ${name} { ${element} }`, prefixes, all),
+    family,
+    table,
+    set: set.name,
+    element,
+    ...(comment === undefined ? {} : { comment }),
+  }));
+  const mixed = halves.map(({ element }) => `element ${name} { ${element} }`);
+  return { ...nothing, strays, mixed };
 }
 
 function nameOf({ family, table, chain }: ChainName): string {

@@ -46,3 +46,7 @@ export function namesOnly(known: Ranges, prefixes: readonly string[]): boolean {
     throw error;
   }
 }
+
+export function namesAny(known: Ranges, prefixes: readonly string[]): boolean {
+  return prefixes.some((prefix) => namesOnly(known, [prefix]));
+}
