@@ -13,12 +13,34 @@ import type { IptOptions } from './options.ts';
 const manyPrefixes = 200;
 
 export function remarks(desired: Desired, options: IptOptions, around: IptAround): Notice[] {
+  return [
+    ...(around.v6 === undefined
+      ? [note('this kernel has no IPv6 (no /proc/sys/net/ipv6), so ip6tables is left alone')]
+      : []),
+    ...ofRules(desired, around),
+    ...nativeDrops(desired, around).map(([label, instead]) =>
+      warning(
+        `chain ${label} of nftables drops the ports, and an accept of iptables does not count there; ${instead}`,
+      ),
+    ),
+    ...ofPrograms(around),
+    ...withoutSets(desired, options, around),
+    ...(around.remarks ?? []),
+  ];
+}
+
+function note(text: string): Notice {
+  return { level: 'note', text };
+}
+
+function warning(text: string): Notice {
+  return { level: 'warning', text };
+}
+
+/** What the rules of iptables do to the ports. */
+function ofRules(desired: Desired, around: IptAround): Notice[] {
   const notices: Notice[] = [];
-  const note = (text: string): void => void notices.push({ level: 'note', text });
-  const warn = (text: string): void => void notices.push({ level: 'warning', text });
   const allow = desired.mode === 'allow';
-  if (around.v6 === undefined)
-    note('this kernel has no IPv6 (no /proc/sys/net/ipv6), so ip6tables is left alone');
   let dropping = false;
   const published = new Set<number>();
   for (const family of families) {
@@ -29,8 +51,10 @@ export function remarks(desired: Desired, options: IptOptions, around: IptAround
       const { drops, open, unclear } = judge(family, filter, desired, around);
       if (drops.length > 0) dropping = true;
       if (unclear.length > 0)
-        note(
-          `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
+        notices.push(
+          note(
+            `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
+          ),
         );
       if (open !== undefined && drops.length > 0 && allow)
         notices.push(opensToAll(tool[family], open));
@@ -40,39 +64,62 @@ export function remarks(desired: Desired, options: IptOptions, around: IptAround
       if (nat?.rules.some((rule) => publishes(rule, probe))) published.add(probe.port);
     const { variant, tables } = found.other;
     if (tables.some((t) => hasRules(t)))
-      note(
-        `there are also rules of ${tool[family]}-${variant}; both count, and what either drops is dropped: look with ${tool[family]}-${variant}-save`,
+      notices.push(
+        note(
+          `there are also rules of ${tool[family]}-${variant}; both count, and what either drops is dropped: look with ${tool[family]}-${variant}-save`,
+        ),
       );
   }
   if (!dropping && allow) notices.push(changesNothing('rule of iptables'));
   if (published.size > 0 && allow)
-    note(
-      `port ${[...published].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,
+    notices.push(
+      note(
+        `port ${[...published].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,
+      ),
     );
-  for (const [label, instead] of nativeDrops(desired, around))
-    warn(
-      `chain ${label} of nftables drops the ports, and an accept of iptables does not count there; ${instead}`,
-    );
+  return notices;
+}
+
+/** Programs that have rules of their own, or save those of others. */
+function ofPrograms(around: IptAround): Notice[] {
+  const notices: Notice[] = [];
   const filter = around.v4.tables.find((t) => t.name === 'filter');
   const has = (chain: string): boolean => filter?.chains.some((c) => c.name === chain) === true;
   if (has('ufw-user-input'))
-    note('UFW is active here: --backend ufw keeps the rules where ufw status shows them');
+    notices.push(
+      note('UFW is active here: --backend ufw keeps the rules where ufw status shows them'),
+    );
   if (has('INPUT_ZONES') || has('IN_public'))
-    note('firewalld manages these chains, and takes the jump away whenever it reloads');
+    notices.push(
+      note('firewalld manages these chains, and takes the jump away whenever it reloads'),
+    );
   if (around.netfilterPersistent)
-    note(
-      'netfilter-persistent is installed: netfilter-persistent save would freeze the rules of today in /etc/iptables; keep them with cfsync apply --persist',
-    );
-  for (const family of families)
-    if (!options.set && desired.ranges[family].length > manyPrefixes)
+    notices.push(
       note(
-        `${count(desired.ranges[family].length, 'rule')} of ${tool[family]} are asked one after another; --ipset makes that one look-up`,
-      );
-  if (!options.set && around.shared.length > 0)
-    warn(
-      `${around.shared.join(', ')}: rules that cfsync did not write use this set, and it is no longer refreshed`,
+        'netfilter-persistent is installed: netfilter-persistent save would freeze the rules of today in /etc/iptables; keep them with cfsync apply --persist',
+      ),
     );
-  return [...notices, ...(around.remarks ?? [])];
+  return notices;
+}
+
+/** What is different without ipsets. */
+function withoutSets(desired: Desired, options: IptOptions, around: IptAround): Notice[] {
+  if (options.set) return [];
+  const notices: Notice[] = [];
+  for (const family of families)
+    if (desired.ranges[family].length > manyPrefixes)
+      notices.push(
+        note(
+          `${count(desired.ranges[family].length, 'rule')} of ${tool[family]} are asked one after another; --ipset makes that one look-up`,
+        ),
+      );
+  if (around.shared.length > 0)
+    notices.push(
+      warning(
+        `${around.shared.join(', ')}: rules that cfsync did not write use this set, and it is no longer refreshed`,
+      ),
+    );
+  return notices;
 }
 
 function hasRules(table: SavedTable): boolean {

@@ -14,7 +14,7 @@ import type { Desired, Observed, RunStep, Step } from '../../../src/renderer.ts'
 import { bundled, desired } from '../../helpers/desired.ts';
 import { golden } from '../../helpers/golden.ts';
 import { leftoverSets, listings, ownerText } from '../../fixtures/nftables/listings.ts';
-import { hostWith } from './host.ts';
+import { hostWith, nothingAround } from './host.ts';
 
 describe('adopt', () => {
   const known = parseRanges([...bundled.v4, ...bundled.v6, '104.16.0.0/12']);
@@ -226,20 +226,12 @@ describe('adopt', () => {
         tables: jumps.length === 0 ? [] : [table],
       },
       around: {
+        ...nothingAround,
         rules: rules.map(({ kind, handle, chain }) => ruleOf(kind, handle, chain)),
         chains: [
           { ...name, chain: 'input', base },
           ...['script', 'cfsync'].map((chain) => ({ ...name, chain })),
         ],
-        owner: [],
-        dormant: [],
-        sets: [],
-        shared: [],
-        bridges: [],
-        defaultRoutes: [],
-        legacy: false,
-        mismatches: [],
-        accepted: [],
       },
     };
   }

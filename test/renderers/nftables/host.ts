@@ -1,4 +1,5 @@
 /** Hosts with rule sets that nft printed, and what the renderer wants there. */
+import type { NftAround } from '../../../renderers/nftables/around.ts';
 import nftables from '../../../renderers/nftables/index.ts';
 import type { Desired } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
@@ -20,3 +21,18 @@ export async function wantOn(
   const { owned, notices } = nftables.want(desired(changes), options, observed.around);
   return { owned, notices, observed, steps: nftables.plan(owned, observed) };
 }
+
+/** A host on which there is nothing. */
+export const nothingAround: NftAround = {
+  rules: [],
+  chains: [],
+  owner: [],
+  dormant: [],
+  sets: [],
+  shared: [],
+  bridges: [],
+  defaultRoutes: [],
+  legacy: false,
+  mismatches: [],
+  accepted: [],
+};

@@ -16,6 +16,7 @@ import { desired } from '../../helpers/desired.ts';
 import { recorded, type Recorded } from '../../helpers/host.ts';
 import { damagedHost, runThrough, type Reach } from '../../helpers/hostile-host.ts';
 import { cases, damagedJson, expectLinear, pumps, readOrRefused } from '../../helpers/hostile.ts';
+import { nothingAround } from './host.ts';
 
 const ask = 'nft -j -t list ruleset';
 const hosts: readonly Recorded[] = (
@@ -233,19 +234,7 @@ describe('a rule set', () => {
           const { rules, chains } = parseListing(
             listed([base('input'), ...items]).answers![ask] as string,
           );
-          const around = {
-            rules,
-            chains,
-            owner: [],
-            dormant: [],
-            sets: [],
-            shared: [],
-            bridges: [],
-            defaultRoutes: [],
-            legacy: false,
-            mismatches: [],
-            accepted: [],
-          };
+          const around = { ...nothingAround, rules, chains };
           return nftables.want(desired(), nftables.options({}), around);
         },
         `shape ${index}`,

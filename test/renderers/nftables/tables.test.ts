@@ -2,25 +2,15 @@ import { describe, expect, it } from 'vitest';
 import type { NftAround } from '../../../renderers/nftables/around.ts';
 import nftables from '../../../renderers/nftables/index.ts';
 import { desired } from '../../helpers/desired.ts';
+import { nothingAround } from './host.ts';
 
 describe('lockdown', () => {
-  const around = (changes: Partial<NftAround>): NftAround => ({
-    rules: [],
-    chains: [],
-    owner: [],
-    dormant: [],
-    sets: [],
-    shared: [],
-    bridges: [],
-    defaultRoutes: [],
-    legacy: false,
-    mismatches: [],
-    accepted: [],
-    ...changes,
-  });
   const exempt = (more: Partial<NftAround>, trusted: string[] = []): string[] =>
     nftables
-      .want(desired({ mode: 'lockdown' }), nftables.options({ trusted }), around(more))
+      .want(desired({ mode: 'lockdown' }), nftables.options({ trusted }), {
+        ...nothingAround,
+        ...more,
+      })
       .owned.tables[0]!.chains.find((c) => c.name === 'prerouting')!
       .rules.filter((r) => r.endsWith('return'));
 
