@@ -1,9 +1,9 @@
 /** Finds what scripts wrote into csf.allow and csf.ignore for Cloudflare, and takes such lines out or puts them back. */
-import { areWithin } from '../../src/plugin/ports.ts';
 import { namesOnly } from '../../src/feed/published.ts';
+import { areWithin } from '../../src/plugin/ports.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
 import { addBlock, hasBlock, removeBlock } from './block.ts';
-import { effectiveLines, entriesIn } from './lines.ts';
+import { effectiveLines, entriesIn, lineOf, type Entry } from './lines.ts';
 
 /** A line that somebody else wrote. */
 export interface CsfStray extends Stray {
@@ -83,4 +83,13 @@ export function withLines(
   const missing = lines.filter((line) => !present.has(line)).map((line) => `${line}\n`);
   const end = missing.length === 0 || text === '' || text.endsWith('\n') ? '' : '\n';
   return [text, end, ...missing].join('');
+}
+
+/** What a line of theirs loads; csf.ignore loads nothing. */
+export function strayEntries({ list, line }: Pick<CsfStray, 'list' | 'line'>): readonly Entry[] {
+  return list === 'allow' ? entriesIn(line) : [];
+}
+
+export function entryNames(stray: Pick<CsfStray, 'list' | 'line'>): readonly string[] {
+  return strayEntries(stray).map(lineOf);
 }

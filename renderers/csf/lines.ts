@@ -99,3 +99,29 @@ export function ruleOf({ protocol, direction, ports, prefix }: Entry, style: Sty
     : `-m ${protocol} ${side} ${ports}`;
   return `${address} ${prefix} ${style[direction]} -p ${protocol} ${match} -j ${style.accept}`;
 }
+
+export const directions = ['in', 'out'] as const;
+
+export function times(lines: readonly string[]): (line: string) => number {
+  const found = new Map<string, number>();
+  for (const line of lines) found.set(line, (found.get(line) ?? 0) + 1);
+  return (line) => found.get(line) ?? 0;
+}
+
+export type Lines = ReadonlyMap<string, Entry>;
+
+/** The lines of a text that name rules, in order. */
+export function linesIn(text: string | null): Lines {
+  return new Map(entriesOf(text).map((entry) => [lineOf(entry), entry]));
+}
+
+/** The list less each of these once. */
+export function without(list: readonly string[], gone: readonly string[]): readonly string[] {
+  const left = times(gone);
+  const seen = new Map<string, number>();
+  return list.filter((one) => {
+    const n = (seen.get(one) ?? 0) + 1;
+    seen.set(one, n);
+    return n > left(one);
+  });
+}

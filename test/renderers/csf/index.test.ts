@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import csf, { type CsfAround, type CsfOwned } from '../../../renderers/csf/index.ts';
+import csf from '../../../renderers/csf/index.ts';
+import type { CsfAround, CsfOwned } from '../../../renderers/csf/state.ts';
 import { refuseConflicts } from '../../../src/run/plan.ts';
 import { addBlock, hasBlock, removeBlock } from '../../../renderers/csf/block.ts';
 import { opened, parseConf } from '../../../renderers/csf/conf.ts';
