@@ -1,4 +1,8 @@
 /** Reads and edits the values of `ignoreip` in the files of an admin, and leaves every other byte as it is. */
+import ipaddr from 'ipaddr.js';
+import { isIP } from 'node:net';
+import { canonical, parseRanges } from '../../src/prefix.ts';
+import type { Ranges } from '../../src/renderer.ts';
 
 /** A value as fail2ban splits it, and where it stands in the text. */
 export interface Entry {
@@ -167,4 +171,23 @@ export function withEntries(text: string, section: string, values: readonly stri
   if (missing.length === 0) return text;
   const rest = text.slice(first.start);
   return `${text.slice(0, first.start)} ${missing.join(' ')}${/^(\s|$)/.test(rest) ? '' : ' '}${rest}`;
+}
+
+/** An address or network as a prefix, host bits cut off as fail2ban does; undefined for a host name. */
+export function prefixOf(entry: string): string | undefined {
+  const [address, length] = entry.split('/');
+  const family = isIP(address!);
+  if (family === 0) return undefined;
+  const whole = `${address}/${length ?? (family === 4 ? 32 : 128)}`;
+  try {
+    const kind = family === 4 ? ipaddr.IPv4 : ipaddr.IPv6;
+    const network = kind.networkAddressFromCIDR(whole).toString();
+    return canonical(`${network}/${whole.split('/')[1]}`)?.text;
+  } catch {
+    return undefined;
+  }
+}
+
+export function prefixesOf(entries: readonly string[]): Ranges {
+  return parseRanges(entries.map(prefixOf).filter((prefix) => prefix !== undefined));
 }

@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import fail2ban, {
-  type Fail2banAround,
-  type Fail2banOwned,
-} from '../../../renderers/fail2ban/index.ts';
+import fail2ban from '../../../renderers/fail2ban/index.ts';
+import type { Fail2banAround, Fail2banOwned } from '../../../renderers/fail2ban/state.ts';
 import { BackendError, CfsyncError } from '../../../src/errors.ts';
 import { digest } from '../../../src/digest.ts';
 import { merge, none, parseRanges } from '../../../src/prefix.ts';
