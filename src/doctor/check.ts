@@ -1,6 +1,6 @@
 /** The contract between the doctor and its checks: what is observed as data, and judged without the host. */
 import type { Host, Mode, Ranges } from '../renderer.ts';
-import type { IngressOptions } from '../../renderers/nginx-ingress/index.ts';
+import type { IngressOptions } from '../../renderers/nginx-ingress/state.ts';
 import type { ProcessHost } from '../host/proc.ts';
 
 /** The errors of Cloudflare's that a visitor sees, which a finding may be the cause of. */

@@ -1,5 +1,6 @@
 /** Do the real-IP keys of the ingress controller do anything? Looks where a cluster is configured. */
-import ingress, { type IngressAround } from '../../../renderers/nginx-ingress/index.ts';
+import ingress from '../../../renderers/nginx-ingress/index.ts';
+import type { IngressAround } from '../../../renderers/nginx-ingress/state.ts';
 import { CfsyncError, exit } from '../../errors.ts';
 import { canonical, intersect, isEmpty, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import ingress, { type IngressAround } from '../../../renderers/nginx-ingress/index.ts';
+import ingress from '../../../renderers/nginx-ingress/index.ts';
+import type { IngressAround } from '../../../renderers/nginx-ingress/state.ts';
 import { parseRanges } from '../../../src/prefix.ts';
 import { desired } from '../../helpers/desired.ts';
 import { golden } from '../../helpers/golden.ts';
