@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import nginx, { type NginxAround, type NginxOptions } from '../../../renderers/nginx/index.ts';
+import nginx from '../../../renderers/nginx/index.ts';
+import type { NginxAround, NginxOptions } from '../../../renderers/nginx/state.ts';
 import { CfsyncError, exit } from '../../../src/errors.ts';
 import { digest } from '../../../src/digest.ts';
 import { dumpedFiles, globbed, parse } from '../../../renderers/nginx/configuration.ts';
