@@ -1,6 +1,6 @@
 /** Keeps rules across reboots: one systemd unit that applies the snapshot again, handled like a backend. */
 import { BackendError, CfsyncError, exit } from '../../src/errors.ts';
-import { digest } from '../../src/digest.ts';
+import { fileStep } from '../../src/digest.ts';
 import { none } from '../../src/prefix.ts';
 import { defineRenderer, type Host, type Owned, type Step } from '../../src/renderer.ts';
 import { quoteWord, runningFolder, unitFolder } from '../../src/host/systemd.ts';
@@ -62,14 +62,8 @@ export default defineRenderer<BootOptions, BootOwned, Around>({
     });
     if (now.enabled && !wanted.enabled) steps.push(systemctl('disable', unit));
     if (now.text !== wanted.text) {
-      steps.push({
-        kind: 'file',
-        summary: wanted.text === null ? `boot: delete ${path}` : `boot: write ${path}`,
-        path,
-        content: wanted.text,
-        mode: 0o644,
-        expect: now.text === null ? null : digest(now.text),
-      });
+      const summary = wanted.text === null ? `boot: delete ${path}` : `boot: write ${path}`;
+      steps.push(fileStep({ summary, path, old: now.text, content: wanted.text, mode: 0o644 }));
       if (observed.around.running) steps.push(systemctl('daemon-reload'));
     }
     if (!now.enabled && wanted.enabled) steps.push(systemctl('enable', unit));

@@ -1,5 +1,5 @@
 /** Plans the files, the rules of the running firewall, and what CSF itself is told. */
-import { digest } from '../../src/digest.ts';
+import { fileStep } from '../../src/digest.ts';
 import { CfsyncError, exit } from '../../src/errors.ts';
 import type { FileStep, Observed, Step } from '../../src/renderer.ts';
 import { count } from '../../src/text.ts';
@@ -57,23 +57,15 @@ function isDown({ error, disabled, restarting }: CsfAround): boolean {
   return error !== null && !disabled && !restarting;
 }
 
-function fileStep(path: string, now: string | null, then: string | null): FileStep[] {
+function change(path: string, now: string | null, then: string | null): FileStep[] {
   if (now === then) return [];
   const verb = then === null ? 'delete' : now === null ? 'write' : 'rewrite';
-  return [
-    {
-      kind: 'file',
-      summary: `csf: ${verb} ${path}`,
-      path,
-      content: then,
-      mode: 0o600,
-      expect: now === null ? null : digest(now),
-    },
-  ];
+  const summary = `csf: ${verb} ${path}`;
+  return [fileStep({ summary, path, old: now, content: then, mode: 0o600 })];
 }
 
 function ownFile(name: Name, now: string | null, then: string | null): FileStep[] {
-  return fileStep(own[name], now, then);
+  return change(own[name], now, then);
 }
 
 /** What is to stand in csf.allow or csf.ignore; with `keep`, what goes of theirs still does. */
@@ -103,7 +95,7 @@ function listSteps(name: Name, now: string | null, then: string | null): Step[] 
       exit.failed,
       `csf: ${files[name]} has bytes that are not UTF-8, which a change would lose; nothing was changed; convert it, for instance with iconv -f latin1`,
     );
-  return fileStep(files[name], now, then);
+  return change(files[name], now, then);
 }
 
 /** One restore per family: everything changes at once, and what comes is there before what goes is gone. */

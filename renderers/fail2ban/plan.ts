@@ -1,5 +1,5 @@
 /** Plans the files, the reload between them, and what it takes afterwards. */
-import { digest } from '../../src/digest.ts';
+import { fileStep } from '../../src/digest.ts';
 import { intersect, isEmpty, subtract } from '../../src/prefix.ts';
 import type { Command, FileStep, Observed, Ranges, Step } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
@@ -108,14 +108,8 @@ function editOf(
   gone: readonly string[],
 ): { readonly before: readonly Step[]; readonly after: readonly Step[] } {
   const path = `${folder}/${names[key]}`;
-  const write = (what: string, from: string | null, to: string | null): Step => ({
-    kind: 'file',
-    summary: `fail2ban: ${what}`,
-    path,
-    content: to,
-    mode: 0o644,
-    expect: from === null ? null : digest(from),
-  });
+  const write = (what: string, from: string | null, to: string | null): Step =>
+    fileStep({ summary: `fail2ban: ${what}`, path, old: from, content: to, mode: 0o644 });
   const end = `${text === null ? 'delete' : 'write'} ${path}`;
   if ((old === null && gone.length === 0) || !reload)
     return { before: [write(end, old, text)], after: [] };

@@ -1,5 +1,5 @@
 /** Takes values out of the admin's files, or puts them back. */
-import { digest } from '../../src/digest.ts';
+import { fileStep } from '../../src/digest.ts';
 import type { FileStep } from '../../src/renderer.ts';
 import { indent } from './files.ts';
 import { withEntries, withoutEntries, type Entry, type Setting } from './ignoreip.ts';
@@ -41,14 +41,13 @@ export function editsOfTheirs(
     if (then === now) return [];
     const path = `${folder}/${file}`;
     return [
-      {
-        kind: 'file',
+      fileStep({
         summary: `fail2ban: rewrite ${path}: Cloudflare's ranges ${back.length > 0 ? 'come back into' : 'leave'} ignoreip`,
         path,
+        old: now,
         content: then,
         mode: 0o644,
-        expect: digest(now),
-      },
+      }),
     ];
   });
 }

@@ -1,6 +1,6 @@
 /** Plans the files, then what takes the kernel to them. */
 import { isDeepStrictEqual } from 'node:util';
-import { digest } from '../../src/digest.ts';
+import { fileStep } from '../../src/digest.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Command, Observed, Step } from '../../src/renderer.ts';
 import { count } from '../../src/text.ts';
@@ -38,16 +38,17 @@ export function plan(
     });
     const path = paths[family];
     if (next !== text)
-      files.push({
-        kind: 'file',
-        summary: `ufw: write ${path}: ${count(blocks.length, 'rule')} of cfsync's`,
-        path,
-        content: next,
-        mode: 0o640,
-        expect: digest(text),
-        // An error in the file would take the whole firewall down at the next `ufw reload` or boot.
-        check: restore(next, '--test'),
-      });
+      files.push(
+        fileStep({
+          summary: `ufw: write ${path}: ${count(blocks.length, 'rule')} of cfsync's`,
+          path,
+          old: text,
+          content: next,
+          mode: 0o640,
+          // An error in the file would take the whole firewall down at the next `ufw reload` or boot.
+          check: restore(next, '--test'),
+        }),
+      );
     if (isRunning(family, around) && (next !== text || (loaded && !owned[family].loaded))) {
       const change = moves(family, next, around);
       loads.push({
