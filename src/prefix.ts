@@ -68,6 +68,11 @@ export function withoutLength(prefix: string): string {
   return prefix.replace(/\/(32|128)$/, '');
 }
 
+/** The same for a single address too, as programs print one that leave /32 and /128 out. */
+export function asPrefix(text: string): ReturnType<typeof canonical> {
+  return canonical(withLength(text));
+}
+
 /**
  * The prefix that an address is in, given with a length or without, as programs read it that cut host bits off;
  * undefined where it is no address.

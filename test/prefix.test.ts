@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import {
   addresses,
+  asPrefix,
   canonical,
   contains,
   equal,
@@ -52,6 +53,14 @@ describe('network', () => {
   ])('%s is none', (text) => {
     expect(network(text)).toBeUndefined();
   });
+});
+
+test('a single address is a prefix too, and host bits are none', () => {
+  expect(asPrefix('173.245.48.1')).toEqual({ family: 'v4', text: '173.245.48.1/32' });
+  expect(asPrefix('2400:CB00::1')).toEqual({ family: 'v6', text: '2400:cb00::1/128' });
+  expect(asPrefix('173.245.48.0/20')).toEqual({ family: 'v4', text: '173.245.48.0/20' });
+  for (const text of ['', 'all', '173.245.48.1/20', '1.2.3'])
+    expect(asPrefix(text)).toBeUndefined();
 });
 
 describe('canonical', () => {

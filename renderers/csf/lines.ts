@@ -1,5 +1,5 @@
 /** Lines of csf.allow: CSF's advanced filters, and the rules of iptables that CSF makes of them. */
-import { canonical, type Family } from '../../src/prefix.ts';
+import { asPrefix, type Family } from '../../src/prefix.ts';
 
 /** Who may reach ports of this host (`in`), or what the answers may go to (`out`). */
 export interface Entry {
@@ -39,18 +39,13 @@ export function familyOf({ prefix }: Entry): Family {
 
 /** What a line loads: a plain address counts for both directions. */
 export function entriesIn(line: string): readonly Entry[] {
-  const prefix = prefixOf(line.trim().split(/\s/)[0]!);
+  const prefix = asPrefix(line.trim().split(/\s/)[0]!)?.text;
   if (prefix === undefined) return [entryOf(line) ?? []].flat();
   const plain = { protocol: 'any', ports: '', prefix } as const;
   return [
     { ...plain, direction: 'in' },
     { ...plain, direction: 'out' },
   ];
-}
-
-function prefixOf(address: string): string | undefined {
-  const single = address.includes(':') ? '/128' : '/32';
-  return canonical(address.includes('/') ? address : address + single)?.text;
 }
 
 /** An entry of the kind above, read as CSF reads it (`linefilter`); undefined for anything else. */
@@ -62,7 +57,7 @@ export function entryOf(line: string): Entry | undefined {
   const [ports, address] = direction === 'in' ? ['d=', 's='] : ['s=', 'd='];
   if (protocol !== 'tcp' && protocol !== 'udp') return undefined;
   if (!parts[0]?.startsWith(ports) || !parts[1]?.startsWith(address)) return undefined;
-  const prefix = prefixOf(parts[1].slice(2));
+  const prefix = asPrefix(parts[1].slice(2))?.text;
   if (prefix === undefined) return undefined;
   return {
     protocol,

@@ -2,7 +2,7 @@
 import { namesOnly } from '../../src/feed/published.ts';
 import { publicSpace } from '../../src/special-purpose.ts';
 import { prefixOf, renamed, settingsOf, type Entry, type Setting } from './ignoreip.ts';
-import { type Fail2banAround } from './state.ts';
+import type { Fail2banAround } from './state.ts';
 
 /** A name that nobody has, for the nth of the values that are followed through the configuration. */
 export function mark(n: number): string {

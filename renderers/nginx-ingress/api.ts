@@ -3,7 +3,7 @@ import { BackendError } from '../../src/errors.ts';
 import { isFields } from '../../src/plugin/options.ts';
 import type { Host } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
-import { type IngressAround } from './state.ts';
+import type { IngressAround } from './state.ts';
 
 /** What the API server answers, before it is looked at. */
 export type Fields = Readonly<Record<string, unknown>>;

@@ -1,5 +1,5 @@
 /** Reads the rules that `iptables -S` prints and that /etc/ufw/user.rules holds, and judges what they do to a port. */
-import { canonical, intersect, isEmpty, none, subtract, type Family } from '../../src/prefix.ts';
+import { asPrefix, intersect, isEmpty, none, subtract, type Family } from '../../src/prefix.ts';
 import type { Ranges } from '../../src/renderer.ts';
 import { linesOf, unreadable } from '../../src/filters/iptables/save.ts';
 
@@ -140,12 +140,6 @@ export function meaning(rule: ChainRule): unknown {
 /** The same text for the same prefix; what is none stays as it is. */
 export function prefixText(source: string): string {
   return asPrefix(source)?.text ?? source;
-}
-
-/** A single address is a prefix too: ufw leaves /32 and /128 out. */
-export function asPrefix(source: string): ReturnType<typeof canonical> {
-  const length = source.includes(':') ? '128' : '32';
-  return canonical(source.includes('/') ? source : `${source}/${length}`);
 }
 
 /** Whether a port is in `443`, `80,443` or `6000:6007`; `any` and nothing hold every port. */

@@ -1,9 +1,8 @@
 /** Finds in the rules files what scripts left there to let Cloudflare in, and puts it back where it stood. */
-import type { Family } from '../../src/prefix.ts';
+import { asPrefix, type Family } from '../../src/prefix.ts';
 import { areWithin } from '../../src/plugin/ports.ts';
 import { namesOnly } from '../../src/feed/published.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
-import { asPrefix } from './chains.ts';
 import {
   commandOf,
   identity,

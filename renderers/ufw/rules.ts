@@ -1,8 +1,8 @@
 /** Reads and edits /etc/ufw/user.rules and user6.rules, in the form that ufw 0.36 to 0.36.2 writes. */
 import { BackendError } from '../../src/errors.ts';
-import type { Family } from '../../src/prefix.ts';
+import { asPrefix, type Family } from '../../src/prefix.ts';
 import { escape } from '../../src/text.ts';
-import { asPrefix, hinders, parseRule, prefixText, type Claim } from './chains.ts';
+import { hinders, parseRule, prefixText, type Claim } from './chains.ts';
 
 /** A rule as ufw knows it: what stands in a `### tuple ###` line. */
 export interface Tuple {
