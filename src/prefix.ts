@@ -63,14 +63,14 @@ export function withLength(text: string): string {
   return text.includes('/') ? text : `${text}/${widths[familyOf(text)]}`;
 }
 
+/** As `canonical`, for a single address too, as programs print one that leave /32 and /128 out. */
+export function asPrefix(text: string): ReturnType<typeof canonical> {
+  return canonical(withLength(text));
+}
+
 /** Without the length where it is 32 or 128, as of one address. */
 export function withoutLength(prefix: string): string {
   return prefix.replace(/\/(32|128)$/, '');
-}
-
-/** The same for a single address too, as programs print one that leave /32 and /128 out. */
-export function asPrefix(text: string): ReturnType<typeof canonical> {
-  return canonical(withLength(text));
 }
 
 /**

@@ -1,4 +1,5 @@
 /** The keys of the two controllers. */
+import { canonical } from '../../src/prefix.ts';
 import type { Desired } from '../../src/renderer.ts';
 import type { Data, Target } from './state.ts';
 
@@ -12,6 +13,7 @@ export const flavours = {
     name: 'ingress-nginx-controller',
     values: ['controller', 'config'],
     cidrs: 'proxy-real-ip-cidr',
+    header: 'forwarded-for-header',
     fixed: { 'enable-real-ip': 'true', 'forwarded-for-header': 'CF-Connecting-IP' },
     foreign: ['real-ip-header', 'set-real-ip-from'],
   },
@@ -21,6 +23,7 @@ export const flavours = {
     name: 'nginx-config',
     values: ['controller', 'config', 'entries'],
     cidrs: 'set-real-ip-from',
+    header: 'real-ip-header',
     fixed: { 'real-ip-header': 'CF-Connecting-IP', 'real-ip-recursive': 'True' },
     foreign: ['proxy-real-ip-cidr', 'forwarded-for-header', 'enable-real-ip'],
   },
@@ -41,4 +44,9 @@ export function keysOf({ ranges }: Desired, flavour: Target['flavour']): Data {
 
 export function isTrue(value: string | undefined): boolean {
   return value?.toLowerCase() === 'true';
+}
+
+/** The prefixes of a list with commas, blanks around them or not; what is none is left out. */
+export function listed(list = ''): readonly string[] {
+  return list.split(',').flatMap((word) => canonical(word.trim())?.text ?? []);
 }

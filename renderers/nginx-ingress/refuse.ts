@@ -1,9 +1,9 @@
 /** Refuses what the controller would misread, or what is somebody else's. */
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { canonical, intersect, isEmpty, parseRanges } from '../../src/prefix.ts';
+import { intersect, isEmpty, parseRanges } from '../../src/prefix.ts';
 import type { Ranges } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
-import { isTrue } from './controllers.ts';
+import { isTrue, listed } from './controllers.ts';
 import {
   isForeign,
   type Data,
@@ -47,10 +47,7 @@ function refuseMisread(place: string, ranges: Ranges, options: Target, data: Dat
       exit.failed,
       `nginx-ingress: ${place} has use-proxy-protocol: the controller then takes the visitor from the PROXY protocol and not from a header, and would believe it from Cloudflare's ranges alone; nothing was changed; the load balancer must be believed there, not Cloudflare`,
     );
-  const allowed = (data['whitelist-source-range'] ?? '')
-    .split(',')
-    .flatMap((word) => canonical(word.trim())?.text ?? [])
-    .filter((prefix) => !prefix.endsWith('/0'));
+  const allowed = listed(data['whitelist-source-range']).filter((prefix) => !prefix.endsWith('/0'));
   if (!isEmpty(intersect(parseRanges(allowed), ranges)))
     throw new CfsyncError(
       exit.refused,

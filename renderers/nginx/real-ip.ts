@@ -12,7 +12,10 @@ export interface HttpLevel {
 /** Whose connections have the visitor's address in a block, with and without a file of ours. */
 export type Replaced = (blocks: readonly string[], ours: HttpLevel | null) => Ranges;
 
-export function replacing(directives: readonly Directive[]): Replaced {
+/** What counts of a name in a block: what is said in the innermost block around it that says anything. */
+export type Nearest = (name: string, blocks: readonly string[]) => readonly Directive[];
+
+export function nearestOf(directives: readonly Directive[]): Nearest {
   const places = new Map<string, Directive[]>();
   for (const directive of directives) {
     const key = placeOf(directive.words[0]!, directive.blocks);
@@ -20,15 +23,17 @@ export function replacing(directives: readonly Directive[]): Replaced {
     places.set(key, list);
     list.push(directive);
   }
-
-  /** What counts in a block: what is said in the innermost block around it that says anything. */
-  const nearest = (name: string, blocks: readonly string[]): Directive[] => {
+  return (name, blocks) => {
     for (let depth = blocks.length; depth > 0; depth--) {
       const found = places.get(placeOf(name, blocks.slice(0, depth)));
       if (found !== undefined) return found;
     }
     return [];
   };
+}
+
+export function replacing(directives: readonly Directive[]): Replaced {
+  const nearest = nearestOf(directives);
 
   const believed = (blocks: readonly string[], ours: HttpLevel | null): Ranges => {
     const from = nearest('set_real_ip_from', blocks);

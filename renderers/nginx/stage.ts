@@ -3,7 +3,7 @@ import { basename, dirname } from 'node:path';
 import type { Changes } from '../../src/plugin/file-renderer.ts';
 import type { Command } from '../../src/renderer.ts';
 
-/** In a mount namespace of its own the changed folder stands where nginx looks for it, and nobody else sees it. */
+/** A program in a mount namespace of its own: what stands in another place there, nobody else sees. */
 export function inNamespace(...argv: readonly string[]): [string, ...string[]] {
   return ['unshare', '--mount', '--propagation', 'private', ...argv];
 }

@@ -6,6 +6,7 @@ import {
   serversOf,
   type Directive,
 } from '../../renderers/nginx/configuration.ts';
+import { inNamespace } from '../../renderers/nginx/stage.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
@@ -55,8 +56,7 @@ cd / && exec nginx -T -q`;
 async function dump(host: DoctorHost, running: boolean): Promise<Outcome | undefined> {
   if ((await unlessMissing(host, ['nginx', '-v'])) === undefined) return undefined;
   if (!running) {
-    const namespace = ['unshare', '--mount', '--propagation', 'private'] as const;
-    const outcome = await unlessMissing(host, [...namespace, 'sh', '-c', sealed]);
+    const outcome = await unlessMissing(host, inNamespace('sh', '-c', sealed));
     // unshare itself ends with 1 when it may not.
     if (outcome !== undefined && outcome.code !== 77 && !outcome.stderr.startsWith('unshare:'))
       return outcome;

@@ -1,5 +1,5 @@
 /** What conditions of packet filters come to for a new connection, in whatever syntax they were written. */
-import { canonical, withLength } from '../prefix.ts';
+import { asPrefix } from '../prefix.ts';
 import { common, fromPrefixes, size, type Intervals } from './intervals.ts';
 import type { Condition, Match, Packet, Rule, Unknown } from './walk.ts';
 
@@ -27,7 +27,7 @@ export function limit(kind: 'below' | 'above'): Condition {
 export function intervalsOf(texts: readonly string[]): Intervals | undefined {
   const prefixes: string[] = [];
   for (const text of texts) {
-    const prefix = canonical(withLength(text))?.text;
+    const prefix = asPrefix(text)?.text;
     if (prefix === undefined) return undefined;
     prefixes.push(prefix);
   }

@@ -1,8 +1,9 @@
 /** Do the real-IP keys of the ingress controller do anything? Looks where a cluster is configured. */
+import { flavours, isTrue, listed } from '../../../renderers/nginx-ingress/controllers.ts';
 import ingress from '../../../renderers/nginx-ingress/index.ts';
-import type { IngressAround } from '../../../renderers/nginx-ingress/state.ts';
+import type { Data, IngressAround } from '../../../renderers/nginx-ingress/state.ts';
 import { CfsyncError, exit } from '../../errors.ts';
-import { canonical, intersect, isEmpty, parseRanges, subtract } from '../../prefix.ts';
+import { intersect, isEmpty, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type Finding } from '../check.ts';
@@ -10,18 +11,10 @@ import { defineCheck, type Finding } from '../check.ts';
 /** What the API server answered; null where no cluster is configured. */
 type Seen = Pick<IngressAround, 'target' | 'data' | 'hiding'> | null;
 
-/** The keys of each controller, as the renderer's facts have them: each ignores those of the other. */
-const keys = {
-  community: {
-    cidrs: 'proxy-real-ip-cidr',
-    header: 'forwarded-for-header',
-    foreign: ['real-ip-header', 'set-real-ip-from', 'real-ip-recursive'],
-  },
-  f5: {
-    cidrs: 'set-real-ip-from',
-    header: 'real-ip-header',
-    foreign: ['proxy-real-ip-cidr', 'forwarded-for-header', 'enable-real-ip'],
-  },
+/** The keys that each controller ignores, for they are the other one's. */
+const ignored = {
+  community: [...flavours.community.foreign, 'real-ip-recursive'],
+  f5: flavours.f5.foreign,
 } as const;
 
 /** https://developers.cloudflare.com/fundamentals/reference/http-headers/ */
@@ -64,9 +57,9 @@ export default defineCheck<Seen>({
       ...(given !== null && { command: given }),
       ...more,
     });
-    const { cidrs, header, foreign } = keys[target.flavour];
+    const { cidrs, header } = flavours[target.flavour];
     const findings: Finding[] = [];
-    const inert = foreign.filter((key) => data[key] !== undefined);
+    const inert = ignored[target.flavour].filter((key) => data[key] !== undefined);
     if (inert.length > 0)
       findings.push(
         warning(
@@ -111,7 +104,6 @@ export default defineCheck<Seen>({
   },
 });
 
-type Data = Readonly<Record<string, string>>;
 /** `command: null`: no single command mends it. */
 type More = Partial<Omit<Finding, 'command'>> & { readonly command?: string | null };
 type Warn = (title: string, names: readonly string[], more?: More) => Finding;
@@ -195,16 +187,12 @@ function f5(data: Data, warning: Warn): readonly Finding[] {
   return findings;
 }
 
-function prefixesOf(list = ''): Ranges {
-  return parseRanges(list.split(',').flatMap((word) => canonical(word.trim())?.text ?? []));
+function prefixesOf(list: string | undefined): Ranges {
+  return parseRanges(listed(list));
 }
 
 function isAll(prefix: string): boolean {
   return prefix.endsWith('/0');
-}
-
-function isTrue(value: string | undefined): boolean {
-  return value?.toLowerCase() === 'true';
 }
 
 function shorten(value: string): string {

@@ -2,15 +2,8 @@
 import { ignoredIn, jailsIn, logsIn } from '../../../renderers/fail2ban/answers.ts';
 import { ofProcess } from '../../host/proc.ts';
 import { serversOf, type Directive } from '../../../renderers/nginx/configuration.ts';
-import {
-  canonical,
-  intersect,
-  isEmpty,
-  none,
-  parseRanges,
-  subtract,
-  withLength,
-} from '../../prefix.ts';
+import { nearestOf, type Nearest } from '../../../renderers/nginx/real-ip.ts';
+import { asPrefix, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
@@ -98,28 +91,11 @@ async function jails(host: DoctorHost): Promise<readonly Jail[]> {
 
 // ---- nginx ----
 
-/** The directives of this name that count in a block: those of the innermost block that has any. */
-function nearest(
-  directives: readonly Directive[],
-  name: string,
-  blocks: readonly string[],
-): readonly Directive[] {
-  const around = directives.filter(
-    (one) => one.words[0] === name && one.blocks.every((block, i) => block === blocks[i]),
-  );
-  const depth = Math.max(0, ...around.map((one) => one.blocks.length));
-  return around.filter((one) => one.blocks.length === depth);
-}
-
 /** ngx_http_realip_module: believed are those of set_real_ip_from, in the header of real_ip_header. */
-function nginxView(
-  directives: readonly Directive[],
-  blocks: readonly string[],
-  ranges: Ranges,
-): View {
-  const from = nearest(directives, 'set_real_ip_from', blocks);
+function nginxView(nearest: Nearest, blocks: readonly string[], ranges: Ranges): View {
+  const from = nearest('set_real_ip_from', blocks);
   if (from.length === 0) return { edge: ranges, why: 'no set_real_ip_from counts there' };
-  const [header] = nearest(directives, 'real_ip_header', blocks);
+  const [header] = nearest('real_ip_header', blocks);
   const name = header?.words[1] ?? 'X-Real-IP';
   if (!headers.includes(name.toLowerCase()))
     return {
@@ -137,11 +113,12 @@ function accessLists(directives: readonly Directive[], ranges: Ranges): readonly
       ['allow', 'deny'].includes(words[0]!) && blocks[0]?.startsWith('http#') === true,
   );
   const places = [...new Set(rules.map(({ blocks }) => blocks.join()))];
+  const nearest = nearestOf(directives);
   return places.flatMap((place) => {
     const here = rules.filter(({ blocks }) => blocks.join() === place);
     const { blocks } = here[0]!;
     if (isLocal(directives, blocks)) return [];
-    const view = nginxView(directives, blocks, ranges);
+    const view = nginxView(nearest, blocks, ranges);
     const share = blocks.length <= 2 ? 'all' : 'part';
     return accessList(
       here.map((one) => ({
@@ -238,6 +215,7 @@ function accessList(
 }
 
 function limits(directives: readonly Directive[], ranges: Ranges): readonly Finding[] {
+  const nearest = nearestOf(directives);
   const keys = new Map<string, Directive>();
   for (const directive of directives) {
     const [name, ...words] = directive.words;
@@ -255,7 +233,7 @@ function limits(directives: readonly Directive[], ranges: Ranges): readonly Find
       name === 'limit_conn' ? first : [first, ...more].join(' ').replace(/^.*?zone=/, '');
     const declared = keys.get(zone.split(' ')[0]!);
     const key = declared?.words[1] ?? '';
-    const view = nginxView(directives, blocks, ranges);
+    const view = nginxView(nearest, blocks, ranges);
     if (isLocal(directives, blocks) || isEmpty(view.edge)) return [];
     const evidence = [
       directiveText(directive),
@@ -449,10 +427,11 @@ function names(directives: readonly Directive[], log: string): boolean {
 
 /** How each server that others can reach sees them. */
 function nginxViews(directives: readonly Directive[], ranges: Ranges): readonly View[] {
+  const nearest = nearestOf(directives);
   return serversOf(directives)
     .map((server) => server.split(','))
     .filter((blocks) => !isLocal(directives, blocks))
-    .map((blocks) => nginxView(directives, blocks, ranges));
+    .map((blocks) => nginxView(nearest, blocks, ranges));
 }
 
 // ---- helpers ----
@@ -469,7 +448,7 @@ const local = parseRanges([
 
 /** Addresses and prefixes; what is neither, or has host bits, is left out. */
 function prefixes(words: readonly string[]): Ranges {
-  return parseRanges(words.flatMap((word) => canonical(withLength(word))?.text ?? []));
+  return parseRanges(words.flatMap((word) => asPrefix(word)?.text ?? []));
 }
 
 /** Whether nearly everybody is in it. */
