@@ -79,6 +79,10 @@ export default defineConfig({
         // Modules that are nearly always needed together: one file is found and read faster than each by itself.
         { name: 'files', test: /\/src\/(digest|host\/files)\.ts$/ },
         { name: 'state', test: /\/src\/state\/(journal|pending|records|store)\.ts$/ },
+        {
+          name: 'engine',
+          test: /\/src\/engine\/(apply|back|guard|locks|perform|plan|rivals|verify)\.ts$/,
+        },
         { name: 'run', test: /\/src\/run\/(again|attempt|change|plan|show-plan)\.ts$/ },
       ],
     },
