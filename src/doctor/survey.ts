@@ -70,12 +70,12 @@ function make(seen: FilterSeen, { ranges, ports }: DoctorContext): Survey {
   const doors = filters.families.flatMap((family) => {
     const ours = fromPrefixes(ranges[family]);
     return ports.map((port): Door => {
-      const cloudflare = filters.ask({ family, port, sources: ours });
+      const cloudflare = filters.ask({ family, protocol: 'tcp', port, sources: ours });
       return {
         family,
         port,
         cloudflare,
-        strangers: filters.ask({ family, port, sources: others[family] }),
+        strangers: filters.ask({ family, protocol: 'tcp', port, sources: others[family] }),
         allowing:
           cloudflare[0] === undefined
             ? []

@@ -8,7 +8,15 @@ import { legacyBases, readTable } from './iptables/read.ts';
 import { parseSave, type SavedTable } from './iptables/save.ts';
 import { readNft } from './nft/read.ts';
 import type { FilterSeen, Save } from './observe.ts';
-import { walk, type Base, type Packet, type Result, type Rule, type Ruleset } from './walk.ts';
+import {
+  walk,
+  type Base,
+  type Packet,
+  type Protocol,
+  type Result,
+  type Rule,
+  type Ruleset,
+} from './walk.ts';
 
 /** What the packet filters do. */
 export interface Filters {
@@ -26,6 +34,7 @@ export interface Filters {
 
 interface Question {
   readonly family: Family;
+  readonly protocol: Protocol;
   readonly port: number;
   readonly sources: Intervals;
   readonly busy?: boolean;
@@ -69,8 +78,8 @@ function read(seen: FilterSeen): Filters {
     native: nft?.native ?? [],
     variants,
     sets,
-    ask: ({ family, port, sources, busy = false, without: left }) =>
-      walk(left === 'nat' ? plain : ruleset, sources, first(seen, family, port, busy), (address) =>
+    ask: ({ sources, without: left, ...question }) =>
+      walk(left === 'nat' ? plain : ruleset, sources, first(seen, question), (address) =>
         reach(seen, address),
       ),
   };
@@ -86,9 +95,13 @@ function inForce({ name, chains, rules }: SavedTable): readonly string[] {
   ];
 }
 
-function first(seen: FilterSeen, family: Family, port: number, busy: boolean): Packet {
+function first(
+  seen: FilterSeen,
+  { family, protocol, port, busy = false }: Omit<Question, 'sources' | 'without'>,
+): Packet {
   return {
     family,
+    protocol,
     port,
     originalPort: port,
     to: 'here',

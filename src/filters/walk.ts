@@ -5,9 +5,12 @@
 import type { Family } from '../prefix.ts';
 import { common, complement, union, unionOf, without, type Intervals } from './intervals.ts';
 
-/** A first packet of TCP, from one of a set of sources; what all of them have in common. */
+export type Protocol = 'tcp' | 'udp';
+
+/** A first packet, from one of a set of sources; what all of them have in common. */
 export interface Packet {
   readonly family: Family;
+  readonly protocol: Protocol;
   /** As the rules see it: after a translation, the new one. */
   readonly port: number;
   /** As the visitor sent it. */

@@ -22,6 +22,7 @@ export function doctorContext(more: Partial<DoctorContext> = {}): DoctorContext 
 /** A first packet to port 443 of a host with one way in. */
 export const packet: Packet = {
   family: 'v4',
+  protocol: 'tcp',
   port: 443,
   originalPort: 443,
   to: 'here',

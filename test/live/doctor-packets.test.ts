@@ -498,7 +498,7 @@ describeLive('the doctor and real packets', { programs: ['nft', 'iptables', 'ips
             sources[family].map((s) => `${s}/${family === 'v4' ? 32 : 128}`),
           );
           const mine = filters
-            .ask({ family, port, sources: all })
+            .ask({ family, protocol: 'tcp', port, sources: all })
             .filter((result) => common(result.sources, address).length > 0);
           expect(mine, `${source} to ${port} has one answer`).toHaveLength(1);
           return { source, port, verdict: mine[0]!.verdict, doubts: mine[0]!.doubts.length };

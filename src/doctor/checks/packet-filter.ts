@@ -39,6 +39,7 @@ export default defineCheck<FilterSeen>({
       const quiet = sourcesOf(cloudflare, 'accept');
       for (const { verdict, rules, doubts, sources } of filters.ask({
         family,
+        protocol: 'tcp',
         port,
         sources: quiet,
         busy: true,

@@ -24,7 +24,13 @@ export default defineCheck<FilterSeen>({
       );
       if (away.length === 0 || !isOpen({ ...door, strangers: away.concat(rest(door)) })) continue;
       // What the host itself would do with them: where it would let them in as well, nothing is bypassed.
-      const here = filters.ask({ family, port, sources: others[family], without: 'nat' });
+      const here = filters.ask({
+        family,
+        protocol: 'tcp',
+        port,
+        sources: others[family],
+        without: 'nat',
+      });
       if (!isClosed({ ...door, strangers: here })) continue;
       ports.add(port);
       for (const { packet } of away)

@@ -107,7 +107,7 @@ function dimension(kind: string, part: string, side: string, packet: Packet, wha
   if (kind === 'port' && side === 'dst') {
     const [, protocol, low, high = low] = /^(?:(\w+):)?(\d+)(?:-(\d+))?$/.exec(part) ?? [];
     if (low === undefined) return unknown(what);
-    if (protocol !== undefined && protocol !== 'tcp') return false;
+    if (protocol !== undefined && protocol !== packet.protocol) return false;
     return Number(low) <= packet.port && packet.port <= Number(high);
   }
   if (kind === 'iface' && side === 'src')

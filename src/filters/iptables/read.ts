@@ -22,6 +22,7 @@ import {
   type Condition,
   type Hook,
   type Packet,
+  type Protocol,
   type Rule,
 } from '../walk.ts';
 
@@ -165,24 +166,19 @@ function actionsOf(
 
 /** Modules of which every option is read below, or which need none. */
 const modules = new Set(
-  'tcp comment multiport conntrack state set addrtype limit hashlimit connlimit recent mark connmark iprange pkttype policy rpfilter'.split(
+  'comment multiport conntrack state set addrtype limit hashlimit connlimit recent mark connmark iprange pkttype policy rpfilter'.split(
     ' ',
   ),
 );
 
-/** Modules that look for something that a first packet of TCP is not. */
-const foreign = new Set([
-  'udp',
-  'udplite',
-  'icmp',
-  'icmp6',
-  'sctp',
-  'dccp',
-  'esp',
-  'ah',
-  'frag',
-  'rt',
-]);
+/** Modules that look for something that a first packet of TCP or UDP is not. */
+const foreign = new Set(['udplite', 'icmp', 'icmp6', 'sctp', 'dccp', 'esp', 'ah', 'frag', 'rt']);
+
+/** As -p takes them. */
+const protocolNames: Readonly<Record<Protocol, readonly string[]>> = {
+  tcp: ['tcp', '6'],
+  udp: ['udp', '17'],
+};
 
 /** Options that only say more about one that is read. */
 const details = new Set(
@@ -227,12 +223,13 @@ function read(
   switch (option) {
     case '-m':
       if (foreign.has(value)) return () => false;
+      if (value === 'tcp' || value === 'udp') return ({ protocol }) => protocol === value;
       if (value === 'rpfilter')
         return ({ interfaces }) =>
           interfaces.length === 1 ? !words.includes('--invert') : unknown('rpfilter');
       return modules.has(value) ? undefined : () => unknown(`-m ${value}`);
     case '-p':
-      return () => ['tcp', '6', 'all', '0'].includes(value);
+      return ({ protocol }) => ['all', '0', ...protocolNames[protocol]].includes(value);
     case '-f':
       return () => false;
     case '-s': {
@@ -267,13 +264,15 @@ function read(
       };
     case '--tcp-flags': {
       const [mask, set] = values.map((flags) => flagsOf(flags.split(',')));
-      return () =>
-        mask === undefined || set === undefined
+      return ({ protocol }) => {
+        if (protocol !== 'tcp') return false;
+        return mask === undefined || set === undefined
           ? unknown(`--tcp-flags ${values.join(' ')}`)
           : (synFlag & mask) === set;
+      };
     }
     case '--syn':
-      return () => true;
+      return ({ protocol }) => protocol === 'tcp';
     case '--ctstate':
     case '--state':
       return ({ tracked, translated }) =>
@@ -282,7 +281,7 @@ function read(
     case '--ctstatus':
       return () => (list.includes('NONE') ? unknown('--ctstatus NONE') : false);
     case '--ctproto':
-      return () => ['tcp', '6'].includes(value);
+      return ({ protocol }) => protocolNames[protocol].includes(value);
     case '--ctorigdstport':
       return ({ originalPort }) =>
         rangesOf(value).some(([low, high]) => low <= originalPort && originalPort <= high);

@@ -22,23 +22,27 @@ export function nameOf(left: unknown): string {
   return key === 'payload' ? words.join(' ') || key : [key, ...words].join(' ');
 }
 
-/** Transport protocols, and others, that TCP over IP is not. */
+/** Protocols that neither TCP nor UDP over IP is. */
 const others = new Set(
-  'udp udplite icmp icmpv6 sctp dccp igmp esp ah comp arp vlan gre geneve vxlan'.split(' '),
+  'udplite icmp icmpv6 sctp dccp igmp esp ah comp arp vlan gre geneve vxlan'.split(' '),
 );
 
 export function fieldOf(left: unknown): Field | undefined {
   const [protocol, field] = [at(left, 'payload', 'protocol'), at(left, 'payload', 'field')];
   if (typeof protocol === 'string') {
     if (others.has(protocol)) return { values: () => [0], absent: () => true };
-    if ((protocol === 'tcp' || protocol === 'th') && field === 'dport')
-      return { values: ({ port }) => [port] };
+    if (protocol === 'tcp' || protocol === 'udp' || protocol === 'th')
+      return {
+        values: ({ port }) => (field === 'dport' ? [port] : undefined),
+        absent: (packet) => protocol !== 'th' && protocol !== packet.protocol,
+      };
     if (protocol !== 'ip' && protocol !== 'ip6') return undefined;
     const family = protocol === 'ip' ? 'v4' : 'v6';
     const absent = (packet: Packet): boolean => packet.family !== family;
     if (field === 'saddr') return { source: family };
     if (field === 'daddr') return { values: destinations, absent };
-    if (field === 'protocol' || field === 'nexthdr') return { values: () => ['tcp'], absent };
+    if (field === 'protocol' || field === 'nexthdr')
+      return { values: (packet) => [packet.protocol], absent };
     return { values: () => undefined, absent };
   }
   const [meta, ct] = [at(left, 'meta', 'key'), at(left, 'ct', 'key')];
@@ -53,7 +57,7 @@ export function fieldOf(left: unknown): Field | undefined {
         absent: ({ to }) => to === 'here',
       };
     case 'l4proto':
-      return { values: () => ['tcp'] };
+      return { values: (packet) => [packet.protocol] };
     case 'nfproto':
       return { values: ({ family }) => [family === 'v4' ? 'ipv4' : 'ipv6'] };
     case 'protocol':

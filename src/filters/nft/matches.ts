@@ -147,7 +147,7 @@ function sourceOf(family: Family, op: unknown, parts: readonly unknown[], what: 
 
 function sourcePortOf(left: unknown, op: unknown, parts: readonly unknown[]): Condition {
   const what = nameOf(left);
-  const isTcp = ['tcp', 'th'].includes(String(at(left, 'payload', 'protocol')));
+  const asked = at(left, 'payload', 'protocol');
   const ranges: (readonly [number, number])[] = [];
   for (const part of parts) {
     const value = at(part, 'elem', 'val') ?? part;
@@ -164,8 +164,8 @@ function sourcePortOf(left: unknown, op: unknown, parts: readonly unknown[]): Co
     '<=': [0, first],
   };
   const wanted = bound[String(op)];
-  return ({ family }) => {
-    if (!isTcp) return false;
+  return ({ family, protocol }) => {
+    if (asked !== 'th' && asked !== protocol) return false;
     const match = sourcePort(wanted === undefined ? ranges : [wanted], what);
     return op === '!=' ? not(match, family) : match;
   };
@@ -198,6 +198,7 @@ function bitwise(left: unknown, op: unknown, right: unknown): Condition {
   return (packet) => {
     if (protocol === 'ip' && packet.family !== 'v4') return false;
     if (protocol === 'ip6' && packet.family !== 'v6') return false;
+    if (protocol === 'tcp' && packet.protocol !== 'tcp') return false;
     const list = values(packet);
     const isKnown = list !== undefined && bitmask !== undefined && !numbers.includes(undefined);
     return isKnown ? agreed(list, test, what) : unknown(what);

@@ -88,6 +88,7 @@ function actionOf(
       // nft prints no `meta nfproto` in front of one that says it itself.
       const type = at(e, key, 'type');
       if (type === 'icmp' || type === 'icmpv6') onlyFor(type === 'icmp' ? 'v4' : 'v6');
+      if (type === 'tcp reset') conditions.push(({ protocol }) => protocol === 'tcp');
       return [{ kind: 'reject' }];
     }
     case 'jump':

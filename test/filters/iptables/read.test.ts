@@ -111,6 +111,27 @@ describe('rules of iptables', () => {
   });
 
   it.each([
+    ['-p tcp -m tcp --dport 443', 'none'],
+    ['! -p tcp', 'all'],
+    ['-p udp -m udp --dport 443', 'all'],
+    ['-p udp -m udp --dport 53', 'none'],
+    ['-p udp -m multiport --dports 80,443', 'all'],
+    ['-p udp -m udp --sport 0:1023', 'none'],
+    ['-p 17', 'all'],
+    ['-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN', 'none'],
+    ['-m set --match-set port src,dst', '104.16.0.1'],
+    ['-m conntrack --ctproto 17', 'all'],
+    ['-m conntrack --ctproto 6', 'none'],
+  ])('%s drops %s over UDP', (text, whom) => {
+    const told: Readonly<Record<string, readonly string[]>> = {
+      all: [`both: drop, -A INPUT ${text} -j DROP`],
+      none: ['both: accept'],
+      '104.16.0.1': [`104.16.0.1: drop, -A INPUT ${text} -j DROP`, '173.245.48.10: accept'],
+    };
+    expect(judge(rule(text), { protocol: 'udp' })).toEqual(told[whom]);
+  });
+
+  it.each([
     ['-m time --timestart 08:00:00', '-m time'],
     ['-m geoip --source-country DE', '-m geoip'],
     ['-m string --string "x" --algo bm', '-m string'],

@@ -115,6 +115,22 @@ describe('a chain of nft', () => {
     expect(judge(name, more)).toBe(verdict);
   });
 
+  it.each([
+    ['accept_port', 'drop'],
+    ['drop_range', 'continue'],
+    ['drop_not_port', 'continue'],
+    ['drop_any_transport', 'drop'],
+    ['drop_udp', 'drop'],
+    ['drop_tcp', 'drop'],
+    ['drop_protocol', 'continue'],
+    ['drop_source_port', 'continue'],
+    ['return_port', 'drop'],
+    ['port_map', 'continue'],
+    ['jump_drop', 'reject'],
+  ])('%s, for UDP: %s', (name, verdict) => {
+    expect(judge(name, { protocol: 'udp' })).toBe(verdict);
+  });
+
   it('is named in the words that nft has for it', () => {
     const text = `table inet judge { # handle 1
 \tchain drop_new { # handle 7
