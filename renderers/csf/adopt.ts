@@ -1,4 +1,4 @@
-/** Takes over what scripts wrote into csf.allow and csf.ignore. */
+/** Takes over what scripts wrote into CSF's lists. */
 import type { Desired, Observed, Ranges } from '../../src/renderer.ts';
 import { isOn } from './conf.ts';
 import { entryNames, leftovers, strayEntries, type CsfStray } from './leftovers.ts';

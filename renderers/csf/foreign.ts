@@ -48,5 +48,4 @@ export async function foreign(
 /** The chains that CSF makes itself (csf.pl, 14 and 15), beside those named after block lists. */
 const csfChain =
   /^(?:LOGACCEPT|CC_ALLOW(?:F|P|PORTS)?|CC_DENY(?:P|PORTS)?|(?:BLOCK|CC|INV)DROP|INVALID|G?(?:ALLOW|DENY)(?:IN|OUT)|(?:ALLOWDYN|GDYN)(?:IN|OUT)|SYNFLOOD|PORTFLOOD|UDPFLOOD|CONNLIMIT|LOGDROP(?:IN|OUT)|LOCAL(?:INPUT|OUTPUT)|SMTPOUTPUT|PK_\d+_S\d+_IN|X_CXS_\w+)$/;
-
 const csfSet = /^(?:chain_|cc_|bl_|MESSENGER)/;

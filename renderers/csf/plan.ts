@@ -1,4 +1,4 @@
-/** Plans the files, the rules of the running firewall, and what CSF itself is told. */
+/** Plans the steps from CSF as it is to CSF as it should be. */
 import { fileStep } from '../../src/digest.ts';
 import { CfsyncError, exit } from '../../src/errors.ts';
 import type { FileStep, Observed, Step } from '../../src/renderer.ts';

@@ -1,4 +1,4 @@
-/** Prints what is in CSF's files and loaded, in CSF's own syntax. */
+/** Prints what is ours in CSF's own syntax. */
 import type { Artifact } from '../../src/renderer.ts';
 import { block } from './block.ts';
 import { familyOf, linesIn, times } from './lines.ts';

@@ -53,13 +53,9 @@ export interface CsfAround {
 export type Name = 'allow' | 'ignore';
 
 export const folder = '/etc/csf';
-
 export const files = { allow: `${folder}/csf.allow`, ignore: `${folder}/csf.ignore` } as const;
-
 export const own = { allow: `${folder}/cfsync.allow`, ignore: `${folder}/cfsync.ignore` } as const;
-
 export const lockFile = '/var/lib/csf/csf.lock';
 
 export const names = ['allow', 'ignore'] as const;
-
 export const families = ['v4', 'v6'] as const;

@@ -1,4 +1,4 @@
-/** Composes the texts of cfsync.allow and cfsync.ignore. */
+/** Composes the texts of our own files. */
 import { CfsyncError, exit } from '../../src/errors.ts';
 import { canonical } from '../../src/prefix.ts';
 import type { Desired, Ranges } from '../../src/renderer.ts';

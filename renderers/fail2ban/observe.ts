@@ -1,4 +1,4 @@
-/** Asks fail2ban what its configuration comes to, with our files and without them. */
+/** Asks fail2ban what its configuration comes to, with our files or without them. */
 import { BackendError } from '../../src/errors.ts';
 import { intersect } from '../../src/prefix.ts';
 import type { Host, Observed, Outcome } from '../../src/renderer.ts';

@@ -1,4 +1,4 @@
-/** Plans the files, the reload between them, and what it takes afterwards. */
+/** Plans the edits of the files around a reload of the server. */
 import { fileStep } from '../../src/digest.ts';
 import { intersect, isEmpty, subtract } from '../../src/prefix.ts';
 import type { Command, FileStep, Observed, Ranges, Step } from '../../src/renderer.ts';

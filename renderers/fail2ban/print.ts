@@ -1,4 +1,4 @@
-/** Prints our files, what is taken over, and what the server ignores. */
+/** Prints what is ours in fail2ban's own syntax. */
 import { isEmpty } from '../../src/prefix.ts';
 import type { Artifact } from '../../src/renderer.ts';
 import { count } from '../../src/text.ts';

@@ -71,11 +71,8 @@ export interface Fail2banAround {
 }
 
 export const client = 'fail2ban-client';
-
 export const folder = '/etc/fail2ban';
-
 export const names = { early: 'jail.d/00-cfsync.conf', late: 'jail.d/zz-cfsync.local' } as const;
-
 export const keys = ['early', 'late'] as const;
 
 /** The running jails that the configuration has too; the next reload ends the others. */

@@ -1,4 +1,4 @@
-/** Asks the API server, and reads what it answers strictly. */
+/** Asks the API server, strict about what it answers. */
 import { BackendError } from '../../src/errors.ts';
 import { isFields } from '../../src/plugin/options.ts';
 import type { Host } from '../../src/renderer.ts';

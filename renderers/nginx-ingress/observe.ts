@@ -1,4 +1,4 @@
-/** Looks at the ConfigMap, and at what hides Cloudflare from the controller. */
+/** Looks at the ConfigMap, with what hides Cloudflare from its controller. */
 import { BackendError } from '../../src/errors.ts';
 import { canonical, parseRanges } from '../../src/prefix.ts';
 import type { Host, Observed } from '../../src/renderer.ts';

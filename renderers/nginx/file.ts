@@ -7,7 +7,6 @@ import type { HttpLevel } from './real-ip.ts';
 import type { NginxOptions } from './state.ts';
 
 export const mark = '# Written by cfsync; changes are overwritten.';
-
 export const variable = '$from_cloudflare';
 
 export function configuration({ ranges }: Desired, { header }: NginxOptions): string {

@@ -1,4 +1,4 @@
-/** Looks at nginx: what its configuration says, and whether it runs. */
+/** Looks at nginx: its configuration, its processes. */
 import { dirname } from 'node:path';
 import { BackendError } from '../../src/errors.ts';
 import type { Look } from '../../src/plugin/file-renderer.ts';
