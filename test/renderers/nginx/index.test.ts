@@ -1,53 +1,14 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import nginx from '../../../renderers/nginx/index.ts';
 import type { NginxAround, NginxOptions } from '../../../renderers/nginx/state.ts';
-import { CfsyncError, exit } from '../../../src/errors.ts';
 import { digest } from '../../../src/digest.ts';
-import { dumpedFiles, globbed, parse } from '../../../renderers/nginx/configuration.ts';
+import { CfsyncError, exit } from '../../../src/errors.ts';
 import { parseRanges } from '../../../src/prefix.ts';
 import type { Host } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
 import { golden } from '../../helpers/golden.ts';
 import { recorded } from '../../helpers/host.ts';
-
-const path = '/etc/nginx/conf.d/cfsync.conf';
-const probe =
-  'unshare --mount --propagation private mount --bind /etc/nginx/conf.d /etc/nginx/conf.d';
-
-function fixture(name: string): string {
-  return readFileSync(join(import.meta.dirname, '..', '..', 'fixtures', 'nginx', name), 'utf8');
-}
-
-/** A host with the configuration of a fixture, where nginx does not run. */
-function hostWith(dump: string, files: Record<string, string> = {}, canStage = true): Host {
-  return recorded({
-    answers: {
-      [probe]: { code: canStage ? 0 : 1, stdout: '', stderr: '' },
-      'nginx -T -q': dump,
-    },
-    folders: { '/etc/nginx/conf.d': [] },
-    files,
-  });
-}
-
-const around: NginxAround = {
-  decisions: [],
-  servers: [],
-  present: null,
-  broken: null,
-  included: true,
-  directives: [],
-  stage: true,
-  pidFile: null,
-  readable: true,
-};
-
-const options = nginx.options({});
-const small = desired({ ranges: parseRanges(['173.245.48.0/20', '2400:cb00::/32']) });
-const text = (raw: NginxOptions = options): string =>
-  nginx.want(small, raw).owned.files[0]!.content;
+import { fixture, hostWith, options, path, probe, small, text } from './given.ts';
 
 describe('render', () => {
   const cases: [string, Parameters<typeof desired>[0], Record<string, unknown>][] = [
@@ -108,68 +69,17 @@ describe('options', () => {
   });
 });
 
-describe('the configuration', () => {
-  const { directives, includes } = parse(dumpedFiles(fixture('admin.txt')));
-  const found = (name: string): string[] =>
-    directives
-      .filter(({ words }) => words[0] === name)
-      .map(
-        ({ words, at, blocks }) =>
-          `${at} ${blocks.map((b) => b.split('#')[0]).join()} ${words.slice(1).join()}`,
-      );
-
-  it('is read through includes, quotes and comments', () => {
-    expect(found('set_real_ip_from')).toEqual([
-      '/etc/nginx/conf.d/10-real-ip.conf:2 http 173.245.48.0/20',
-      '/etc/nginx/conf.d/10-real-ip.conf:2 http 2400:cb00::/32',
-      '/etc/nginx/conf.d/site.conf:5 http,server,location 10.0.0.0/8',
-      '/etc/nginx/conf.d/site.conf:8 http,server 10.0.0.0/8',
-    ]);
-    expect(found('real_ip_header')).toEqual([
-      '/etc/nginx/conf.d/10-real-ip.conf:3 http X-Forwarded-For',
-      '/etc/nginx/conf.d/site.conf:5 http,server,location X-Real-IP',
-    ]);
-    // One snippet in two servers.
-    expect(found('deny')).toEqual([
-      '/etc/nginx/snip/only-cloudflare:2 http,server all',
-      '/etc/nginx/conf.d/site.conf:5 http,server,location all',
-      '/etc/nginx/snip/only-cloudflare:2 http,server all',
-    ]);
-    expect(found('pid')).toEqual(['/etc/nginx/nginx.conf:3  /run/nginx.pid']);
-    expect(found('return').at(-1)).toBe(
-      "/etc/nginx/conf.d/site.conf:6 http,server,location 200,it's",
-    );
-  });
-
-  it('tells which files it would include', () => {
-    const http = includes.filter(({ blocks }) => blocks.length === 1).map((i) => i.pattern);
-    expect(http).toEqual([
-      '/etc/nginx/mime.types',
-      '/etc/nginx/conf.d/*.conf',
-      '/etc/nginx/sites-enabled/*',
-    ]);
-    expect(globbed('/etc/nginx/conf.d/*.conf').test(path)).toBe(true);
-    expect(globbed('/etc/nginx/*.conf').test(path)).toBe(false);
-    expect(globbed('/etc/nginx/conf.d/[!c]*.conf').test(path)).toBe(false);
-    expect(globbed('/etc/nginx/conf.d/?fsync.[a-d]onf').test(path)).toBe(true);
-    expect(globbed('/etc/nginx/conf.d/cfsync+conf').test(path)).toBe(false);
-  });
-
-  it('skips what Lua says', () => {
-    const file = `http {
-  content_by_lua_block { -- don't }
-    --[==[ { ]==] local s = "}" .. '{' .. [[ } ]]
-    if s then ngx.say({ 1 }) end
-  }
-  real_ip_header X-Real-IP;
-}`;
-    const lua = parse([{ path: '/n.conf', content: file }]).directives;
-    expect(lua.find(({ words }) => words[0] === 'real_ip_header')).toMatchObject({
-      at: '/n.conf:6',
-      blocks: ['http#1'],
-    });
-  });
-});
+const around: NginxAround = {
+  decisions: [],
+  servers: [],
+  present: null,
+  broken: null,
+  included: true,
+  directives: [],
+  stage: true,
+  pidFile: null,
+  readable: true,
+};
 
 describe('on a host', () => {
   const observe = (host: Host) => nginx.observe(host, options);
@@ -486,84 +396,5 @@ describe('on a host', () => {
   it('says what to do where there is no such folder', async () => {
     const host = recorded({ answers: { 'nginx -v': '' } });
     await expect(observe(host)).rejects.toThrow('there is no folder /etc/nginx/conf.d');
-  });
-});
-
-describe('the running nginx', () => {
-  /** Workers 11 and 12 of master 10, started 100 s and 101 s after boot; the file changed `age` seconds before 200 s. */
-  const stat = (pid: number, start: number): string =>
-    `${pid} (nginx) S ${'0 '.repeat(18)}${start} 1 2\n`;
-  const running = (age: number, second = 10_100): Host =>
-    ({
-      ...hostWith(fixture('package.txt'), {
-        [path]: text(),
-        '/run/nginx.pid': '10\n',
-        '/proc/10/comm': 'nginx\n',
-        '/proc/10/task/10/children': '11 12 13 14 ',
-        '/proc/11/cmdline': 'nginx: worker process\0',
-        '/proc/11/stat': stat(11, 10_000),
-        '/proc/12/cmdline': 'nginx: worker process\0',
-        '/proc/12/stat': stat(12, second),
-        '/proc/13/cmdline': 'nginx: worker process is shutting down\0',
-        '/proc/13/stat': stat(13, 5000),
-        '/proc/14/cmdline': 'nginx: cache manager process\0',
-        '/proc/14/stat': stat(14, 5000),
-      }),
-      async query(command) {
-        if (command.argv[0] !== 'sh') return hostWith(fixture('package.txt')).query(command);
-        const now = 1_700_000_000.25;
-        return {
-          code: 0,
-          stdout: `${now}\n${stat(20, 20_000)}${(now - age).toFixed(9)}\n`,
-          stderr: '',
-        };
-      },
-    }) satisfies Host;
-  const observe = (age: number, second?: number) => nginx.observe(running(age, second), options);
-
-  it('uses the file when all of its workers are younger', async () => {
-    const { owned } = await observe(150);
-    expect(owned.running).toEqual({ id: '11@10000 12@10100', loaded: true });
-  });
-
-  it.each([
-    ['older', 50, undefined],
-    ['older in part', 99, 20_000],
-  ])('is reloaded when its workers are %s', async (_what, age, second) => {
-    const observed = await observe(age - 5, second);
-    expect(observed.owned.running).toMatchObject({ loaded: false });
-    const { owned } = nginx.want(small, options, observed.around);
-    expect(nginx.plan(owned, observed)).toMatchObject([
-      { kind: 'run', summary: 'nginx: reload and wait for new workers' },
-    ]);
-    expect(nginx.print(observed.owned)).toContainEqual({
-      path: 'nginx/running',
-      content: 'started before the files were last written\n',
-    });
-  });
-
-  it('is not reloaded on the way back when it never was on the way there', async () => {
-    const before = (await observe(150)).owned;
-    const after = await observe(0);
-    const files = [{ path, content: 'new\n' }];
-    const steps = nginx.plan(before, { ...after, owned: { ...after.owned, files } });
-    expect(steps.map((step) => step.kind)).toEqual(['file']);
-    const reloaded = { ...after.owned, files, running: { id: '15@20000', loaded: true } };
-    expect(nginx.plan(before, { ...after, owned: reloaded }).map((step) => step.kind)).toEqual([
-      'file',
-      'run',
-    ]);
-  });
-
-  it('may be one whose workers cannot be seen', async () => {
-    const host = running(0);
-    const blind: Host = {
-      ...host,
-      read: async (file) => (file.endsWith('/children') ? undefined : host.read(file)),
-    };
-    const observed = await nginx.observe(blind, options);
-    const { owned, notices } = nginx.want(small, options, observed.around);
-    expect(nginx.plan(owned, observed)).toEqual([]);
-    expect(notices[0]!.text).toContain('whether it uses the file is not known');
   });
 });
