@@ -4,6 +4,11 @@ import { publicSpace } from '../../src/special-purpose.ts';
 import { prefixOf, renamed, settingsOf, type Entry, type Setting } from './ignoreip.ts';
 import type { Fail2banAround } from './state.ts';
 
+/** A jail that nobody configures shows what `[DEFAULT]` says. */
+export const probe = 'cfsync-probe';
+/** A value that nobody sets shows where a value of ours would arrive. */
+export const token = 'cfsync.invalid';
+
 /** A name that nobody has, for the nth of the values that are followed through the configuration. */
 export function mark(n: number): string {
   return `cfsync-${n}.invalid`;
@@ -44,9 +49,3 @@ export function withMarks(files: Fail2banAround['files']): Readonly<Record<strin
   });
   return Object.fromEntries(changed.filter(([file, text]) => text !== files[file]));
 }
-
-/** A jail that nobody configures shows what `[DEFAULT]` says. */
-export const probe = 'cfsync-probe';
-
-/** A value that nobody sets shows where a value of ours would arrive. */
-export const token = 'cfsync.invalid';
