@@ -83,7 +83,7 @@ export default defineConfig({
           name: 'engine',
           test: /\/src\/engine\/(apply|back|guard|locks|perform|plan|rivals|verify)\.ts$/,
         },
-        { name: 'run', test: /\/src\/run\/(again|attempt|change|plan|show-plan)\.ts$/ },
+        { name: 'run', test: /\/src\/run\/(again|attempt|change|judged|plan|show-plan)\.ts$/ },
       ],
     },
   },

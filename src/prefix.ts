@@ -70,7 +70,7 @@ export function asPrefix(text: string): ReturnType<typeof canonical> {
 
 /** Without the length where it is 32 or 128, as of one address. */
 export function withoutLength(prefix: string): string {
-  return prefix.replace(/\/(32|128)$/, '');
+  return prefix.replace(prefix.includes(':') ? /\/128$/ : /\/32$/, '');
 }
 
 /**

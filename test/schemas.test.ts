@@ -97,6 +97,8 @@ max-age: 7
 metrics: /var/lib/node/cfsync.prom
 extra: [192.0.2.7, {prefix: 10.0.0.0/8}, {prefix: fd00::/16, comment: VPN}]
 probe: https://www.example.com/
+judge: say
+judge-ignore: [inet geoblock input]
 on-change: [/usr/bin/true]
 on-failure: [mail, root]
 webhook: https://hooks.example/x
@@ -132,6 +134,9 @@ backends:
     'extra: [{comment: x}]',
     'extra: [{prefix: 10.0.0.0/8, remark: x}]',
     'probe: []',
+    'judge: maybe',
+    'judge-ignore: [1]',
+    'judge-ignore: {inet: filter}',
     'on-change: mail',
     'metrics: [a]',
     'webhook: 7',
@@ -164,7 +169,7 @@ it('a run report that is not one is refused', () => {
   const code = exit.ok;
   const time = '2026-01-01T00:00:00.000Z';
   const one = { schema: 1, command: 'apply', code, changed: false, started: time, ended: time };
-  const report = { ...one, source: null, errors: [], backends: [] };
+  const report = { ...one, source: null, errors: [], backends: [], judged: null };
   expect(violations(report, schema('run'))).toEqual([]);
   for (const wrong of [
     one,

@@ -108,12 +108,12 @@ export function space(ranges: Ranges): string {
     .join(' and ');
 }
 
-/** What changes in address space: `adds ...; 262,144 addresses no longer covered`. */
+/** What changes in address space: `added: 2 IPv4 prefixes (1,024 addresses); removed: ...`. */
 export function changeText(added: Ranges, removed: Ranges): string {
   const more = space(added);
   const less = space(removed);
   return [
-    ...(more === '' ? [] : [`newly covered: ${more}`]),
-    ...(less === '' ? [] : [`no longer covered: ${less}`]),
+    ...(more === '' ? [] : [`added: ${more}`]),
+    ...(less === '' ? [] : [`removed: ${less}`]),
   ].join('; ');
 }

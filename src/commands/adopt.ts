@@ -1,5 +1,5 @@
 /** `adopt`: take over what other hands wrote to let Cloudflare in: ours in, theirs out, no gap. */
-import { changing, cutOffText } from '../run/change.ts';
+import { cutOffText } from '../run/change.ts';
 import { locked } from '../engine/locks.ts';
 import type { Plan } from '../engine/plan.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
@@ -8,6 +8,7 @@ import { largeLoss } from '../engine/guard.ts';
 import { forRanges, type Job } from '../engine/job.ts';
 import { bootId } from '../host/host.ts';
 import { openNames, readOpen } from '../state/journal.ts';
+import { warnOfRules } from '../run/judged.ts';
 import { preflight } from '../run/lockout.ts';
 import type { Context } from '../run/context.ts';
 import { isAttended, type Output } from '../cli/output.ts';
@@ -21,7 +22,7 @@ import { whileChanging } from '../host/signals.ts';
 import { resolveSource } from '../feed/source.ts';
 import { escape } from '../text.ts';
 import { keepLocked } from '../run/weaker.ts';
-import { applyAll } from '../run/apply.ts';
+import { applyAll, applying } from '../run/apply.ts';
 import { planOne, refuseConflicts, type Planned } from '../run/plan.ts';
 import { printPlan } from '../run/show-plan.ts';
 
@@ -35,11 +36,12 @@ export async function run(context: Context): Promise<ExitCode> {
   const jobs = named.filter((job) => job.renderer.adopt !== undefined);
   if (jobs.length === 0) return exit.ok;
   if (settings.values['dry-run'] === true)
-    return planAll(context, jobs, async ({ plans, codes }) => {
+    return planAll(context, jobs, async ({ jobs: planned, plans, codes }) => {
       printPlan(plans, output);
+      await warnOfRules(context, planned);
       return worst(codes);
     });
-  return changing(context, 'adopt', async (run) => {
+  return applying(context, 'adopt', async (run) => {
     const { content: hold, notices } = await readHold(settings.stateDir);
     output.notices('', notices);
     if (hold !== undefined && !isAttended())
@@ -56,11 +58,11 @@ export async function run(context: Context): Promise<ExitCode> {
 }
 
 /** Shows what there is to be taken over, and hands on the plans for it while their locks are held. */
-async function planAll(
+async function planAll<T>(
   context: Context,
   named: readonly Job[],
-  then: (planned: Planned) => Promise<ExitCode>,
-): Promise<ExitCode> {
+  then: (planned: Planned) => Promise<T>,
+): Promise<T> {
   const { settings, output, record } = context;
   const { stateDir, lockTimeout, values } = settings;
   const answer = await resolveSource(sourceOptions(settings));

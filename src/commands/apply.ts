@@ -8,11 +8,11 @@ import { policyFor } from '../feed/policy.ts';
 import { resolveSource } from '../feed/source.ts';
 import { whileChanging } from '../host/signals.ts';
 import { merge } from '../prefix.ts';
-import { applyAll } from '../run/apply.ts';
+import { applyAll, applying } from '../run/apply.ts';
 import { bootJob } from '../run/boot.ts';
-import { changing } from '../run/change.ts';
 import type { Context } from '../run/context.ts';
 import { keepHold } from '../run/hold.ts';
+import { warnOfRules } from '../run/judged.ts';
 import { preflight } from '../run/lockout.ts';
 import { planOne, refuseConflicts, type Planned } from '../run/plan.ts';
 import {
@@ -35,13 +35,14 @@ export async function run(context: Context): Promise<ExitCode> {
   const named = saved === undefined ? await makeJobs(settings) : await savedJobs(saved, settings);
   refuseConflicts(named);
   if (settings.values['dry-run'] === true)
-    return planAll(context, named, saved, async ({ plans, codes }) => {
+    return planAll(context, named, saved, async ({ jobs, plans, codes }) => {
       printPlan(plans, output);
+      await warnOfRules(context, jobs);
       const pending = plans.some((p) => p.steps.length > 0);
       const asked = settings.values['exit-code'] === true;
       return worst([...codes, pending && asked ? exit.pending : exit.ok]);
     });
-  return changing(context, 'apply', async (run) => {
+  return applying(context, 'apply', async (run) => {
     const { content: hold, notices } = await readHold(settings.stateDir);
     output.notices('', notices);
     if (hold !== undefined && !isAttended()) return keepHold(context, hold, run);
@@ -52,12 +53,12 @@ export async function run(context: Context): Promise<ExitCode> {
 }
 
 /** Plans all backends, and hands that on while their locks are held. */
-async function planAll(
+async function planAll<T>(
   context: Context,
   named: readonly Job[],
   saved: SavedPlan | undefined,
-  then: (planned: Planned) => Promise<ExitCode>,
-): Promise<ExitCode> {
+  then: (planned: Planned) => Promise<T>,
+): Promise<T> {
   const { settings, output, record } = context;
   const acceptLargeChange = settings.values['accept-large-change'] === true;
   const answer = saved === undefined ? await resolveSource(sourceOptions(settings)) : undefined;

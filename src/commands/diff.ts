@@ -24,6 +24,7 @@ import {
 import { makeJobs, sourceOptions } from '../settings/settings.ts';
 import { policyFor } from '../feed/policy.ts';
 import { resolveSource } from '../feed/source.ts';
+import { warnOfRules } from '../run/judged.ts';
 import { keepLocked } from '../run/weaker.ts';
 import { lists, render } from '../engine/render.ts';
 import { explainVerdict } from '../run/plan.ts';
@@ -112,6 +113,7 @@ async function live(
     plans.push(plan);
   }
   refused.push(...plans.flatMap((plan) => explainVerdict(plan, context)));
+  await warnOfRules(context, jobs);
   if (out !== undefined) {
     output.notices('', await savePlan(resolve(out), plans));
     output.note(`plan ${planId(plans)} saved in ${out}; cfsync apply --plan ${out} applies it`);

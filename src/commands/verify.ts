@@ -1,6 +1,7 @@
 /** `verify`: is the live system still what was applied? */
 import { cutOffText } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
+import type { Job } from '../engine/job.ts';
 import { locked } from '../engine/locks.ts';
 import { makePlan, planDiff, Unplannable, type Plan } from '../engine/plan.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
@@ -9,9 +10,10 @@ import type { Context } from '../run/context.ts';
 import { space } from '../cli/output.ts';
 import { readOpen } from '../state/journal.ts';
 import { bootId } from '../host/host.ts';
-import { appliedBackends, recordedJob } from '../settings/settings.ts';
+import { appliedBackends, recordedJob, type Settings } from '../settings/settings.ts';
 import { staleness } from '../feed/policy.ts';
 import { attempt } from '../run/attempt.ts';
+import { judge } from '../run/judged.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;
@@ -19,20 +21,28 @@ export async function run(context: Context): Promise<ExitCode> {
   const stale = await staleness(settings.stateDir, settings.maxAge, new Date());
   output.notices('', stale.notices);
   const codes: ExitCode[] = [stale.code];
+  const jobs: Job[] = [];
   for (const name of names)
     await attempt(context, name, codes, async () => {
-      codes.push(await verifyOne(name, context));
+      const job = await mustBeRecorded(name, settings);
+      codes.push(await verifyOne(job, context));
+      jobs.push(job);
     });
+  codes.push((await judge(context, jobs, undefined)).code);
   return worst(codes);
 }
 
-async function verifyOne(name: string, { settings, output, record }: Context): Promise<ExitCode> {
+async function mustBeRecorded(name: string, settings: Settings): Promise<Job> {
   const job = await recordedJob(settings, name);
-  if (job === undefined)
-    throw new CfsyncError(
-      exit.failed,
-      `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
-    );
+  if (job !== undefined) return job;
+  throw new CfsyncError(
+    exit.failed,
+    `${name}: nothing was applied yet, as far as ${settings.stateDir} knows; cfsync apply --backend ${name} does it`,
+  );
+}
+
+async function verifyOne(job: Job, { settings, output, record }: Context): Promise<ExitCode> {
+  const { name } = job;
   const policy = { mayRemove: true, known: undefined, acceptLargeChange: true };
   let plan: Plan;
   try {

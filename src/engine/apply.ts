@@ -77,7 +77,7 @@ export async function apply(plan: Plan, stateDir: string, run: Run): Promise<Res
     return { ...back, message, detail, notices: [...said, ...back.notices] };
   }
   const done = plan.wanted === renderer.nothing ? 'removed' : 'applied';
-  const message = `${name}: ${done} and verified`;
+  const message = `${name}: ${done} and read back`;
   return { code: exit.ok, message, detail: [], notices: said, entry };
 }
 

@@ -24,7 +24,9 @@ export async function runHooks(hooks: Hooks, report: RunReport, output: Output):
   const due = {
     'on-change': hasChanged(report),
     // A backend that went back because no confirm came is none of what this run was to do.
-    'on-failure': [report, ...report.backends].some(({ code }) => failures.includes(code)),
+    'on-failure':
+      [report, ...report.backends].some(({ code }) => failures.includes(code)) ||
+      isJudgedBad(report),
   };
   const json = `${runJson(report)}\n`;
   const say = (name: string, why: string | undefined): void => {
@@ -39,6 +41,11 @@ export async function runHooks(hooks: Hooks, report: RunReport, output: Output):
     const { post } = await import('./webhook.ts');
     say('webhook', await post(hooks.webhook, json, timeout));
   }
+}
+
+/** Whether the run ends with 2 because Cloudflare does not get in, or others do. */
+function isJudgedBad({ code, judged }: RunReport): boolean {
+  return code === exit.pending && (judged?.verdict === 'out' || judged?.verdict === 'others');
 }
 
 /** Answers what went wrong, or undefined. */

@@ -15,6 +15,8 @@ import { escape } from '../text.ts';
 const families = {
   cfsync_changed: 'Whether the last apply changed a backend.',
   cfsync_drift: 'Whether the backend differs from what was last applied to it.',
+  cfsync_judged_in:
+    'Whether Cloudflare gets in, and in lockdown nobody else, by the rules of the whole host.',
   cfsync_last_exit_code: 'Exit code of the last run of the command.',
   cfsync_last_run_timestamp_seconds: 'When the command was last run, in Unix time.',
   cfsync_last_success_timestamp_seconds:
@@ -143,6 +145,10 @@ export function updateOf(
         value: known ? (its === exit.pending ? 1 : 0) : undefined,
       });
   }
+  const { verdict, backends: judged = [] } = report.judged ?? {};
+  const known = verdict === 'in' ? 1 : verdict === 'out' || verdict === 'others' ? 0 : undefined;
+  for (const backend of judged)
+    samples.push({ family: 'cfsync_judged_in', labels: { backend }, value: known });
   const at = since && seconds(since);
   samples.push(
     { family: 'cfsync_snapshot_timestamp_seconds', value: at },

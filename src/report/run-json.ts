@@ -3,7 +3,7 @@ import { spaceJson } from '../engine/report.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 
 export function runJson(report: RunReport): string {
-  const { command, code, started, ended, source, errors, backends } = report;
+  const { command, code, started, ended, source, errors, backends, judged } = report;
   return JSON.stringify(
     {
       schema: 1,
@@ -26,6 +26,7 @@ export function runJson(report: RunReport): string {
         gained: spaceJson(gained),
         lost: spaceJson(lost),
       })),
+      judged: judged ?? null,
     },
     undefined,
     2,

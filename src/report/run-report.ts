@@ -24,6 +24,18 @@ interface BackendReport {
   readonly lost: Ranges;
 }
 
+/** Whether Cloudflare gets in, by the rules of the whole host. */
+export interface Judged {
+  /** `out`: it is kept out; `others`: strangers get in where it is locked; `unclear`: a rule is not understood. */
+  readonly verdict: 'in' | 'out' | 'others' | 'unclear' | 'not judged';
+  /** What keeps it from being known; empty where it is. */
+  readonly reason: string;
+  /** A line each. */
+  readonly findings: readonly string[];
+  /** The packet filters that the run was about. */
+  readonly backends: readonly string[];
+}
+
 export interface RunReport {
   readonly command: string;
   readonly code: ExitCode;
@@ -35,6 +47,8 @@ export interface RunReport {
   readonly errors: readonly string[];
   /** By name. */
   readonly backends: readonly BackendReport[];
+  /** Undefined for a run without a packet filter, and one that did not come so far. */
+  readonly judged: Judged | undefined;
 }
 
 /** A backend that is what it was. */
@@ -49,11 +63,13 @@ export interface Recorder {
   /** The backends to be worked on; one that nothing else is said of was not reached. */
   expect(names: readonly string[]): void;
   backend(name: string, event: Progress): void;
+  judged(judged: Judged): void;
   end(command: string, code: ExitCode, errors: readonly string[]): RunReport;
 }
 
 export function makeRecorder(started: Date): Recorder {
   let source: Source | undefined;
+  let judged: Judged | undefined;
   const events = new Map<string, Progress[]>();
   return {
     source: (its) => {
@@ -65,6 +81,9 @@ export function makeRecorder(started: Date): Recorder {
     backend: (name, event) => {
       events.set(name, [...(events.get(name) ?? []), event]);
     },
+    judged: (its) => {
+      judged = its;
+    },
     end: (command, code, errors) => ({
       command,
       code,
@@ -72,6 +91,7 @@ export function makeRecorder(started: Date): Recorder {
       ended: new Date(),
       source,
       errors,
+      judged,
       backends: [...events]
         .map(([name, list]) => summary(name, list))
         .sort((a, b) => (a.name < b.name ? -1 : 1)),

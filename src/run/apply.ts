@@ -12,18 +12,57 @@ import { openNames, readOpen, type Kept, type Run } from '../state/journal.ts';
 import { endHold, endPending } from '../state/pending.ts';
 import { attempt } from './attempt.ts';
 import { remindOfBoot } from './boot.ts';
-import { cutOffText, jobsOf, takeRunBack } from './change.ts';
+import { changing, cutOffText, jobsOf, takeBackRun, takeRunBack } from './change.ts';
 import { confirmLater, startWatch } from './confirm.ts';
 import type { Context } from './context.ts';
 import type { Planned } from './plan.ts';
+import type { Rules } from './judge.ts';
+import { judge, rulesBefore } from './judged.ts';
 import { mustBeRunnable, probe } from './probe.ts';
 import { planText } from './show-plan.ts';
+
+/** What an apply came to. */
+export interface Applied {
+  readonly code: ExitCode;
+  /** The backends that are as desired now. */
+  readonly jobs: readonly Job[];
+  /** The rules before the first change of a packet filter; undefined where nothing was changed there. */
+  readonly before: Rules | undefined;
+}
+
+/** A numbered run that applies; once others have been looked at again, the rules of the host are judged. */
+export function applying(
+  context: Context,
+  command: string,
+  work: (run: Run) => Promise<Applied | ExitCode>,
+): Promise<ExitCode> {
+  let applied: Applied | undefined;
+  return changing(
+    context,
+    command,
+    async (run) => {
+      const end = await work(run);
+      if (typeof end === 'number') return end;
+      applied = end;
+      return end.code;
+    },
+    async (run) => (applied === undefined ? exit.ok : judgeRun(context, run, applied)),
+  );
+}
+
+async function judgeRun(context: Context, run: Run, { jobs, before }: Applied): Promise<ExitCode> {
+  const { code, goesBack } = await judge(context, jobs, before);
+  if (!goesBack) return code;
+  const back = await takeBackRun(context, run);
+  await endPending(context.settings.stateDir);
+  return back;
+}
 
 /**
  * Applies the plans one after the other. What is done goes back on a signal, when the probe fails, and
  * with --all-or-nothing when another backend fails.
  */
-export async function applyAll(context: Context, made: Planned, run: Run): Promise<ExitCode> {
+export async function applyAll(context: Context, made: Planned, run: Run): Promise<Applied> {
   const { settings, output, record } = context;
   const { stateDir, values } = settings;
   const { jobs, answer } = made;
@@ -33,20 +72,24 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   const codes = [...made.codes, ...(await settleCutOff(context, jobs, plans, run))];
   if (together && made.refused) {
     output.error('nothing else was changed, because of --all-or-nothing');
-    return worst(codes);
+    return { code: worst(codes), jobs: [], before: undefined };
   }
   if (answer !== undefined) output.notices('', await answer.commit());
   await endHold(stateDir);
   if (values.persist !== true) await remindOfBoot(settings, output);
   const seconds = values.confirm as number | undefined;
   if (seconds !== undefined) await startWatch(settings, run, seconds);
+  const toChange = plans.filter(({ steps }) => steps.length > 0).map(({ job }) => job);
+  const before = await rulesBefore(toChange, settings);
   const results: ExitCode[] = [];
   const done: Kept[] = [];
+  const settled: Job[] = [];
   for (const plan of plans) {
     if (wasAsked() !== undefined || (together && worst(results) !== exit.ok)) break;
     await attempt(context, plan.job.name, results, async () => {
       const { code, entry } = await applyOne(plan, context, run);
       results.push(code);
+      if (code === exit.ok) settled.push(plan.job);
       if (entry !== undefined) done.unshift({ name: plan.job.name, entry });
     });
   }
@@ -69,7 +112,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
     if (changed && !undo) await confirmLater(context, run, seconds);
     else await endPending(stateDir);
   }
-  return worst([...codes, ...results]);
+  return { code: worst([...codes, ...results]), jobs: undo ? [] : settled, before };
 }
 
 async function probePasses({ settings, output }: Context): Promise<boolean> {

@@ -19,7 +19,7 @@ import {
 import { withRunLock } from '../state/lock.ts';
 import type { Output } from '../cli/output.ts';
 import { endPending, readPending, secondsLeft, writeHold, type Pending } from '../state/pending.ts';
-import type { Recorder } from '../report/run-report.ts';
+import { unchanged, type Recorder } from '../report/run-report.ts';
 import { makeNotedJob, withFlags, type Settings } from '../settings/settings.ts';
 import { bringToEnd } from '../host/signals.ts';
 
@@ -36,12 +36,14 @@ interface Recording extends Context {
 /**
  * Runs `work` as a numbered run, in which a signal undoes what was begun. An apply whose time to be confirmed
  * is over, and whose watcher is gone, goes back first.
+ * @param judge What follows when what others wrote over it is put right.
  * @throws CfsyncError with code `busy` while an apply waits for its confirmation.
  */
 export async function changing(
   context: Recording,
   command: string,
   work: (run: Run) => Promise<ExitCode>,
+  judge?: (run: Run) => Promise<ExitCode>,
 ): Promise<ExitCode> {
   const { stateDir, lockTimeout } = context.settings;
   return withRunLock(stateDir, lockTimeout, command, async () => {
@@ -59,7 +61,8 @@ export async function changing(
     }
     const run = await beginRun(stateDir, command, boot);
     const code = await work(run);
-    return worst([code, await lookAgain(context, run)]);
+    const again = await lookAgain(context, run);
+    return worst([code, again, (await judge?.(run)) ?? exit.ok]);
   });
 }
 
@@ -86,6 +89,20 @@ export async function expire(
   const code = await takeBackLocked(context, reversals);
   await endPending(stateDir);
   return code;
+}
+
+/** Takes back all that a run has changed, once it is over. */
+export async function takeBackRun(context: Recording, run: Run): Promise<ExitCode> {
+  const { settings, record } = context;
+  const reversals = await jobsOf(settings, await entriesOf(settings.stateDir, run.number));
+  const backs = await locked(
+    reversals.map(({ job }) => job),
+    settings.lockTimeout,
+    () => takeRunBack(context, reversals),
+  );
+  for (const { name, ...back } of backs)
+    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
+  return worst(backs.map(({ code }) => code));
 }
 
 /** Goes back as a command of its own: what is back is done. */

@@ -37,6 +37,8 @@ const settingKeys = [
   'state-dir',
   'lock-timeout',
   'max-age',
+  'judge',
+  'judge-ignore',
   'metrics',
   'on-change',
   'on-failure',

@@ -9,7 +9,7 @@ import { isAllowed, withoutSecret } from '../feed/feed-url.ts';
 import { flags, type Flag } from '../cli/flags.ts';
 import { appliedNames, readApplied, type Given } from '../state/records.ts';
 import { loadBoot, loadRenderer } from './load.ts';
-import { argv, bootName, extras, oneOf, text, whyNoName } from '../plugin/options.ts';
+import { argv, bootName, extras, oneOf, stringList, text, whyNoName } from '../plugin/options.ts';
 import { parsePorts } from '../plugin/ports.ts';
 import { none } from '../prefix.ts';
 import type { Command, Desired, Ranges } from '../renderer.ts';
@@ -23,6 +23,10 @@ const feeds = {
   ipv6: 'https://www.cloudflare.com/ips-v6',
   api: 'https://api.cloudflare.com/client/v4/ips',
 } as const;
+
+/** `fail`: exit code 2; `say`: a warning alone; `off`: the rules of the host are not judged. */
+type JudgeMode = (typeof judgeModes)[number];
+const judgeModes = ['fail', 'say', 'off'] as const;
 
 /** A program and its arguments, or a URL with http or https. */
 export type Probe = Command['argv'] | URL;
@@ -46,6 +50,10 @@ export interface Settings {
   readonly maxAge: number;
   /** Asked after an apply that changed something. */
   readonly probe: Probe | undefined;
+  /** What follows when Cloudflare does not get in, or others do, once a run has ended. */
+  readonly judge: JudgeMode;
+  /** Places whose rules are not judged: `inet geoblock input`, `iptables filter INPUT`. */
+  readonly judgeIgnore: readonly string[];
   readonly hooks: Hooks;
   /** The file for node_exporter, absolute. */
   readonly metrics: string | undefined;
@@ -74,6 +82,10 @@ export async function readSettings(values: Values, config: Config): Promise<Sett
     probe: located(config, ['probe'], () =>
       config.settings.probe === undefined ? undefined : parseProbe(config.settings.probe),
     ),
+    judge: setting({ values, config }, 'judge', 'fail', (value, where) =>
+      oneOf(value, judgeModes, where),
+    ),
+    judgeIgnore: setting({ values, config }, 'judge-ignore', [], stringList),
     hooks: {
       'on-change': setting({ values, config }, 'on-change', undefined, optional(argv)),
       'on-failure': setting({ values, config }, 'on-failure', undefined, optional(argv)),
@@ -193,7 +205,8 @@ export interface Effective {
 
 /** Every setting as it counts now, and where it comes from. */
 export async function effective(settings: Settings): Promise<readonly Effective[]> {
-  const { config, values, stateDir, lockTimeout, maxAge, hooks, metrics } = settings;
+  const { config, values, stateDir, lockTimeout, maxAge, judge, judgeIgnore, hooks, metrics } =
+    settings;
   const { source, urls } = sourceOptions(settings);
   const env = (name: string): string | undefined =>
     name === 'state-dir' && process.env.CFSYNC_STATE_DIR ? 'CFSYNC_STATE_DIR' : undefined;
@@ -214,6 +227,8 @@ export async function effective(settings: Settings): Promise<readonly Effective[
     'max-age': maxAge,
     extra: config.settings.extra ?? [],
     probe: config.settings.probe ?? null,
+    judge,
+    'judge-ignore': judgeIgnore,
     'on-change': hooks['on-change'] ?? null,
     'on-failure': hooks['on-failure'] ?? null,
     webhook: hooks.webhook === undefined ? null : withoutSecret(hooks.webhook),

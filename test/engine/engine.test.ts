@@ -109,7 +109,7 @@ const plan = (renderer: Renderer, ranges = one) => makePlan(job(renderer, ranges
 describe('apply', () => {
   it('brings the backend to the plan, verifies it, and records it', async () => {
     const result = await apply(await plan(fileBackend()), state, run);
-    expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+    expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and read back' });
     expect(readFileSync(file, 'utf8')).toBe('173.245.48.0/20\n2400:cb00::/32');
     expect(await readApplied(state, 'file')).toMatchObject({
       desired: { ranges: one },
@@ -145,7 +145,7 @@ describe('apply', () => {
     it('runs after the others, wherever it stands', async () => {
       const after = command('test', '!', '-e', done());
       const result = await apply(await plan(fileBackend([touch(), after])), state, run);
-      expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+      expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and read back' });
       expect(existsSync(done())).toBe(true);
     });
 
@@ -183,7 +183,7 @@ describe('apply', () => {
       for (const ranges of [two, one, one]) {
         rmSync(done(), { force: true });
         const result = await apply(await plan(always, ranges), state, run);
-        expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and verified' });
+        expect(result).toMatchObject({ code: exit.ok, message: 'file: applied and read back' });
         expect(existsSync(done())).toBe(true);
       }
     });
@@ -446,7 +446,7 @@ describe('makeRemoval', () => {
   it('leaves the host as if cfsync had never run, and no record', async () => {
     await apply(await plan(fileBackend()), state, run);
     const result = await apply(await makeRemoval(job(fileBackend())), state, run);
-    expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and verified' });
+    expect(result).toMatchObject({ code: exit.ok, message: 'file: removed and read back' });
     expect(existsSync(file)).toBe(false);
     expect(await readApplied(state, 'file')).toBeUndefined();
   });

@@ -158,7 +158,7 @@ kill -9 $PPID
       expect(shown).not.toContain('ends with it');
       expect(await origin.saved()).toBe(before);
 
-      expect(await adopt()).toContain('applied and verified');
+      expect(await adopt()).toContain('applied and read back');
       expect(await origin.saved()).not.toMatch(/-A INPUT -s/);
       await origin.expect(edgeOnly, closed);
       await lab.expectVerdict(22, { edge: 'open', stranger: 'open' });

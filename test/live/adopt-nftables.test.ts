@@ -131,7 +131,7 @@ describeLive('adopt of nftables', { programs: ['nft'] }, () => {
     );
     expect(await ruleset()).toBe(before);
 
-    expect(await adopt()).toContain('applied and verified');
+    expect(await adopt()).toContain('applied and read back');
     await expectWeb(edgeOnly);
     await lab.expectVerdict(9999, closed);
     expect(await vpnReach()).toBe('timeout');

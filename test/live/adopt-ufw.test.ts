@@ -114,7 +114,7 @@ describeLive('adopt: ufw', { programs: ['ufw', 'iptables', 'python3'] }, () => {
     const edge = await lab.edge.hammer(lab.origin, 443, { workers: 3 });
     // Each waits 0.9 s for its answer, so some are needed to see a short hole.
     const stranger = await lab.stranger.hammer(lab.origin, 443, { workers: 16 });
-    expect(await adopted()).toContain('ufw: applied and verified');
+    expect(await adopted()).toContain('ufw: applied and read back');
     const [lost, got] = [await edge.stop(), await stranger.stop()];
     for (const family of ['v4', 'v6'] as const) {
       expect(lost[family]!.open).toBeGreaterThan(100);
@@ -260,7 +260,7 @@ exec /usr/sbin/ip6tables-restore "$@"
   it('inactive: changes the files alone', async () => {
     await shell('ufw disable');
     const before = await kernel();
-    expect(await adopted()).toContain('applied and verified');
+    expect(await adopted()).toContain('applied and read back');
     expect(await kernel()).toBe(before);
     expect(await files()).not.toContain('104.16.0.0/12');
     await ufw('--force', 'enable');

@@ -218,7 +218,7 @@ describeLive('csf', { programs: ['iptables', 'perl', 'flock'] }, () => {
     for (let i = 0; i < 12; i++) {
       const { code, stderr } = await lab.cfsync(['apply', '-b', 'csf', '--source', lists]);
       expect(code, stderr).toBe(exit.ok);
-      expect(await applied()).toContain('applied and verified');
+      expect(await applied()).toContain('applied and read back');
     }
     const [lost, got] = [await edge.stop(), await stranger.stop()];
     for (const family of ['v4', 'v6'] as const) {

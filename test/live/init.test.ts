@@ -83,7 +83,7 @@ describeLive('init', { programs }, () => {
     const applied = await lab.cfsync(['apply', '--source', 'bundled']);
     expect(applied, applied.stderr).toMatchObject({ code: exit.ok });
     for (const name of ['ufw', 'fail2ban', 'nginx'])
-      expect(applied.stdout).toContain(`${name}: applied and verified`);
+      expect(applied.stdout).toContain(`${name}: applied and read back`);
   });
 
   test('a host with a rule set of nft, in which fail2ban and Docker are not the admin', async () => {
@@ -167,7 +167,7 @@ describeLive('init', { programs }, () => {
     await lab.origin.must(['tee', config], { stdin: locked });
     const applied = await lab.cfsync(['apply', '--source', 'bundled']);
     expect(applied.code, applied.stderr).toBe(exit.ok);
-    expect(applied.stdout).toContain('nftables: applied and verified');
+    expect(applied.stdout).toContain('nftables: applied and read back');
   });
 
   test('--dry-run prints the file alone, and writes nothing', async () => {

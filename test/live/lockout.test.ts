@@ -444,7 +444,7 @@ describeLive('lock-out preflight', { programs: ['nft', 'setpriv'] }, () => {
     expect(code, stderr).toBe(exit.refused);
     expect(stderr).toContain('iptables: refused: ');
     expect(stderr).not.toContain('nftables: refused');
-    expect(stdout).toContain('nftables: applied and verified');
+    expect(stdout).toContain('nftables: applied and read back');
     expect(stdout).not.toContain('boot: ');
     expect(await named(connection, ...args, '--allow-lockout')).toMatchObject({ code: exit.ok });
     const unit = await lab.origin.must(['cat', '/etc/systemd/system/cfsync-boot.service']);

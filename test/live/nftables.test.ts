@@ -269,7 +269,7 @@ add set inet filter cfsync6 { type ipv6_addr; flags interval; }`);
         ...(i % 10 === 9 ? ['--ports', '80,443,8443'] : []),
       ]);
       expect(code, stderr).toBe(exit.ok);
-      expect(await applied('--mode', 'lockdown')).toContain('applied and verified');
+      expect(await applied('--mode', 'lockdown')).toContain('applied and read back');
     }
     const [lost, got] = [await edge.stop(), await stranger.stop()];
     for (const family of ['v4', 'v6'] as const) {

@@ -150,7 +150,7 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount', 'python3'] 
 
     test('applies its keys, once, and takes them away', async () => {
       const { stdout } = await ends(0, apply());
-      expect(stdout).toContain('nginx-ingress: applied and verified');
+      expect(stdout).toContain('nginx-ingress: applied and read back');
       expect(api.data(map)).toEqual({ ...admins, ...ours });
       expect(api.owned(map)).toEqual(keys);
 

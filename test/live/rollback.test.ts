@@ -105,7 +105,7 @@ describeLive('rollback', { programs }, () => {
     const second = await rules();
     const { code, stdout } = await rollback('--dry-run');
     expect(stdout).toMatch(
-      /^step 1: .*[^]*^iptables: no longer covered: .*[^]*^plan \w+: nothing was changed$/m,
+      /^step 1: .*[^]*^iptables: removed: .*[^]*^plan \w+: nothing was changed$/m,
     );
     expect(code).toBe(exit.ok);
     expect(await rules()).toBe(second);

@@ -30,7 +30,7 @@ describeLive('several backends', { programs }, () => {
     const { code, stdout, stderr } = await apply(...each, '--mode', 'lockdown');
     expect(code, stderr).toBe(exit.ok);
     for (const name of ['ufw', 'fail2ban', 'nginx'])
-      expect(stdout).toMatch(new RegExp(`^${name}: applied and verified`, 'm'));
+      expect(stdout).toMatch(new RegExp(`^${name}: applied and read back`, 'm'));
     await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
     expect(await apply(...each, '--mode', 'lockdown')).toMatchObject({ code: exit.ok, stdout: '' });
     expect((await lab.cfsync(['verify'])).code).toBe(exit.ok);
@@ -47,8 +47,8 @@ describeLive('several backends', { programs }, () => {
     const { code, stdout, stderr } = await apply(...each);
     expect(code).toBe(exit.failed);
     expect(stderr).toMatch(/^cfsync: nginx: /m);
-    expect(stdout).toMatch(/^ufw: applied and verified/m);
-    expect(stdout).toMatch(/^fail2ban: applied and verified/m);
+    expect(stdout).toMatch(/^ufw: applied and read back/m);
+    expect(stdout).toMatch(/^fail2ban: applied and read back/m);
     expect(stdout).not.toContain('nginx');
     await lab.expectVerdict(443, { edge: 'open', stranger: 'closed' });
   });

@@ -107,7 +107,7 @@ describeLive('examples/systemd', { programs }, () => {
         { env: { CFSYNC_STATE_DIR: '/run/lab/service' } },
       );
       expect(code, stdout + stderr).toBe(exit.ok);
-      expect(stdout).toContain(`${backend}: applied and verified`);
+      expect(stdout).toContain(`${backend}: applied and read back`);
       const remove = ['remove', '-b', backend, '--state-dir', '/run/lab/service'];
       expect(await lab.cfsync(remove)).toMatchObject({ code: exit.ok });
     },

@@ -472,7 +472,7 @@ exec /usr/sbin/ip6tables-restore "$@"
         ]);
         expect(code, stderr).toBe(exit.ok);
         expect(await kernel()).not.toContain('192.0.2.99');
-        expect(await applied()).toContain('applied and verified');
+        expect(await applied()).toContain('applied and read back');
       }
       const [lost, got] = [await edge.stop(), await stranger.stop()];
       for (const family of ['v4', 'v6'] as const) {

@@ -97,7 +97,7 @@ describe('on-change', () => {
         {
           name: 'lb',
           code: exit.ok,
-          message: 'applied and verified',
+          message: 'applied and read back',
           changed: true,
           gained: {
             v4: expect.arrayContaining(['173.245.48.0/20']) as string[],
@@ -293,7 +293,7 @@ describe('on-failure', () => {
       backends: [
         {
           code: exit.rolledBack,
-          message: 'applied and verified; lb is back to what it was before',
+          message: 'applied and read back; lb is back to what it was before',
           changed: false,
           gained: { v4: [], v6: [] },
         },

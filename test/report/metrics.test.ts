@@ -289,7 +289,7 @@ describe('the commands', () => {
     expect(Object.keys(now('cfsync_last_success_timestamp_seconds')!)).toEqual(['command=apply']);
     expect(await run('apply', '--source', 'bundled')).toEqual({
       code: exit.ok,
-      stdout: expect.stringContaining('lb: applied and verified') as string,
+      stdout: expect.stringContaining('lb: applied and read back') as string,
       stderr: '',
     });
     expect(now('cfsync_drift')).toEqual({ 'backend=lb': 0 });

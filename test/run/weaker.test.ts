@@ -107,7 +107,7 @@ describe('a run that nobody is at', () => {
   const configure = (top: string, own = ''): void =>
     writeFileSync(
       join(folder, 'config.yaml'),
-      `${top}\nbackends: {wall: {renderer: ./wall.mjs, path: ${wall()}${own}}}\n`,
+      `judge: off\n${top}\nbackends: {wall: {renderer: ./wall.mjs, path: ${wall()}${own}}}\n`,
     );
   const words = (line: string): string[] => [
     ...line.split(' '),
@@ -253,7 +253,7 @@ describe('a run that nobody is at', () => {
     ['a later release wrote', '{"schema":9,"kind":"applied","digest":"x","content":{}}'],
   ])('a record that %s does not open what it may say was locked', async (_, text) => {
     const other = `wall: {renderer: ./wall.mjs, path: ${wall()}}, other: {renderer: ./wall.mjs, path: ${wall()}2}`;
-    writeFileSync(join(folder, 'config.yaml'), `backends: {${other}}\n`);
+    writeFileSync(join(folder, 'config.yaml'), `judge: off\nbackends: {${other}}\n`);
     await lock();
     writeFileSync(join(state, 'applied', 'wall.json'), text);
     const ended = await cfsync('apply --allow-weaker -b other');

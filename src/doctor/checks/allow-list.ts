@@ -15,7 +15,8 @@ import {
   type Survey,
 } from '../survey.ts';
 import type { Result, Rule } from '../../filters/walk.ts';
-import { applyCommand, atMost, described, line, portsText } from '../words.ts';
+import { applyCommand, atMost, portsText } from '../words.ts';
+import { described, line } from '../../filters/words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'allow-list',

@@ -19,7 +19,8 @@ import {
 } from '../../filters/intervals.ts';
 import { errorsOf, isBan, surveyOf, tryFilters } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { atMost, line } from '../words.ts';
+import { atMost } from '../words.ts';
+import { line } from '../../filters/words.ts';
 
 interface Seen {
   /** Null where the rules cannot be read, which other checks say. */

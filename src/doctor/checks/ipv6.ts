@@ -17,7 +17,8 @@ import {
   type Door,
 } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { applyCommand, line, portsText } from '../words.ts';
+import { applyCommand, portsText } from '../words.ts';
+import { line } from '../../filters/words.ts';
 
 interface Seen {
   readonly filters: FilterSeen;

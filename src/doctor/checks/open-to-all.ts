@@ -4,7 +4,8 @@ import type { FilterSeen } from '../../filters/observe.ts';
 import { size } from '../../filters/intervals.ts';
 import { isOpen, observeFilters, surveyOf } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { applyCommand, line, portsText } from '../words.ts';
+import { applyCommand, portsText } from '../words.ts';
+import { line } from '../../filters/words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'open-to-all',

@@ -6,7 +6,8 @@ import type { FilterSeen } from '../../filters/observe.ts';
 import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
 import { observeFilters, sourcesOf, surveyOf } from '../survey.ts';
 import type { Doubt, Rule } from '../../filters/walk.ts';
-import { applyCommand, described, line, portsText } from '../words.ts';
+import { applyCommand, portsText } from '../words.ts';
+import { described, line } from '../../filters/words.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */
 interface Group {

@@ -4,7 +4,8 @@ import { strangers } from '../../filters/strangers.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isClosed, isOpen, observeFilters, surveyOf, type Door } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { line, portsText } from '../words.ts';
+import { portsText } from '../words.ts';
+import { line } from '../../filters/words.ts';
 
 export default defineCheck<FilterSeen>({
   name: 'published-ports',

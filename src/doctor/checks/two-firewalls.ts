@@ -3,7 +3,7 @@ import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { runningFolder, unitFolder } from '../../host/systemd.ts';
 import type { DoctorContext, Finding } from '../check.ts';
 import { defineCheck } from '../check.ts';
-import { line } from '../words.ts';
+import { line } from '../../filters/words.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isBan, isClosed, observeFilters, surveyOf, type Survey } from '../survey.ts';
 
