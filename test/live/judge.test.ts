@@ -121,7 +121,7 @@ describeLive('the judge', { programs: ['nft'] }, () => {
     expect((await apply()).code).toBe(code);
     const quiet = await verify();
     expect(quiet.code).toBe(code);
-    if (code === exit.ok) expect(quiet.stderr).toBe('');
+    expect(quiet.stderr === '').toBe(code === exit.ok);
   });
 
   it('says once what it does not understand, and gives no verdict', async () => {
