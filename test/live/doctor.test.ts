@@ -34,6 +34,7 @@ describeLive('doctor', { programs }, () => {
   const host = async (options: LabOptions = {}, ports?: number[]): Promise<void> => {
     const privateDirs = ['/var/log', '/var/lib/nginx', ...(options.privateDirs ?? [])];
     lab = await Lab.create({ ...options, privateDirs });
+    await shell('mkdir -p /var/log/apache2');
     if (ports !== undefined) {
       if (ports.length > 0) await lab.origin.listen({ tcp: ports });
       return;

@@ -474,7 +474,8 @@ async function seclude(host: Host, folders: readonly string[]): Promise<void> {
   if (closed !== undefined) await host.must(['sh', '-c', emptied(closed)]);
   // Otherwise /sys/class/net shows the machine's interfaces.
   await host.must(['mount', '-t', 'sysfs', 'sysfs', '/sys']);
-  await host.must(['mkdir', '-p', privateDir, stateDir]);
+  // The configuration test of Debian's Apache needs /run/lock.
+  await host.must(['mkdir', '-p', privateDir, stateDir, '/run/lock']);
   // What else the machine is at work on is none of the origin's; cfsync doctor would tell of it.
   await host.must(['tee', '/run/lab/loadavg'], { stdin: '0.00 0.00 0.00 1/100 100\n' });
   await host.must(['mount', '--bind', '/run/lab/loadavg', '/proc/loadavg']);
