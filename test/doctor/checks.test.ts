@@ -41,7 +41,7 @@ describe('packet-filter', () => {
         '-p tcp -m multiport --dports 80,443 -m hashlimit --hashlimit-above 20/sec --hashlimit-name web -j DROP',
       ),
     );
-    const [found, ...more] = packetFilter.judge(seen, context);
+    const [found, ...more] = packetFilter.judge({ filters: seen, tunnel: false }, context);
     expect(more).toEqual([]);
     expect(found).toMatchObject({
       level: 'warning',
@@ -58,7 +58,10 @@ describe('packet-filter', () => {
 
   it('names what it does not understand, and does not guess', () => {
     const geo = '-m geoip --source-country CN,RU -j DROP';
-    const [found, ...more] = packetFilter.judge(host(input('ACCEPT', geo)), context);
+    const [found, ...more] = packetFilter.judge(
+      { filters: host(input('ACCEPT', geo)), tunnel: false },
+      context,
+    );
     expect(more).toEqual([]);
     expect(found).toMatchObject({ level: 'warning', share: 'maybe' });
     expect(found!.evidence[0]).toBe(
@@ -69,12 +72,15 @@ describe('packet-filter', () => {
 
   it('does not mind it where it makes no difference', () => {
     const seen = host(input('ACCEPT', '-m geoip --source-country DE -j ACCEPT'));
-    expect(packetFilter.judge(seen, context)).toEqual([]);
+    expect(packetFilter.judge({ filters: seen, tunnel: false }, context)).toEqual([]);
   });
 
   it('tells which part is kept out, on which port, with the ports in the command', () => {
     const seen = host(input('ACCEPT', '-s 104.16.0.0/13 -p tcp -m tcp --dport 8443 -j DROP'));
-    const [found] = packetFilter.judge(seen, doctorContext({ ports: [443, 8443] }));
+    const [found] = packetFilter.judge(
+      { filters: seen, tunnel: false },
+      doctorContext({ ports: [443, 8443] }),
+    );
     expect(found).toMatchObject({
       share: 'part',
       title: "The packet filter drops Cloudflare's connections to port 8443",
@@ -83,9 +89,24 @@ describe('packet-filter', () => {
     expect(found!.evidence[1]).toBe('concerned: 104.16.0.0/13, on port 8443');
   });
 
+  it('says less where a tunnel runs and nobody gets in', () => {
+    const levels = (...rules: readonly string[]): readonly string[] =>
+      packetFilter
+        .judge({ filters: host(input('DROP', ...rules)), tunnel: true }, context)
+        .map(({ level }) => level);
+    expect(levels()).toEqual(['note']);
+    // A stale list, or a port that is open to others: somebody is meant to come in.
+    expect(levels('-s 104.16.0.0/13 -j ACCEPT')).toEqual(['problem']);
+    const banned = ['173.245.48.0/20', '104.16.0.0/13'].map((range) => `-s ${range} -j DROP`);
+    expect(levels(...banned, '-p tcp -j ACCEPT')).toEqual(['problem', 'problem']);
+  });
+
   it('keeps the mode that was applied', () => {
     const applied = [{ name: 'iptables', mode: 'lockdown', ports: [80, 443] }] as const;
-    const [found] = packetFilter.judge(host(input('DROP')), doctorContext({ applied }));
+    const [found] = packetFilter.judge(
+      { filters: host(input('DROP')), tunnel: false },
+      doctorContext({ applied }),
+    );
     expect(found).toMatchObject({
       share: 'all',
       command: 'cfsync apply --backend iptables --mode lockdown',

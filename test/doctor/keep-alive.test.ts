@@ -37,6 +37,24 @@ describe('keep-alive of nginx', () => {
       expect(evidence[0]).toBe(`/etc/nginx/nginx.conf:3: keepalive_timeout ${value}`);
   });
 
+  it('does not matter where another program speaks to Cloudflare', async () => {
+    const told = async (ss: string) =>
+      look(
+        keepAlive,
+        web({
+          nginx: dumped(
+            'events {}\nhttp {\nkeepalive_timeout 1s;\nserver { listen 127.0.0.1:8080; }\n}',
+          ),
+          running: ['nginx'],
+          answers: { 'ss -Hltnp': ss },
+        }),
+      );
+    expect(await told(fixture('doctor/fronted.ss'))).toEqual([]);
+    expect(await told(fixture('doctor/fronted.ss').replace('127.0.0.1', '0.0.0.0'))).toHaveLength(
+      1,
+    );
+  });
+
   it('of one server is about a part, and that of http counts where no server says otherwise', async () => {
     const own = 'server { listen 80; keepalive_timeout 2; }';
     expect(lines(await nginx(`keepalive_timeout 600;\n${own}\nserver { listen 81; }`))).toEqual([

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import listening from '../../src/doctor/checks/listening.ts';
 import type { DoctorContext } from '../../src/doctor/check.ts';
+import { fronted } from '../../src/doctor/listeners.ts';
 import { doctorContext } from '../helpers/doctor.ts';
 import { recorded } from '../helpers/host.ts';
 
@@ -25,6 +26,20 @@ const host = (ss = fixture('listeners.ss'), ipv6 = '') =>
       '/proc/net/if_inet6': `${fixture('listeners.if_inet6')}${ipv6}`,
     },
   });
+
+/** The same with a cloudflared that was started so. */
+const withCloudflared = (...words: readonly string[]) => {
+  const files: Readonly<Record<string, string>> = {
+    '/proc/77/comm': 'cloudflared\n',
+    '/proc/77/cmdline': ['cloudflared', ...words, ''].join('\0'),
+  };
+  const plain = host();
+  return {
+    ...plain,
+    read: async (path: string) => files[path] ?? plain.read(path),
+    list: async (path: string) => (path === '/proc' ? ['77', 'net'] : plain.list(path)),
+  };
+};
 
 const findings = async (more: Partial<DoctorContext>, on = host()) => {
   const context = doctorContext(more);
@@ -64,6 +79,45 @@ describe('listening', () => {
       title: 'Only loopback is listened on for port 8083',
       evidence: ['127.0.0.1:8083 (node)'],
     });
+  });
+
+  it('takes a tunnel for the way in where nothing else is', async () => {
+    const tunnel = withCloudflared('--no-autoupdate', 'tunnel', 'run', '--token', 'secret');
+    for (const ports of [[80, 443], [8083]]) {
+      const found = await findings({ ports }, tunnel);
+      expect(found[0]).toMatchObject({ level: 'note', causes: [] });
+      expect(found[0]!.title).toMatch(/^A tunnel brings the visitors: /);
+      expect(JSON.stringify(found)).not.toContain('secret');
+    }
+    // Who has a public port as well is told of the other one.
+    const [found] = await findings({ ports: [443, 8084] }, tunnel);
+    expect(found).toMatchObject({ level: 'warning', title: 'Nothing listens on port 443' });
+  });
+
+  it.each([[['access', 'tcp']], [['proxy-dns', '--port', '5053']]])(
+    'takes %s of cloudflared for no tunnel',
+    async (words) => {
+      const [found] = await findings({}, withCloudflared(...words));
+      expect(found).toMatchObject({ level: 'problem', title: 'Nothing listens on ports 80, 443' });
+    },
+  );
+
+  it('notes who stands in front of a web server on loopback', async () => {
+    const ss = fixture('fronted.ss');
+    expect(fronted(ss, [80, 443])).toEqual([
+      {
+        server: 'nginx',
+        on: [{ address: '127.0.0.1', port: 8080, program: 'nginx' }],
+        by: ['haproxy'],
+      },
+    ]);
+    expect(fronted(ss, [8443])).toMatchObject([{ server: 'nginx', by: [] }]);
+    expect(fronted(ss.replace('127.0.0.1', '0.0.0.0'), [80])).toEqual([]);
+    expect(fronted(null, [80])).toEqual([]);
+    const found = await findings({ ports: [8084] }, host(`${fixture('listeners.ss')}${ss}`));
+    expect(found.map(({ level, title }) => `${level}: ${title}`)).toContain(
+      'note: node stands in front of nginx, which listens on loopback alone',
+    );
   });
 
   it.each([

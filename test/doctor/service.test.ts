@@ -50,6 +50,22 @@ const refused = { code: 1, stdout: '', stderr: said };
 const files = { '/etc/nginx/conf.d/site.conf': 'server {\n  listen 80 }\n' };
 
 describe('service', () => {
+  it('does not ask for a second web server where one listens on loopback, or a tunnel runs', async () => {
+    const units = [unit('apache2', 'inactive', 'dead', { UnitFileState: 'disabled' })];
+    expect(lines(await look(service, on({ units })))).toEqual([
+      'problem all 521: The service apache2 is stopped',
+    ]);
+    expect(await look(service, on({ units, tcp: on80Loopback }))).toEqual([]);
+    const tunnel = {
+      running: ['cloudflared'],
+      files: { '/proc/100/cmdline': 'cloudflared\0tunnel\0run\0' },
+    };
+    const host = on({ units, ...tunnel });
+    const list = async (path: string) =>
+      path === '/proc' ? ['100'] : path === '/run/systemd/system' ? [] : undefined;
+    expect(await look(service, { ...host, list })).toEqual([]);
+  });
+
   it('is up: nothing to say, with systemd and without', async () => {
     expect(
       await look(service, on({ units: [unit('nginx', 'active', 'running')], tcp: on80 })),

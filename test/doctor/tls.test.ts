@@ -33,10 +33,16 @@ const judge = (
   ends: readonly End[],
   {
     http = true,
+    complete = true,
+    tunnel = false,
     host,
     now = '2026-11-22T12:00:00Z',
-  }: { http?: boolean; host?: string; now?: string } = {},
-) => tls.judge({ ends, http }, doctorContext({ now: new Date(now), values: { host } }));
+  }: { http?: boolean; complete?: boolean; tunnel?: boolean; host?: string; now?: string } = {},
+) =>
+  tls.judge(
+    { ends, http, complete, tunnel },
+    doctorContext({ now: new Date(now), values: { host } }),
+  );
 
 describe('tls', () => {
   it('notes a self-signed certificate, and which modes work', async () => {
@@ -109,6 +115,64 @@ describe('tls', () => {
     expect(lines(judge([failed, await end('origin.pem')]))).toEqual([
       'warning part 525: There is no TLS handshake on some addresses',
     ]);
+  });
+
+  /** A server that turns away who names no site but these. */
+  const strict = (...names: readonly string[]): Promise<number> =>
+    listening(
+      createServer({
+        key: pem('key.pem'),
+        cert: pem('origin.pem'),
+        SNICallback: (name, done) =>
+          names.includes(name) ? done(null) : done(new Error('no such site')),
+      }),
+    );
+
+  it('is content where the names of the configuration are answered', async () => {
+    const port = await strict('example.com');
+    const good = await handshake('127.0.0.1', port, 'example.com');
+    const bad = await handshake('127.0.0.1', port, 'old.example');
+    expect(bad.failed).not.toBeNull();
+    expect(judge([good])).toEqual([]);
+    expect(judge([good, bad])).toEqual([
+      {
+        level: 'warning',
+        share: 'part',
+        causes: [525],
+        title: 'There is no TLS handshake for old.example',
+        evidence: [`127.0.0.1:${port} for old.example: ${bad.failed}`],
+        advice: expect.any(String) as string,
+      },
+    ]);
+    // One that is answered on one address of several is well: nginx listens on single addresses.
+    expect(
+      judge([
+        good,
+        { ...bad, name: 'example.com', at: '127.0.0.1:1' },
+        { ...good, at: '127.0.0.1:1' },
+      ]),
+    ).toEqual([]);
+  });
+
+  it('does not count loopback where the host has an address', async () => {
+    const good = { ...(await end('origin.pem', 'example.com')), at: '203.0.113.5:443' };
+    expect(
+      judge([{ ...good, at: '127.0.0.1:443', failed: 'refused', certificate: null }, good]),
+    ).toEqual([]);
+  });
+
+  it.each([
+    ['tlsv1 unrecognized name', false, 'note maybe'],
+    ['tlsv1 alert internal error', false, 'note maybe'],
+    ['sslv3 alert handshake failure', false, 'note maybe'],
+    ['ssl/tls alert handshake failure', false, 'note maybe'],
+    ['tlsv1 unrecognized name', true, 'problem part'],
+    ['wrong version number', false, 'problem part'],
+    ['no answer within 3 s', false, 'problem part'],
+  ])('says of %s without a name, all sites known: %s, %s', (failed, complete, weight) => {
+    const ends = [{ at: '127.0.0.1:443', name: null, failed, certificate: null }];
+    expect(lines(judge(ends, { complete }))[0]).toMatch(new RegExp(`^${weight} 525: `));
+    expect(lines(judge(ends, { complete, tunnel: true }))[0]).toMatch(/^note /);
   });
 
   it('waits for 3 s, and no longer', async () => {

@@ -2,6 +2,7 @@
 import type { Directive } from '../../../renderers/nginx/configuration.ts';
 import { defineCheck, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
+import { fronted, socketStatistics } from '../listeners.ts';
 import { counting, seconds } from '../nginx.ts';
 
 /**
@@ -15,16 +16,30 @@ const least = 5;
 /** Requests on one connection; Apache comes with 100. */
 const fewRequests = 100;
 
-export default defineCheck<Servers>({
+interface Seen extends Servers {
+  /** What `ss -Hltnp` printed; null where there is no ss. */
+  readonly ss: string | null;
+}
+
+export default defineCheck<Seen>({
   name: 'keep-alive',
   title: 'idle connections are kept long enough for Cloudflare to use them again',
 
-  observe: runningServers,
+  async observe(host) {
+    const [servers, ss] = await Promise.all([runningServers(host), socketStatistics(host)]);
+    return { ...servers, ss };
+  },
 
-  judge({ nginx, apache }) {
+  judge({ nginx, apache, ss }, { ports }) {
+    const inner = fronted(ss, ports).map(({ server }) => server);
+    const isInner = (...names: readonly string[]): boolean =>
+      names.some((name) => inner.includes(name));
     return [
-      ...(nginx === null ? [] : nginxFindings(readable('nginx', nginx))),
-      ...(apache === null ? [] : apacheFindings(readable('Apache', apache))),
+      // Who is reached over loopback alone never closes a connection of Cloudflare's.
+      ...(nginx === null || isInner('nginx') ? [] : nginxFindings(readable('nginx', nginx))),
+      ...(apache === null || isInner('apache2', 'httpd')
+        ? []
+        : apacheFindings(readable('Apache', apache))),
     ];
   },
 });

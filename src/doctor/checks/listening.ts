@@ -1,11 +1,18 @@
 /** Does anything listen on the web ports, where Cloudflare can reach it? */
 import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
-import { BackendError } from '../../errors.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isLoopback } from '../../host/proc.ts';
-import { listeners, textOf, type Listener } from '../listeners.ts';
+import {
+  fronted,
+  listeners,
+  owned,
+  socketStatistics,
+  textOf,
+  type Listener,
+} from '../listeners.ts';
 import { surveyOf, tryFilters } from '../survey.ts';
+import { hasTunnel, tunnelRuns } from '../tunnel.ts';
 import { portsText } from '../words.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 
@@ -19,6 +26,7 @@ interface Seen {
   readonly ss: string | null;
   /** Whether the host has an IPv6 address that is neither link-local nor of its own site alone. */
   readonly hasIpv6: boolean;
+  readonly tunnel: boolean;
 }
 
 /** https://developers.cloudflare.com/fundamentals/reference/network-ports/ */
@@ -34,6 +42,7 @@ export default defineCheck<Seen>({
       listeners: await listeners(host),
       servers: await installed(host),
       ss: await socketStatistics(host),
+      tunnel: await hasTunnel(host),
       hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
     };
   },
@@ -47,6 +56,7 @@ export default defineCheck<Seen>({
     return [
       ...absent(seen, asked),
       ...oneFamily(seen, asked),
+      ...behind(seen, asked),
       ...(strange.length === 0 ? [] : [notProxied(strange)]),
     ];
   },
@@ -78,16 +88,6 @@ async function installed(host: Pick<Host, 'list'>): Promise<readonly string[]> {
   return names.filter((_, i) => folders[i] !== undefined);
 }
 
-/** Only it tells whether a socket on `::` takes IPv4 as well (then it prints `*`), and whose each one is. */
-async function socketStatistics(host: Pick<Host, 'query'>): Promise<string | null> {
-  try {
-    return (await host.query({ argv: ['ss', '-Hltnp'] })).stdout;
-  } catch (error) {
-    if (error instanceof BackendError) return null;
-    throw error;
-  }
-}
-
 function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
   const on = (port: number): readonly Listener[] =>
     seen.listeners.filter((listener) => listener.port === port);
@@ -97,6 +97,7 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
   const missing = ports.filter((port) => on(port).length === 0);
   const findings: Finding[] = [];
   const gone = loopback.length + missing.length;
+  if (gone > 0 && gone === ports.length && seen.tunnel) return [throughTunnel(seen, ports)];
   const weigh = (list: readonly number[]): Pick<Finding, 'level' | 'share'> =>
     gone === ports.length
       ? { level: 'problem', share: 'all' }
@@ -130,6 +131,32 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
         'Let the web server listen on all addresses (nginx: listen 443 ssl; and listen [::]:443 ssl;), then restart it.',
     });
   return findings;
+}
+
+/** Nobody has to come to the ports of a host that fetches its visitors itself. */
+function throughTunnel(seen: Seen, ports: readonly number[]): Finding {
+  return {
+    level: 'note',
+    share: 'maybe',
+    causes: [],
+    title: `A tunnel brings the visitors: nothing that others reach listens on ${portsText(ports)}`,
+    evidence: [tunnelRuns, ...ports.flatMap((port) => lines(seen, port))],
+    advice: 'This is right unless a name in DNS leads to an address of this host.',
+  };
+}
+
+/** A web server on loopback is well where another program has the ports. */
+function behind({ ss }: Seen, { ports }: DoctorContext): readonly Finding[] {
+  return fronted(ss, ports)
+    .filter(({ by }) => by.length > 0)
+    .map(({ server, on, by }) => ({
+      level: 'note',
+      share: 'maybe',
+      causes: [],
+      title: `${by.join(', ')} stands in front of ${server}, which listens on loopback alone`,
+      evidence: on.map((one) => `${textOf(one)} (${server})`),
+      advice: `Cloudflare speaks to ${by.join(', ')}: how long connections are kept, and who the visitor is, is settled there first.`,
+    }));
 }
 
 /** Where else something listens that the Internet can reach: the admin may know the web server by it. */
@@ -211,10 +238,6 @@ function isDual(ss: string, port: number): boolean {
 
 /** ` (nginx)`, where ss names the program. */
 function owner({ ss }: Seen, port: number): string {
-  for (const text of (ss ?? '').split('\n')) {
-    const [, local] = /^\S+\s+\S+\s+\S+\s+(\S+)/.exec(text) ?? [];
-    const [, name] = /users:\(\("((?:[^"\\]|\\.)*)"/.exec(text) ?? [];
-    if (local?.endsWith(`:${port}`) === true && name !== undefined) return ` (${name})`;
-  }
-  return '';
+  const one = owned(ss).find((socket) => socket.port === port);
+  return one === undefined ? '' : ` (${one.program})`;
 }

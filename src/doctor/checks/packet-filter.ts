@@ -4,10 +4,11 @@ import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import type { Filters } from '../../filters/ask.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
-import { observeFilters, sourcesOf, surveyOf } from '../survey.ts';
+import { isClosed, observeFilters, sourcesOf, surveyOf, type Door } from '../survey.ts';
 import type { Doubt, Rule } from '../../filters/walk.ts';
 import { applyCommand, portsText } from '../words.ts';
 import { described, line } from '../../filters/words.ts';
+import { hasTunnel, unlessTunnel } from '../tunnel.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */
 interface Group {
@@ -17,13 +18,23 @@ interface Group {
   readonly hits: { readonly family: Family; readonly port: number; readonly sources: Intervals }[];
 }
 
-export default defineCheck<FilterSeen>({
+interface Seen {
+  readonly filters: FilterSeen;
+  /** Whether a tunnel runs: then the ports may be closed to everybody. */
+  readonly tunnel: boolean;
+}
+
+export default defineCheck<Seen>({
   name: 'packet-filter',
   title: "rules that drop, reject or limit connections from Cloudflare's ranges",
-  observe: observeFilters,
+
+  async observe(host) {
+    const [filters, tunnel] = await Promise.all([observeFilters(host), hasTunnel(host)]);
+    return { filters, tunnel };
+  },
 
   judge(seen, context) {
-    const { filters, doors } = surveyOf(seen, context);
+    const { filters, doors } = surveyOf(seen.filters, context);
     const groups = new Map<string, Group>();
     const add = (
       { verdict, rules, doubts }: Pick<Group, 'verdict' | 'rules' | 'doubts'>,
@@ -48,9 +59,22 @@ export default defineCheck<FilterSeen>({
         if (verdict === 'drop' || verdict === 'reject')
           add({ verdict: 'limited', rules, doubts }, { family, port, sources });
     }
-    return [...groups.values()].map((group) => finding(group, filters, context));
+    // Where others get in, or some of Cloudflare's ranges, the ports were not closed for the sake of a tunnel.
+    const shut = doors.filter((door) => isClosed(door) && isNobody(door));
+    const isShut = ({ hits }: Group): boolean =>
+      hits.every(({ family, port }) =>
+        shut.some((door) => door.family === family && door.port === port),
+      );
+    return [...groups.values()].flatMap((group) =>
+      unlessTunnel(seen.tunnel && isShut(group), [finding(group, filters, context)]),
+    );
   },
 });
+
+/** Whether none of Cloudflare's ranges comes in. */
+function isNobody({ cloudflare }: Door): boolean {
+  return cloudflare.every(({ verdict }) => verdict === 'drop' || verdict === 'reject');
+}
 
 function finding(
   { verdict, rules, doubts, hits }: Group,

@@ -7,6 +7,7 @@ import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '
 import { lookAtNginx } from '../nginx.ts';
 import { isLoopback } from '../../host/proc.ts';
 import { listeners } from '../listeners.ts';
+import { hasTunnel } from '../tunnel.ts';
 
 /** A unit as `systemctl show` prints it: names and values of org.freedesktop.systemd1(5). */
 type Unit = Readonly<Record<string, string>>;
@@ -25,8 +26,11 @@ interface Seen {
   /** Seconds since boot. */
   readonly uptime: number;
   readonly refusals: readonly Refusal[];
-  /** TCP ports that others can reach. */
+  /** TCP ports that others can reach, and those of loopback. */
   readonly open: readonly number[];
+  readonly inner: readonly number[];
+  /** Whether a tunnel runs: then any port, or none of this host's, may be what it serves. */
+  readonly tunnel: boolean;
   /** Why a configuration could not be tested. */
   readonly untested: string | null;
 }
@@ -58,6 +62,7 @@ export default defineCheck<Seen>({
       lookAtNginx(host).then((seen) => refusal(host, 'nginx', seen)),
       lookAtApache(host).then((seen) => refusal(host, 'Apache', seen)),
     ]);
+    const heard = await listeners(host);
     const failed = tests.flatMap((test) => (test.status === 'rejected' ? [test.reason] : []));
     const broken: unknown = failed.find((error) => !(error instanceof CfsyncError));
     if (broken !== undefined) throw broken;
@@ -65,15 +70,17 @@ export default defineCheck<Seen>({
       units: await units(host),
       uptime: Number.parseFloat((await host.read('/proc/uptime')) ?? ''),
       refusals: tests.flatMap((test) => (test.status === 'fulfilled' ? test.value : [])),
-      open: (await listeners(host))
-        .filter((one) => !isLoopback(one.address))
-        .map(({ port }) => port),
+      open: heard.filter((one) => !isLoopback(one.address)).map(({ port }) => port),
+      inner: heard.filter((one) => isLoopback(one.address)).map(({ port }) => port),
+      tunnel: await hasTunnel(host),
       untested: failed.length === 0 ? null : (failed[0] as CfsyncError).message,
     };
   },
 
   judge(seen, { ports }: DoctorContext) {
-    const served = ports.some((port) => seen.open.includes(port));
+    const served = seen.tunnel || ports.some((port) => seen.open.includes(port));
+    // That it listens on loopback alone is a finding of check `listening`.
+    const isHeard = served || ports.some((port) => seen.inner.includes(port));
     const refused = seen.refusals.map((one) => configuration(one, served));
     const blamed = seen.refusals.flatMap(({ server }) => unitsOf[server]);
     const rest = (seen.units ?? []).filter(
@@ -82,7 +89,7 @@ export default defineCheck<Seen>({
     const found = [...refused, ...rest.flatMap((unit) => failing(unit, served, seen.uptime))];
     const stopped = rest.filter(({ ActiveState }) => ActiveState === 'inactive');
     const enabled = stopped.filter(isEnabled);
-    if (found.length === 0 && !served)
+    if (found.length === 0 && !isHeard)
       for (const unit of enabled.length > 0 ? enabled : stopped) found.push(idle(unit));
     if (found.length === 0 && seen.untested !== null)
       throw new CfsyncError(exit.failed, seen.untested);

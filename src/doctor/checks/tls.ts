@@ -1,7 +1,13 @@
 /** Does the web server answer TLS, and with a certificate for which of Cloudflare's modes? */
 import { checkServerIdentity, connect, type PeerCertificate, type TLSSocket } from 'node:tls';
 import { CfsyncError, errno, exit } from '../../errors.ts';
-import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
+import { groupBy } from '../../group.ts';
+import { few } from '../../text.ts';
+import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
+import { runningServers, type Servers } from '../configuration.ts';
+import { sitesOn } from '../sites.ts';
+import { hasTunnel, unlessTunnel } from '../tunnel.ts';
+import { atMost } from '../words.ts';
 import { ownAddresses } from '../../host/interfaces.ts';
 import { targetOf } from '../target.ts';
 import { isLoopback } from '../../host/proc.ts';
@@ -11,6 +17,8 @@ import { listeners, textOf } from '../listeners.ts';
 export interface End {
   /** `127.0.0.1:443`, `[::1]:443`. */
   readonly at: string;
+  /** The name that was asked for; null for none. */
+  readonly name: string | null;
   /** Why there was no handshake; null when there was one. */
   readonly failed: string | null;
   readonly certificate: Certificate | null;
@@ -32,6 +40,10 @@ interface Certificate {
 
 interface Seen {
   readonly ends: readonly End[];
+  /** Whether every site that the web servers have TLS for was asked for by a name of its own. */
+  readonly complete: boolean;
+  /** Whether a tunnel runs: then nobody may ever come to these ports. */
+  readonly tunnel: boolean;
   /** Whether something that others can reach listens on port 80. */
   readonly http: boolean;
 }
@@ -43,6 +55,8 @@ const limit = 3000;
 /** Certificates of 90 days are renewed 30 days before their end. */
 const soonDays = 7;
 const mostAddresses = 4;
+/** Names of the configuration that are asked for on each address. */
+const mostNames = 6;
 
 export default defineCheck<Seen>({
   name: 'tls',
@@ -54,30 +68,50 @@ export default defineCheck<Seen>({
       (port) =>
         secure.includes(port) && all.some((one) => one.port === port && !isLoopback(one.address)),
     );
-    const name = targetOf(values).host;
+    const given = targetOf(values).host;
+    const servers = given === undefined ? await known(host) : { nginx: null, apache: null };
+    const asked = heard.map((port) => {
+      const { names, complete } = sitesOn(port, servers);
+      return given === undefined
+        ? { port, names: names.length === 0 ? [undefined] : names.slice(0, mostNames), complete }
+        : { port, names: [given], complete: true };
+    });
     const ends = await Promise.all(
-      heard.flatMap((port) => addresses().map((address) => handshake(address, port, name))),
+      asked.flatMap(({ port, names }) =>
+        addresses().flatMap((address) => names.map((name) => handshake(address, port, name))),
+      ),
     );
     return {
       // Where nothing listens on an address, the sockets tell (check listening).
       ends: ends.filter(({ failed }) => failed !== 'ECONNREFUSED'),
+      complete: asked.every(({ complete }) => complete),
+      tunnel: await hasTunnel(host),
       http: all.some((one) => one.port === 80 && !isLoopback(one.address)),
     };
   },
 
   judge(seen, context) {
-    const bad = seen.ends.filter(({ failed }) => failed !== null);
     const certificates = new Map(
       seen.ends.flatMap(({ certificate }) =>
         certificate === null ? [] : [[certificate.fingerprint, certificate] as const],
       ),
     );
-    return [
-      ...(bad.length === 0 ? [] : [noHandshake(bad, seen)]),
+    return unlessTunnel(seen.tunnel, [
+      ...noHandshake(seen),
       ...[...certificates.values()].flatMap((one) => certificate(one, seen, context)),
-    ];
+    ]);
   },
 });
+
+/** The web servers whose sites can be read; others are asked without a name. */
+async function known(host: DoctorHost): Promise<Servers> {
+  try {
+    return await runningServers(host);
+  } catch (error) {
+    if (error instanceof CfsyncError) return { nginx: null, apache: null };
+    throw error;
+  }
+}
 
 /** Loopback and the host's own, each of which a server may treat differently. */
 function addresses(): readonly string[] {
@@ -96,6 +130,7 @@ export function handshake(address: string, port: number, name: string | undefine
       const seen = failed === null && socket !== undefined ? read(socket, name) : null;
       resolve({
         at,
+        name: name ?? null,
         failed: failed ?? (seen === null ? 'no certificate' : null),
         certificate: seen,
       });
@@ -145,20 +180,73 @@ function printed(name: PeerCertificate['subject']): string {
     .join(', ');
 }
 
-function noHandshake(bad: readonly End[], seen: Seen): Finding {
-  const every = bad.length === seen.ends.length;
-  return {
-    level: every ? 'problem' : 'warning',
-    share: 'part',
-    causes: [525],
-    title: `There is no TLS handshake ${every ? 'on the https port' : 'on some addresses'}`,
-    evidence: [
-      ...bad.map(({ at, failed }) => `${at}: ${failed}`),
-      ...(every ? [modes(seen, false, false)] : []),
-    ],
-    advice:
-      'Give the web server a certificate there (nginx: listen 443 ssl; with ssl_certificate and ssl_certificate_key); one of Cloudflare (dashboard: SSL/TLS, Origin Server) is free.',
-  };
+/**
+ * What a server that speaks TLS says to who names no site, or none of its own: alerts of RFC 8446, section 6, in
+ * OpenSSL's words. nginx has ssl_reject_handshake for it, HAProxy strict-sni; Caddy does so unless told otherwise.
+ */
+const turnedAway =
+  /^(?:tlsv1|sslv3|ssl\/tls).*(?:unrecognized name|internal error|handshake failure|access denied)/;
+
+function noHandshake(seen: Seen): readonly Finding[] {
+  const places = groupBy(seen.ends, ({ at }) => at);
+  const outside = [...places.keys()].filter((at) => !isLoopback(at));
+  // Nobody of Cloudflare's comes to loopback; it is asked for where the host has no other address.
+  const counting = outside.length === 0 ? [...places.keys()] : outside;
+  const isBad = (at: string): boolean => places.get(at)!.every(({ failed }) => failed !== null);
+  const bad = counting.filter(isBad).flatMap((at) => places.get(at)!);
+  const every = counting.every(isBad);
+  if (bad.length === 0) return namesWithout(seen, counting);
+  const evidence = atMost(bad.map(endText), 8);
+  if (!seen.complete && bad.every(({ name, failed }) => name === null && turnedAway.test(failed!)))
+    return [
+      {
+        level: 'note',
+        share: 'maybe',
+        causes: [525],
+        title: 'The server turns away who asks for TLS without the name of a site',
+        evidence,
+        advice:
+          'Cloudflare names the site, and which names are served cannot be read here: cfsync doctor --host NAME asks for one.',
+      },
+    ];
+  return [
+    {
+      level: every ? 'problem' : 'warning',
+      share: 'part',
+      causes: [525],
+      title: `There is no TLS handshake ${every ? 'on the https port' : 'on some addresses'}`,
+      evidence: [...evidence, ...(every ? [modes(seen, false, false)] : [])],
+      advice:
+        'Give the web server a certificate there (nginx: listen 443 ssl; with ssl_certificate and ssl_certificate_key); one of Cloudflare (dashboard: SSL/TLS, Origin Server) is free.',
+    },
+  ];
+}
+
+/** Names that get no handshake anywhere, while others do. */
+function namesWithout({ ends }: Seen, counting: readonly string[]): readonly Finding[] {
+  const names = groupBy(
+    ends.filter(({ at }) => counting.includes(at)),
+    ({ name }) => name ?? '',
+  );
+  const bad = [...names].filter(([, list]) => list.every(({ failed }) => failed !== null));
+  if (bad.length === 0) return [];
+  return [
+    {
+      level: 'warning',
+      share: 'part',
+      causes: [525],
+      title: `There is no TLS handshake for ${few(bad.map(([name]) => name))}`,
+      evidence: atMost(
+        bad.flatMap(([, list]) => list.map(endText)),
+        8,
+      ),
+      advice: 'Give the site a certificate of its own, or let it use the one of the others.',
+    },
+  ];
+}
+
+function endText({ at, name, failed }: End): string {
+  return `${at}${name === null ? '' : ` for ${name}`}: ${failed}`;
 }
 
 /** Verification results that mean no more than "nobody whom Node knows has signed it". */
@@ -176,8 +264,10 @@ function certificate(
   if (Number.isNaN(from.getTime()) || Number.isNaN(to.getTime()))
     throw new CfsyncError(exit.failed, `the times ${one.from} and ${one.to} are not understood`);
   const at = seen.ends.filter((end) => end.certificate?.fingerprint === one.fingerprint);
+  const names = [...new Set(at.flatMap(({ name }) => name ?? []))];
   const evidence = [
-    `${at.map((end) => end.at).join(', ')}: ${one.subject}`,
+    `${[...new Set(at.map((end) => end.at))].join(', ')}: ${one.subject}`,
+    ...(values.host === undefined && names.length > 0 ? [`asked for ${few(names)}`] : []),
     `issued by ${one.issuer}; valid from ${one.from} to ${one.to}`,
   ];
   const of = { share: 'part', causes: [526] } as const;
@@ -204,11 +294,12 @@ function certificate(
       },
     ];
   const found: Finding[] = [];
-  if (one.wrongName !== null)
+  // A name of the configuration may be there for others than Cloudflare.
+  if (one.wrongName !== null && typeof values.host === 'string')
     found.push({
       ...of,
       level: 'warning',
-      title: `The certificate is not for ${String(values.host)}`,
+      title: `The certificate is not for ${values.host}`,
       evidence: [...evidence, one.wrongName, strict],
       advice: 'Have one made for that name as well, and let the server use it for it.',
     });
