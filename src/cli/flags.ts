@@ -29,6 +29,7 @@ export const checkNames = [
   'packet-filter',
   'published-ports',
   'open-to-all',
+  'way-out',
   'service',
   'listening',
   'tls',

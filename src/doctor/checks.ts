@@ -15,6 +15,7 @@ const checks: Readonly<Record<CheckName, Load>> = {
   'packet-filter': () => import('./checks/packet-filter.ts'),
   'published-ports': () => import('./checks/published-ports.ts'),
   'open-to-all': () => import('./checks/open-to-all.ts'),
+  'way-out': () => import('./checks/way-out.ts'),
   service: () => import('./checks/service.ts'),
   listening: () => import('./checks/listening.ts'),
   tls: () => import('./checks/tls.ts'),

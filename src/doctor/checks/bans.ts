@@ -75,14 +75,17 @@ export default defineCheck<Seen>({
       const own = [...left].filter((hit) => isWithin(hit, banned));
       for (const hit of own) left.delete(hit);
       const title = `${what} bans ${count(inside.length, 'address', 'addresses')} of Cloudflare's`;
+      const weighed = weight(own, ranges);
       found.push({
-        ...weight(own, ranges),
+        ...weighed,
         title,
         evidence: [
           ...shown(inside.map(({ address, where }) => `${address}: ${where}`)),
           ...shown(own.map(({ rule }) => line(rule))),
         ],
         command,
+        // Some bans are routes, as of fail2ban's action `route`: check way-out sees those.
+        explains: [...(weighed.explains ?? []), ...banned.map((address) => `route ${address}`)],
       });
     };
     add('fail2ban', fail2banBans(seen), 'cfsync apply --backend fail2ban');
