@@ -68,7 +68,7 @@ export function asPrefix(text: string): ReturnType<typeof canonical> {
   return canonical(withLength(text));
 }
 
-/** Without the length where it is 32 or 128, as of one address. */
+/** Without the length where it is that of one address. */
 export function withoutLength(prefix: string): string {
   return prefix.replace(prefix.includes(':') ? /\/128$/ : /\/32$/, '');
 }

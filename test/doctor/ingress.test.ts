@@ -98,6 +98,21 @@ describe('ingress-nginx', () => {
     expect(found).toContain(retired);
   });
 
+  it('that somebody else keeps is left to him; keys of nobody are taken away', async () => {
+    const all = await on('community', { ...good, 'forwarded-for-header': 'X-Client' });
+    const found = all.find(({ title }) => title.startsWith('Cloudflare does not send'));
+    expect(found!.command).toBeUndefined();
+    expect(found!.advice).toMatch(
+      /^cfsync apply would refuse: ConfigMap .* forwarded-for-header is "X-Client", set by somebody else/,
+    );
+    expect(await on('community', {})).toHaveLength(1);
+    const others = await on('community', { ...good, 'real-ip-header': 'CF-Connecting-IP' });
+    const inert = others.find(({ title }) => title.includes('does not know'));
+    expect(inert!.command).toBe(
+      `kubectl -n ingress-nginx patch configmap ingress-nginx-controller --type merge -p '{"data":{"real-ip-header":null}}'`,
+    );
+  });
+
   it('behind a Service that hides the sender', async () => {
     const all = await on('community', good, ['Local', 'Cluster']);
     const found = all.find(({ level }) => level === 'warning');

@@ -15,7 +15,8 @@ import {
   type Survey,
 } from '../survey.ts';
 import type { Result, Rule } from '../../filters/walk.ts';
-import { applyCommand, atMost, portsText } from '../words.ts';
+import { applyCommand, backendOf, letIn, type Wish } from '../remedy.ts';
+import { atMost, portsText } from '../words.ts';
 import { described, line } from '../../filters/words.ts';
 
 export default defineCheck<FilterSeen>({
@@ -28,8 +29,10 @@ export default defineCheck<FilterSeen>({
   },
 });
 
-function missing({ filters, doors }: Survey, context: DoctorContext): readonly Finding[] {
+function missing(survey: Survey, context: DoctorContext): readonly Finding[] {
   const { ranges, list } = context;
+  const { doors } = survey;
+  const wishes: Wish[] = [];
   const lacking = new Set<string>();
   const rules = new Map<string, Rule>();
   const ports = new Set<number>();
@@ -56,6 +59,7 @@ function missing({ filters, doors }: Survey, context: DoctorContext): readonly F
       verdicts.add(verdict);
     }
     ports.add(port);
+    wishes.push({ family, port, sources: fromPrefixes(out) });
   }
   if (lacking.size === 0) return [];
   const names = [...lacking];
@@ -71,7 +75,7 @@ function missing({ filters, doors }: Survey, context: DoctorContext): readonly F
         ...[...rules.values()].slice(0, 3).map((one) => `kept out by ${line(one)}`),
         `judged by the ${list.kind === 'snapshot' ? 'snapshot' : 'list that came with this release'} of ${list.asOf.slice(0, 10)}`,
       ],
-      command: applyCommand(filters, rule, context),
+      ...letIn(survey, rule, wishes, context),
       explains: [...rules.keys()],
     },
   ];
@@ -100,7 +104,10 @@ function leftover({ filters, doors }: Survey, context: DoctorContext): readonly 
       title: "The allow-list has ranges that are no longer Cloudflare's",
       evidence: [...evidence].slice(0, 6),
       advice: "Other people's traffic may come from there by now.",
-      command: applyCommand(filters, first, context).replace('cfsync apply', 'cfsync adopt'),
+      command: applyCommand(backendOf(filters, first, context), context).replace(
+        'cfsync apply',
+        'cfsync adopt',
+      ),
     },
   ];
 }

@@ -2,23 +2,18 @@
 import { CfsyncError } from '../../errors.ts';
 import { groupBy } from '../../group.ts';
 import { bannedIn } from '../../../renderers/fail2ban/answers.ts';
-import { families, familyOf, withoutLength, type Family } from '../../prefix.ts';
+import { ofProcess } from '../../host/proc.ts';
+import { families, familyOf } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
-import { count } from '../../text.ts';
-import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
+import { count, few } from '../../text.ts';
+import { defineCheck, type DoctorContext, type DoctorHost, type Finding } from '../check.ts';
+import { filtersOf } from '../../filters/ask.ts';
 import { intervalsOf } from '../../filters/conditions.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
-import {
-  common,
-  fromPrefixes,
-  size,
-  toPrefixes,
-  union,
-  without,
-  type Intervals,
-} from '../../filters/intervals.ts';
-import { errorsOf, isBan, surveyOf, tryFilters } from '../survey.ts';
-import type { Rule } from '../../filters/walk.ts';
+import { common, fromPrefixes, size, union, unionOf, without } from '../../filters/intervals.ts';
+import { addressesOf, lift, type Hit } from '../lift.ts';
+import { backendOf, isCsfOn, letIn, type Wish } from '../remedy.ts';
+import { errorsOf, isBan, keptOut, surveyOf, tryFilters, type Survey } from '../survey.ts';
 import { atMost } from '../words.ts';
 import { line } from '../../filters/words.ts';
 
@@ -32,7 +27,12 @@ interface Seen {
     readonly times: string;
   }[];
   /** csf.deny and csf.tempban, as they are. */
-  readonly csf: { readonly deny: string; readonly temporary: string };
+  readonly csf: {
+    readonly deny: string;
+    readonly temporary: string;
+    /** What csf.deny includes, by path. */
+    readonly included?: Readonly<Record<string, string>>;
+  };
 }
 
 /** An address or a network that somebody banned. */
@@ -40,13 +40,6 @@ interface Ban {
   readonly address: string;
   /** Where, and since when. */
   readonly where: string;
-}
-
-/** What a rule keeps out of Cloudflare's ranges. */
-interface Hit {
-  readonly rule: Rule;
-  readonly verdict: 'drop' | 'reject';
-  readonly sources: Record<Family, Intervals>;
 }
 
 export default defineCheck<Seen>({
@@ -60,7 +53,11 @@ export default defineCheck<Seen>({
       host.read('/etc/csf/csf.deny'),
       host.read('/var/lib/csf/csf.tempban'),
     ]);
-    return { filters, fail2ban, csf: { deny: deny ?? '', temporary: temporary ?? '' } };
+    return {
+      filters,
+      fail2ban,
+      csf: { deny: deny ?? '', temporary: temporary ?? '', included: await included(host, deny) },
+    };
   },
 
   judge(seen, context) {
@@ -68,7 +65,11 @@ export default defineCheck<Seen>({
     const hits = hitsOf(seen.filters, context);
     const found: Finding[] = [];
     const left = new Set(hits);
-    const add = (what: string, bans: readonly Ban[], command: string): void => {
+    const add = (
+      what: string,
+      bans: readonly Ban[],
+      remedy: (inside: readonly Ban[], own: readonly Hit[]) => Pick<Finding, 'command' | 'advice'>,
+    ): void => {
       const inside = bans.filter(({ address }) => touches(address, ranges));
       if (inside.length === 0) return;
       const banned = inside.map(({ address }) => address);
@@ -83,24 +84,40 @@ export default defineCheck<Seen>({
           ...shown(inside.map(({ address, where }) => `${address}: ${where}`)),
           ...shown(own.map(({ rule }) => line(rule))),
         ],
-        command,
+        ...remedy(inside, own),
         // Some bans are routes, as of fail2ban's action `route`: check way-out sees those.
         explains: [...(weighed.explains ?? []), ...banned.map((address) => `route ${address}`)],
       });
     };
-    add('fail2ban', fail2banBans(seen), 'cfsync apply --backend fail2ban');
+    add('fail2ban', fail2banBans(seen), () => ({ command: 'cfsync apply --backend fail2ban' }));
     const denied = csfBans(seen);
-    const [first] = denied.filter(({ address }) => touches(address, ranges));
-    add(
-      'CSF',
-      denied,
-      `csf ${first?.where.includes('tempban') === true ? '-trd' : '-dr'} ${first?.address ?? ''}`,
-    );
+    const isIdle =
+      seen.filters !== null &&
+      isCsfOn(filtersOf(seen.filters).ruleset.chains) &&
+      !hits.some((hit) =>
+        isWithin(
+          hit,
+          denied.map(({ address }) => address),
+        ),
+      );
+    if (!isIdle) add('CSF', denied, (inside, own) => csfRemedy(inside, own, seen.filters, context));
     const places = groupBy(left, ({ rule }) => rule.sets[0] ?? rule.place);
-    for (const list of places.values()) found.push(other(list, seen.filters?.saves ?? [], ranges));
+    for (const list of places.values()) found.push(other(list, seen.filters!, context));
     return found;
   },
 });
+
+/** `Include FILE` in csf.deny (readme.txt of CSF): `csf -dr` takes nothing out of those. */
+async function included(
+  host: DoctorHost,
+  deny: string | undefined,
+): Promise<Readonly<Record<string, string>>> {
+  const paths = [...(deny ?? '').matchAll(/^Include\s+(\/\S+)/gm)].map(([, path]) => path!);
+  const texts = await Promise.all(
+    paths.map(async (path) => [path, (await ofProcess(host.read(path))) ?? ''] as const),
+  );
+  return Object.fromEntries(texts);
+}
 
 async function jails(host: DoctorHost): Promise<Seen['fail2ban']> {
   let banned;
@@ -134,12 +151,15 @@ function fail2banBans({ fail2ban }: Seen): readonly Ban[] {
 }
 
 function csfBans({ csf }: Seen): readonly Ban[] {
-  const permanent = csf.deny.split('\n').flatMap((text): Ban[] => {
-    const [address = ''] = text.trim().split(/[\s#]/);
-    return intervalsOf([address]) === undefined
-      ? []
-      : [{ address, where: `/etc/csf/csf.deny: ${text.trim()}` }];
-  });
+  const files = { '/etc/csf/csf.deny': csf.deny, ...csf.included };
+  const permanent = Object.entries(files).flatMap(([path, content]) =>
+    content.split('\n').flatMap((text): Ban[] => {
+      const [address = ''] = text.trim().split(/[\s#]/);
+      return intervalsOf([address]) === undefined
+        ? []
+        : [{ address, where: `${path}: ${text.trim()}` }];
+    }),
+  );
   const temporary = csf.temporary.split('\n').flatMap((text): Ban[] => {
     const [since, address = ''] = text.split('|');
     if (intervalsOf([address]) === undefined) return [];
@@ -172,7 +192,12 @@ function hitsOf(seen: FilterSeen | null, context: Parameters<typeof surveyOf>[1]
       const [rule] = rules;
       if ((verdict !== 'drop' && verdict !== 'reject') || rule === undefined) continue;
       if (!isBan(result, context.ranges[family])) continue;
-      const hit = hits.get(rule.id) ?? { rule, verdict, sources: { v4: [], v6: [] } };
+      const hit = hits.get(rule.id) ?? {
+        rule,
+        verdict,
+        packet: result.packet,
+        sources: { v4: [], v6: [] },
+      };
       hits.set(rule.id, hit);
       hit.sources[family] = union(hit.sources[family], sources);
     }
@@ -198,44 +223,58 @@ function weight(
 }
 
 /** Bans of one set or one chain, which neither fail2ban nor CSF knows of. */
-function other(hits: readonly Hit[], saves: FilterSeen['saves'], ranges: Ranges): Finding {
-  const [{ rule, sources } = hits[0]!] = hits;
-  const addressesOf = (of: Hit['sources']): readonly string[] =>
-    families.flatMap((family) => toPrefixes(of[family], family)).map(withoutLength);
-  const all = hits.flatMap((hit) => addressesOf(hit.sources));
+function other(hits: readonly Hit[], seen: FilterSeen, context: DoctorContext): Finding {
+  const [{ rule }] = hits as readonly [Hit];
+  const all = addressesOf(hits);
   const [set] = rule.sets;
   const what = count(all.length, 'address or network', 'addresses and networks');
+  const survey = surveyOf(seen, context);
+  // UFW and CSF write their chains again, and have a place before these rules.
+  const isTheirs = ['ufw', 'csf'].includes(backendOf(survey.filters, rule, context));
   return {
-    ...weight(hits, ranges),
+    ...weight(hits, context.ranges),
     title:
       set === undefined
         ? `Rules of ${rule.place} ban ${what} of Cloudflare's`
         : `The set ${set.replace(/^ipset /, '')} bans ${what} of Cloudflare's`,
     evidence: [...shown(all), ...shown(hits.map((hit) => line(hit.rule)))],
-    ...(hits.length > 1 && { advice: 'This lifts the first one; the others go likewise.' }),
-    command: liftCommand(rule, addressesOf(sources), saves),
+    ...(set === undefined && isTheirs
+      ? letIn(survey, rule, wishesOf(hits, survey), context)
+      : lift(hits, seen)),
   };
 }
 
-/** Takes it out of the set that the rule asks, or takes the rule away. */
-function liftCommand(
-  { sets, id, place, text }: Rule,
-  addresses: readonly string[],
-  saves: FilterSeen['saves'],
-): string {
-  const [set = ''] = sets;
-  const [address = ''] = addresses;
-  if (set.startsWith('ipset ')) return `ipset del ${set.slice(6)} ${address}`;
-  if (set !== '') return `nft 'delete element ${set} { ${addresses.join(', ')} }'`;
-  const handle = /handle (\d+)$/.exec(id)?.[1];
-  if (place.startsWith('nft ')) return `nft delete rule ${place.slice(4)} handle ${handle}`;
-  const [, table = 'filter'] = place.split(' ');
-  const family = familyOf(address);
-  const legacy = saves.some(
-    (s) => s.variant === 'legacy' && s.family === family && s.text.includes(text),
+/** What has to come in for the bans to have no effect. */
+function wishesOf(hits: readonly Hit[], { doors }: Survey): readonly Wish[] {
+  return doors.flatMap(({ family, port, cloudflare }) => {
+    const banned = unionOf(hits.map(({ sources }) => sources[family]));
+    const sources = common(banned, keptOut(cloudflare));
+    return sources.length === 0 ? [] : [{ family, port, sources }];
+  });
+}
+
+/** CSF asks what it allows before what it denies (15.10): a ban of what is let in has no effect. */
+function csfRemedy(
+  inside: readonly Ban[],
+  hits: readonly Hit[],
+  seen: FilterSeen | null,
+  context: DoctorContext,
+): Pick<Finding, 'command' | 'advice'> {
+  if (seen !== null && isCsfOn(filtersOf(seen).ruleset.chains)) {
+    const survey = surveyOf(seen, context);
+    return letIn(survey, hits[0]?.rule, wishesOf(hits, survey), context);
+  }
+  const others = inside.filter(({ where }) => !/^\/(?:etc\/csf\/csf\.deny:|var\/lib)/.test(where));
+  if (others.length > 0)
+    return {
+      advice: `csf -dr takes nothing out of a file that csf.deny includes: take the lines out of ${few([...new Set(others.map(({ where }) => where.split(':')[0]!))])}, then: csf -r.`,
+    };
+  const commands = inside.map(
+    ({ address, where }) => `csf ${where.includes('/csf.tempban') ? '-trd' : '-dr'} ${address}`,
   );
-  const tool = `${family === 'v6' ? 'ip6tables' : 'iptables'}${legacy ? '-legacy' : ''}`;
-  return `${tool}${table === 'filter' ? '' : ` -t ${table}`} ${text.replace(/^-A /, '-D ')}`;
+  return commands.length <= 3
+    ? { command: commands.join(' && ') }
+    : { advice: `Each of them is lifted as the first one: ${commands[0]}` };
 }
 
 function shown(list: readonly string[]): readonly string[] {

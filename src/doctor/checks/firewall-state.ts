@@ -2,7 +2,6 @@
 import { isSwitchedOn, switchFile } from '../../../renderers/ufw/switch.ts';
 import { isOn, parseConf } from '../../../renderers/csf/conf.ts';
 import { defineCheck, type Finding } from '../check.ts';
-import { filtersOf } from '../../filters/ask.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { keptOut, surveyOf, tryFilters } from '../survey.ts';
 
@@ -86,10 +85,8 @@ function ufw(
   context: Parameters<typeof surveyOf>[1],
 ): readonly Finding[] {
   if (seen === null || !isSwitchedOn(conf)) return [];
-  const { ruleset } = filtersOf(seen);
-  const has = (chain: string): boolean =>
-    [...ruleset.chains.keys()].some((name) => name.endsWith(` filter ${chain}`));
-  if (has('ufw-user-input')) return [];
+  // It is there without a rule too, where nothing is allowed by name.
+  if (seen.saves.some(({ text }) => text.includes('\n:ufw-user-input '))) return [];
   const dropped = surveyOf(seen, context).doors.flatMap(({ cloudflare }) =>
     keptOut(cloudflare).length > 0 ? cloudflare : [],
   );

@@ -1,15 +1,19 @@
 /** Do the real-IP keys of the ingress controller do anything? Looks where a cluster is configured. */
 import { flavours, isTrue, listed } from '../../../renderers/nginx-ingress/controllers.ts';
 import ingress from '../../../renderers/nginx-ingress/index.ts';
-import type { Data, IngressAround } from '../../../renderers/nginx-ingress/state.ts';
+import type {
+  Data,
+  IngressAround,
+  IngressOptions,
+} from '../../../renderers/nginx-ingress/state.ts';
 import { CfsyncError, exit } from '../../errors.ts';
-import { intersect, isEmpty, parseRanges, subtract } from '../../prefix.ts';
+import { intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type Finding } from '../check.ts';
 
 /** What the API server answered; null where no cluster is configured. */
-type Seen = Pick<IngressAround, 'target' | 'data' | 'hiding'> | null;
+type Seen = { readonly around: IngressAround; readonly options: IngressOptions } | null;
 
 /** The keys that each controller ignores, for they are the other one's. */
 const ignored = {
@@ -30,31 +34,32 @@ export default defineCheck<Seen>({
   async observe(host, context) {
     if (context.ingress === null) return null;
     const { around } = await ingress.observe(host, context.ingress);
-    const { target, data, hiding } = around;
+    const { target, data } = around;
     if (data === null)
       throw new CfsyncError(
         exit.failed,
         `there is no ConfigMap ${target.namespace}/${target.name} of a controller of the flavour ${target.flavour}; set flavour, namespace and name in the configuration`,
       );
-    return { target, data, hiding };
+    return { around, options: context.ingress };
   },
 
   judge(seen, { ranges }) {
-    if (seen === null || seen.data === null) return [];
-    const { target, data, hiding } = seen;
+    if (seen === null || seen.around.data === null) return [];
+    const { target, data, hiding } = seen.around;
+    const remedy = tried(seen, ranges);
     const place = `ConfigMap ${target.namespace}/${target.name}`;
     const line = (key: string): string => `${place}: ${key}: ${shorten(data[key] ?? '(not set)')}`;
     const warning = (
       title: string,
       names: readonly string[],
-      { command: given = command, ...more }: More = {},
+      { command: given = remedy.command ?? null, ...more }: More = {},
     ): Finding => ({
       level: 'warning',
       share: 'all',
       causes: [],
       title,
       evidence: names.map(line),
-      ...(given !== null && { command: given }),
+      ...(given !== null ? { command: given } : remedy),
       ...more,
     });
     const { cidrs, header } = flavours[target.flavour];
@@ -67,7 +72,8 @@ export default defineCheck<Seen>({
           inert,
           {
             advice:
-              'It ignores them without a word: they are keys of the other nginx ingress controller.',
+              'It ignores them without a word: they are keys of the other nginx ingress controller. Where Helm or another manager set them, take them out of its values.',
+            command: `kubectl -n ${target.namespace} patch configmap ${target.name} --type merge -p '${JSON.stringify({ data: Object.fromEntries(inert.map((key) => [key, null])) })}'`,
           },
         ),
       );
@@ -103,6 +109,24 @@ export default defineCheck<Seen>({
     return findings;
   },
 });
+
+/** Whether an apply would be refused is asked of the renderer; with what it would say, where it would. */
+function tried(
+  { around, options }: Seen & object,
+  ranges: Ranges,
+): Pick<Finding, 'command' | 'advice'> {
+  try {
+    const desired = { ranges, extra: none, mode: 'allow', tcpPorts: [], udpPorts: [] } as const;
+    ingress.want(desired, options, around);
+    return { command };
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    const told = error.message.replace(/^nginx-ingress: /, '');
+    return {
+      advice: `cfsync apply would refuse: ${told}. What Helm or another manager sets, it sets again: change it in its values (cfsync render --backend nginx-ingress --helm-values prints them).`,
+    };
+  }
+}
 
 /** `command: null`: no single command mends it. */
 type More = Partial<Omit<Finding, 'command'>> & { readonly command?: string | null };
@@ -180,9 +204,15 @@ function f5(data: Data, warning: Warn): readonly Finding[] {
     );
   if (isTrue(data['proxy-protocol']))
     findings.push(
-      warning('proxy-protocol is on: who connects is the load balancer, and never Cloudflare', [
-        'proxy-protocol',
-      ]),
+      warning(
+        'proxy-protocol is on: who connects is the load balancer, and never Cloudflare',
+        ['proxy-protocol'],
+        {
+          command: null,
+          advice:
+            'Switch it off here and at the load balancer where that passes connections on as they are (externalTrafficPolicy: Local); else the load balancer is what has to be believed.',
+        },
+      ),
     );
   return findings;
 }

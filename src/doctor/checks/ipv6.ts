@@ -17,7 +17,8 @@ import {
   type Door,
 } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { applyCommand, portsText } from '../words.ts';
+import { applyCommand, backendOf, letIn, lockOut } from '../remedy.ts';
+import { portsText } from '../words.ts';
 import { line } from '../../filters/words.ts';
 
 interface Seen {
@@ -73,7 +74,7 @@ interface Pair {
 
 /** IPv4 comes in, and nothing over IPv6. */
 function leftOut(seen: Seen, pairs: readonly Pair[], context: DoctorContext): readonly Finding[] {
-  const { filters } = surveyOf(seen.filters, context);
+  const survey = surveyOf(seen.filters, context);
   const all = context.ranges.v6.length;
   const own = pairs.filter(
     ({ v4, v6 }) =>
@@ -87,7 +88,15 @@ function leftOut(seen: Seen, pairs: readonly Pair[], context: DoctorContext): re
   const isReject = results.some(({ verdict }) => verdict === 'reject');
   const [rule] = rules.values();
   const reasons = settingsOf(seen);
-  const command = applyCommand(filters, rule, context);
+  const remedy =
+    reasons.length === 0
+      ? letIn(
+          survey,
+          rule,
+          own.map(({ v6 }) => ({ ...v6, sources: keptOut(v6.cloudflare) })),
+          context,
+        )
+      : then(applyCommand(backendOf(survey.filters, rule, context), context), reasons[0]!);
   return [
     {
       level: 'problem',
@@ -98,7 +107,7 @@ function leftOut(seen: Seen, pairs: readonly Pair[], context: DoctorContext): re
         ...reasons,
         ...[...rules.values()].slice(0, 3).map((one) => `over IPv6, kept out by ${line(one)}`),
       ],
-      ...advised(reasons, command),
+      ...remedy,
       explains: [...rules.keys()],
     },
   ];
@@ -106,7 +115,7 @@ function leftOut(seen: Seen, pairs: readonly Pair[], context: DoctorContext): re
 
 /** Strangers are kept out over IPv4 alone. */
 function leftOpen(seen: Seen, pairs: readonly Pair[], context: DoctorContext): readonly Finding[] {
-  const { filters } = surveyOf(seen.filters, context);
+  const survey = surveyOf(seen.filters, context);
   const own = pairs.filter(({ v4, v6 }) => isClosed(v4) && isOpen(v6));
   const [first] = own;
   if (first === undefined) return [];
@@ -116,7 +125,15 @@ function leftOpen(seen: Seen, pairs: readonly Pair[], context: DoctorContext): r
   ];
   const opening = rules(first.v6.strangers.filter(({ verdict }) => verdict === 'accept'));
   const reasons = settingsOf(seen);
-  const command = applyCommand(filters, closing?.rules[0], context, 'lockdown');
+  const remedy =
+    reasons.length === 0
+      ? lockOut(
+          survey,
+          closing?.rules[0],
+          own.map(({ v6 }) => ({ ...v6, sources: sourcesOf(v6.strangers, 'accept') })),
+          context,
+        )
+      : then(undefined, reasons[0]!);
   return [
     {
       level: 'warning',
@@ -130,7 +147,7 @@ function leftOpen(seen: Seen, pairs: readonly Pair[], context: DoctorContext): r
           ? ['over IPv6, no rule and no policy drops']
           : opening.slice(0, 2).map((one) => `over IPv6, let in by ${line(one)}`)),
       ],
-      ...advised(reasons, command),
+      ...remedy,
     },
   ];
 }
@@ -143,17 +160,14 @@ function settingsOf({ ufw, csf }: Seen): readonly string[] {
   ];
 }
 
-/** What stands in the settings of a firewall has to be changed there first. */
-function advised(reasons: readonly string[], command: string): Pick<Finding, 'advice' | 'command'> {
-  const [reason] = reasons;
-  if (reason === undefined) return { command };
+/** What stands in the settings of a firewall is changed there first; then its rules for IPv6 can be written. */
+function then(command: string | undefined, reason: string): Pick<Finding, 'advice' | 'command'> {
   const isUfw = reason.includes('ufw');
+  const first = isUfw
+    ? "sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw && ufw reload"
+    : `sed -i 's/^IPV6 = .*/IPV6 = "1"/' /etc/csf/csf.conf && csf -r`;
   return {
-    advice: isUfw
-      ? `ufw reload lets everybody in for about a second. Then: ${command}`
-      : `Then: ${command}`,
-    command: isUfw
-      ? "sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw && ufw reload"
-      : `sed -i 's/^IPV6 = .*/IPV6 = "1"/' /etc/csf/csf.conf && csf -r`,
+    ...(isUfw && { advice: 'ufw reload lets everybody in for about a second.' }),
+    command: command === undefined ? first : `${first} && ${command}`,
   };
 }

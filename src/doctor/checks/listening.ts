@@ -3,6 +3,7 @@ import type { Host } from '../../renderer.ts';
 import { count } from '../../text.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isLoopback } from '../../host/proc.ts';
+import { pidsOf } from '../../host/programs.ts';
 import {
   fronted,
   listeners,
@@ -20,8 +21,8 @@ interface Seen {
   /** A port may be sent on to another one, or to a container; null where the rules cannot be read. */
   readonly filters: FilterSeen | null;
   readonly listeners: readonly Listener[];
-  /** Web servers that have a configuration here. */
-  readonly servers: readonly string[];
+  /** Web servers that have a configuration here, and do not run. */
+  readonly stopped: readonly string[];
   /** What `ss -Hltnp` printed; null where there is no ss. */
   readonly ss: string | null;
   /** Whether the host has an IPv6 address that is neither link-local nor of its own site alone. */
@@ -40,7 +41,7 @@ export default defineCheck<Seen>({
     return {
       filters: await tryFilters(host),
       listeners: await listeners(host),
-      servers: await installed(host),
+      stopped: await stopped(host),
       ss: await socketStatistics(host),
       tunnel: await hasTunnel(host),
       hasIpv6: globalAddress.test((await host.read('/proc/net/if_inet6')) ?? ''),
@@ -82,10 +83,11 @@ function isSentOn(
 /** A line of /proc/net/if_inet6 with scope 00, global, that is not of fc00::/7 (RFC 4193). */
 const globalAddress = /^(?!f[cd])[\da-f]{32} \S+ \S+ 00 /m;
 
-async function installed(host: Pick<Host, 'list'>): Promise<readonly string[]> {
+async function stopped(host: Pick<Host, 'list' | 'read'>): Promise<readonly string[]> {
   const names = ['nginx', 'apache2', 'httpd', 'caddy', 'haproxy', 'lighttpd'];
   const folders = await Promise.all(names.map((name) => host.list(`/etc/${name}`)));
-  return names.filter((_, i) => folders[i] !== undefined);
+  const running = await Promise.all(names.map((name) => pidsOf(host, [name])));
+  return names.filter((_, i) => folders[i] !== undefined && running[i]!.length === 0);
 }
 
 function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
@@ -112,9 +114,7 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
         ...elsewhere(seen, ports, missing),
       ],
       ...(gone === ports.length
-        ? seen.servers[0] === undefined
-          ? { advice: 'Start the web server, or name the ports that it has with --ports.' }
-          : { command: `systemctl restart ${seen.servers[0]}` }
+        ? whatToStart(seen)
         : {
             advice: `This is right if Cloudflare never connects to ${portsText(missing)}: the mode Flexible uses port 80 alone, Full and Full (strict) use 443 for https. Name the ports that count with --ports.`,
           }),
@@ -131,6 +131,16 @@ function absent(seen: Seen, { ports }: DoctorContext): readonly Finding[] {
         'Let the web server listen on all addresses (nginx: listen 443 ssl; and listen [::]:443 ssl;), then restart it.',
     });
   return findings;
+}
+
+/** One that runs and listens elsewhere listens there after a restart as well. */
+function whatToStart({ stopped: servers }: Seen): Pick<Finding, 'advice' | 'command'> {
+  const [server, ...more] = servers;
+  if (server !== undefined && more.length === 0) return { command: `systemctl restart ${server}` };
+  const which = more.length > 0 ? ` (of ${servers.join(', ')} none runs)` : '';
+  return {
+    advice: `Start the web server that has these ports${which}, let one that runs listen on them, or name the ports that it has with --ports.`,
+  };
 }
 
 /** Nobody has to come to the ports of a host that fetches its visitors itself. */

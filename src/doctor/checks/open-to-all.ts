@@ -2,9 +2,10 @@
 import { defineCheck, type Finding } from '../check.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { size } from '../../filters/intervals.ts';
-import { isOpen, observeFilters, surveyOf } from '../survey.ts';
+import { isOpen, observeFilters, sourcesOf, surveyOf, type Door } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
-import { applyCommand, portsText } from '../words.ts';
+import { lockOut } from '../remedy.ts';
+import { portsText } from '../words.ts';
 import { line } from '../../filters/words.ts';
 
 export default defineCheck<FilterSeen>({
@@ -13,13 +14,16 @@ export default defineCheck<FilterSeen>({
   observe: observeFilters,
 
   judge(seen, context): readonly Finding[] {
-    const { filters, doors } = surveyOf(seen, context);
+    const survey = surveyOf(seen, context);
+    const { doors } = survey;
     const wide = new Map<string, Rule>();
     const ports = new Set<number>();
+    const open: Door[] = [];
     const named = new Map<string, Rule>();
     for (const door of doors) {
       if (door.allowing.length === 0 || !isOpen(door)) continue;
       ports.add(door.port);
+      open.push(door);
       for (const rule of door.allowing) named.set(rule.id, rule);
       const [most] = door.strangers
         .filter(({ verdict, packet }) => verdict === 'accept' && packet.translated === undefined)
@@ -43,8 +47,16 @@ export default defineCheck<FilterSeen>({
             : [...wide.values()].slice(0, 4).map((rule) => `lets everybody in: ${line(rule)}`)),
           `which makes worthless: ${line(one)}${named.size > 1 ? `, and ${named.size - 1} more` : ''}`,
         ],
-        advice: 'Lockdown names each wider rule that is in its way, or closes the ports itself.',
-        command: applyCommand(filters, first ?? one, context, 'lockdown'),
+        ...lockOut(
+          survey,
+          first ?? one,
+          open.map(({ family, port, strangers }) => ({
+            family,
+            port,
+            sources: sourcesOf(strangers, 'accept'),
+          })),
+          context,
+        ),
       },
     ];
   },

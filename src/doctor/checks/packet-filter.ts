@@ -4,11 +4,19 @@ import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import type { Filters } from '../../filters/ask.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
-import { isClosed, observeFilters, sourcesOf, surveyOf, type Door } from '../survey.ts';
+import {
+  isClosed,
+  observeFilters,
+  sourcesOf,
+  surveyOf,
+  type Door,
+  type Survey,
+} from '../survey.ts';
 import type { Doubt, Rule } from '../../filters/walk.ts';
-import { applyCommand, portsText } from '../words.ts';
-import { described, line } from '../../filters/words.ts';
+import { letIn } from '../remedy.ts';
 import { hasTunnel, unlessTunnel } from '../tunnel.ts';
+import { portsText } from '../words.ts';
+import { described, line } from '../../filters/words.ts';
 
 /** Where one rule, or one lack of understanding, keeps Cloudflare out. */
 interface Group {
@@ -34,7 +42,8 @@ export default defineCheck<Seen>({
   },
 
   judge(seen, context) {
-    const { filters, doors } = surveyOf(seen.filters, context);
+    const survey = surveyOf(seen.filters, context);
+    const { filters, doors } = survey;
     const groups = new Map<string, Group>();
     const add = (
       { verdict, rules, doubts }: Pick<Group, 'verdict' | 'rules' | 'doubts'>,
@@ -66,7 +75,7 @@ export default defineCheck<Seen>({
         shut.some((door) => door.family === family && door.port === port),
       );
     return [...groups.values()].flatMap((group) =>
-      unlessTunnel(seen.tunnel && isShut(group), [finding(group, filters, context)]),
+      unlessTunnel(seen.tunnel && isShut(group), [finding(group, survey, context)]),
     );
   },
 });
@@ -78,7 +87,7 @@ function isNobody({ cloudflare }: Door): boolean {
 
 function finding(
   { verdict, rules, doubts, hits }: Group,
-  filters: Filters,
+  survey: Survey,
   context: DoctorContext,
 ): Finding {
   const ports = portsText(hits.map(({ port }) => port));
@@ -90,7 +99,6 @@ function finding(
   });
   const evidence = [...rules.map(line), ...where];
   const [rule] = rules;
-  const command = applyCommand(filters, rule, context);
   if (verdict === 'unclear')
     return {
       level: 'warning',
@@ -111,18 +119,18 @@ function finding(
       causes: [522],
       title: `New connections from Cloudflare to ${ports} are limited in number`,
       evidence,
-      advice:
-        'A few addresses of Cloudflare stand for all visitors, so a limit that suits one visitor turns many away. Let its ranges in before the limit.',
-      command,
+      // No backend takes a limit for what keeps Cloudflare out.
+      advice: `A few addresses of Cloudflare stand for all visitors, so a limit that suits one visitor turns many away. Accept its ranges before the limit (cfsync show prints them)${rule?.place.includes(' ufw') === true ? ', in the file where it stands: /etc/ufw/before.rules, or ufw insert 1 allow before a ufw limit; then ufw reload' : ''}.`,
     };
+  const remedy = letIn(survey, rule, hits, context);
   const isDrop = verdict === 'drop';
   return {
     level: 'problem',
-    share: isAll(hits, filters, context) ? 'all' : 'part',
+    share: isAll(hits, survey.filters, context) ? 'all' : 'part',
     causes: [isDrop ? 522 : 521],
     title: `The packet filter ${isDrop ? 'drops' : 'rejects'} Cloudflare's connections to ${ports}`,
     evidence,
-    command,
+    ...remedy,
     ...(rule !== undefined && { effect: rule.id }),
   };
 }

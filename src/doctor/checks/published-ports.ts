@@ -4,6 +4,7 @@ import { strangers } from '../../filters/strangers.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
 import { isClosed, isOpen, observeFilters, surveyOf, type Door } from '../survey.ts';
 import type { Rule } from '../../filters/walk.ts';
+import { nftLockdown } from '../remedy.ts';
 import { portsText } from '../words.ts';
 import { line } from '../../filters/words.ts';
 
@@ -52,9 +53,7 @@ export default defineCheck<FilterSeen>({
         ],
         advice:
           'What is published goes past the chains for the host itself. Lockdown of nftables holds for it too.',
-        command: `cfsync apply --backend nftables --nft-chain none --mode lockdown${
-          context.ports.join() === '80,443' ? '' : ` --ports ${context.ports.join(',')}`
-        }`,
+        command: nftLockdown(context),
       },
     ];
   },

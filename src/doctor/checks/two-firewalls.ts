@@ -46,7 +46,7 @@ export default defineCheck<Seen>({
       ...bothVariants(survey, context),
       ...nativeRules(survey),
       ...atBoot(seen),
-      ...lostAtBoot(seen, survey),
+      ...lostAtBoot(seen, survey, context),
     ];
   },
 });
@@ -104,9 +104,7 @@ function nativeRules({ filters: { native } }: Survey): readonly Finding[] {
       causes: [],
       title: `nft rules stand in a table that iptables keeps: iptables-save forgets their conditions`,
       evidence: native.slice(0, 4).map(line),
-      advice:
-        'iptables-save and iptables-restore, as at a reboot with netfilter-persistent, turn them into rules for every source and port. Put them into a table of their own, or use the iptables backend.',
-      command: `nft -a list table ${family} ${table}`,
+      advice: `iptables-save and iptables-restore, as at a reboot with netfilter-persistent, turn them into rules for every source and port. Put them into a table of their own, or use the iptables backend; nft -a list table ${family} ${table} shows them with the handles that nft delete rule takes.`,
     },
   ];
 }
@@ -140,15 +138,16 @@ function atBoot(seen: Seen): readonly Finding[] {
       causes: [],
       title: `${units.length} services restore packet filter rules at boot: ${units.join(', ')}`,
       evidence: units.map((name) => `enabled: ${name}.service`),
-      advice: 'The later one wins, or both hold at once. Keep the one whose rules you mean.',
-      command: `systemctl disable ${units[0]}.service`,
+      advice:
+        'The later one wins, or both hold at once. Keep the one whose rules you mean, and switch the others off: systemctl disable NAME.service.',
     },
   ];
 }
 
-function lostAtBoot(seen: Seen, { doors }: Survey): readonly Finding[] {
+function lostAtBoot(seen: Seen, { doors }: Survey, { applied }: DoctorContext): readonly Finding[] {
   const units = restoringUnits(seen);
   const isKept = units.length > 0 || seen.wanted?.includes('cfsync-boot.service') === true;
+  const [only, ...others] = applied.filter(({ name }) => ['nftables', 'iptables'].includes(name));
   if (!seen.runs || isKept || !doors.some(isClosed)) return [];
   return [
     {
@@ -157,7 +156,14 @@ function lostAtBoot(seen: Seen, { doors }: Survey): readonly Finding[] {
       causes: [],
       title: 'Nothing restores the packet filter rules at boot: the lock ends with the next one',
       evidence: [`none of these is enabled: ${restoring.join(', ')}`],
-      command: 'cfsync apply --persist',
+      ...(only !== undefined && others.length === 0
+        ? {
+            command: `cfsync apply --backend ${only.name} --mode ${only.mode} --ports ${only.ports.join(',')} --persist`,
+          }
+        : {
+            advice:
+              'What cfsync applied comes back with cfsync apply --persist; rules of yours with nftables.service, or netfilter-persistent save.',
+          }),
     },
   ];
 }
