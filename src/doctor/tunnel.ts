@@ -20,9 +20,9 @@ export const tunnelRuns =
 /** What keeps Cloudflare from coming in is no reason to act where its visitors come through a tunnel. */
 export function unlessTunnel(tunnel: boolean, findings: readonly Finding[]): readonly Finding[] {
   if (!tunnel) return findings;
-  return findings.map((finding) =>
+  return findings.map(({ command, ...finding }) =>
     finding.level === 'note'
-      ? finding
+      ? { ...finding, ...(command !== undefined && { command }) }
       : { ...finding, level: 'note', evidence: [...finding.evidence, tunnelRuns] },
   );
 }

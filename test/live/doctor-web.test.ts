@@ -104,6 +104,19 @@ describeLive(
       expect(await state()).toBe(before);
     });
 
+    test('so has one whose default server turns away who names no site', async () => {
+      const named = healthy.replace('server {', 'server {\n  server_name example.com;');
+      await begin(
+        `server { listen 443 ssl default_server; listen [::]:443 ssl default_server; ssl_reject_handshake on; }\n${named}`,
+      );
+      await apply();
+      const { code, report } = await doctor(all);
+      expect(report.findings.filter(({ level }) => level !== 'note')).toEqual([]);
+      expect(code).toBe(0);
+      const [tls] = report.findings.filter(({ check }) => check === 'tls');
+      expect(tls!.evidence[1]).toBe('asked for example.com');
+    });
+
     test('nothing is left behind where nginx does not run', async () => {
       await write(site, healthy);
       const state = (): Promise<string> =>
