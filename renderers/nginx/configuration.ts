@@ -79,29 +79,21 @@ export function parse(files: readonly ConfigFile[]): {
     read += file.content.length + 256;
     if (read > most) throw unreadable('its files include each other too often');
     let blocks = outer;
-    let words: string[] = [];
-    let start = 0;
-    for (const { word, line } of tokens(file.content)) {
-      if (word === '}') blocks = blocks.slice(0, Math.max(outer.length, blocks.length - 1));
-      if (word !== ';' && word !== '{' && word !== '}') {
-        if (words.length === 0) start = line;
-        words.push(unquote(word));
-        continue;
-      }
-      if (words.length > 0) directives.push({ words, at: `${file.path}:${start}`, blocks });
-      if (word === '{') blocks = [...blocks, `${words[0]}#${++blockCount}`];
+    for (const { words, line, mark } of statements(file.content)) {
+      if (mark === '}') blocks = blocks.slice(0, Math.max(outer.length, blocks.length - 1));
+      if (mark === '') throw unreadable(`${file.path} ends within a directive`);
+      if (words.length > 0) directives.push({ words, at: `${file.path}:${line}`, blocks });
+      if (mark === '{') blocks = [...blocks, `${words[0]}#${++blockCount}`];
       if (blocks.length > deepest) throw unreadable(`${file.path} nests its blocks too deeply`);
-      if (word === ';' && words[0] === 'include' && words[1] !== undefined) {
+      if (mark === ';' && words[0] === 'include' && words[1] !== undefined) {
         // As nginx puts it together, `..` and all: the dump has such names.
         const pattern = words[1].startsWith('/') ? words[1] : folder + words[1];
         includes.push({ pattern: resolve(pattern), blocks });
         // nginx itself refuses a file that includes itself, at a depth of some hundreds.
         if (depth < 20) for (const next of find(pattern, blocks)) walk(next, blocks, depth + 1);
       }
-      words = [];
     }
-    if (words.length > 0 || blocks.length !== outer.length)
-      throw unreadable(`${file.path} ends within a directive`);
+    if (blocks.length !== outer.length) throw unreadable(`${file.path} ends within a directive`);
   };
   walk(main, [], 0);
   return { directives, includes };
@@ -141,7 +133,14 @@ function finder(
 const token =
   /\s+|#[^\n]*|("[^"\\]*(?:\\.[^"\\]*){0,4096}"|'[^'\\]*(?:\\.[^'\\]*){0,4096}'|[;{}]|(?:[^\s;{\\$]+|\\.|\$\{?){1,4096})/gs;
 
-function* tokens(content: string): Generator<{ readonly word: string; readonly line: number }> {
+interface Token {
+  readonly word: string;
+  readonly line: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+function* tokens(content: string): Generator<Token> {
   const scan = new RegExp(token);
   let line = 1;
   let newline = content.indexOf('\n');
@@ -151,11 +150,40 @@ function* tokens(content: string): Generator<{ readonly word: string; readonly l
     if (word === undefined) continue;
     for (; newline >= 0 && newline < match.index; line++)
       newline = content.indexOf('\n', newline + 1);
-    yield { word, line };
+    yield { word, line, start: match.index, end: scan.lastIndex };
     if (word === '{' && before.endsWith('_by_lua_block'))
       scan.lastIndex = endOfLua(content, scan.lastIndex);
     before = word;
   }
+}
+
+/** What stands up to a mark. */
+export interface Statement {
+  readonly words: readonly string[];
+  /** Of its first word. */
+  readonly line: number;
+  /** Of its first word, and behind its mark. */
+  readonly start: number;
+  readonly end: number;
+  /** Empty where the text ends without one. */
+  readonly mark: ';' | '{' | '}' | '';
+}
+
+export function* statements(content: string): Generator<Statement> {
+  let words: string[] = [];
+  let [line, start, end] = [0, 0, 0];
+  for (const one of tokens(content)) {
+    if (words.length === 0) ({ line, start } = one);
+    ({ end } = one);
+    const { word } = one;
+    if (word !== ';' && word !== '{' && word !== '}') {
+      words.push(unquote(word));
+      continue;
+    }
+    yield { words, line, start, end, mark: word };
+    words = [];
+  }
+  if (words.length > 0) yield { words, line, start, end, mark: '' };
 }
 
 /**

@@ -8,9 +8,12 @@
  */
 import { resolve } from 'node:path';
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { fileRenderer } from '../../src/plugin/file-renderer.ts';
+import { fileRenderer, planFiles, type FileBackend } from '../../src/plugin/file-renderer.ts';
 import { checkKeys, text } from '../../src/plugin/options.ts';
+import { defineRenderer, type Renderer } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
+import { adopt } from './adopt.ts';
+import { edits, printed } from './edits.ts';
 import { configuration, isOurName, variable } from './file.ts';
 import { look } from './observe.ts';
 import { refuse, refuseShutOut } from './refuse.ts';
@@ -18,9 +21,9 @@ import { reloadScript } from './reload.ts';
 import { notices, standing } from './remarks.ts';
 import { shutOut } from './shut-out.ts';
 import { staged } from './stage.ts';
-import type { NginxAround, NginxOptions } from './state.ts';
+import type { NginxAround, NginxOptions, NginxOwned } from './state.ts';
 
-export default fileRenderer<NginxOptions, NginxAround>({
+const backend: FileBackend<NginxOptions, NginxAround> = {
   name: 'nginx',
 
   options(raw) {
@@ -44,11 +47,11 @@ export default fileRenderer<NginxOptions, NginxAround>({
   want(desired, options, around) {
     const files = [{ path: options.path, content: configuration(desired, options) }];
     if (around === undefined) return { files, notices: [] };
-    refuse(options, around);
+    refuse(options, around, desired.ranges);
     const ours = { header: options.header, ranges: desired.ranges };
     const found = shutOut(ours, around, variable);
     refuseShutOut(found);
-    return { files, notices: [...notices(options, around), ...standing(found)] };
+    return { files, notices: [...notices(options, around, desired.ranges), ...standing(found)] };
   },
 
   look,
@@ -65,5 +68,21 @@ export default fileRenderer<NginxOptions, NginxAround>({
       summary: 'reload and wait for new workers',
       command: { argv: ['sh', '-c', reloadScript, 'sh', pidFile], timeout: 60_000 },
     };
+  },
+};
+
+// Without strays, which adopt alone adds.
+const files = fileRenderer(backend) as Renderer<NginxOptions, NginxOwned, NginxAround>;
+
+export default defineRenderer<NginxOptions, NginxOwned, NginxAround>({
+  ...files,
+  adopt,
+
+  plan(wanted, observed) {
+    return planFiles(backend, wanted, observed, edits(wanted, observed));
+  },
+
+  print(owned) {
+    return [...files.print(owned), ...printed(owned)];
   },
 });

@@ -5,7 +5,15 @@ import type { Look } from '../../src/plugin/file-renderer.ts';
 import type { Host } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
 import { decisions } from './by-address.ts';
-import { dumpedFiles, globbed, isHttp, parse, serversOf, type Directive } from './configuration.ts';
+import {
+  dumpedFiles,
+  globbed,
+  isHttp,
+  parse,
+  serversOf,
+  type ConfigFile,
+  type Directive,
+} from './configuration.ts';
 import { isOurName, mark, presentIn, variable } from './file.ts';
 import { processes } from './processes.ts';
 import { refusal } from './refuse.ts';
@@ -50,8 +58,37 @@ export async function look(host: Host, options: NginxOptions): Promise<Look<Ngin
       stage,
       pidFile,
       readable: pidFile === null || running !== undefined,
+      header: options.header,
+      texts: textsOf(files, paths),
+      links: await linksAmong(host, admins),
     },
   };
+}
+
+/** nginx ends each file with a line feed of its own. */
+function textsOf(
+  files: readonly ConfigFile[],
+  ours: readonly string[],
+): Readonly<Record<string, string>> {
+  const theirs = files.filter(({ path }) => !ours.includes(path));
+  return Object.fromEntries(theirs.map(({ path, content }) => [path, content.slice(0, -1)]));
+}
+
+/** Of the files that set real-IP. */
+async function linksAmong(
+  host: Host,
+  directives: readonly Directive[],
+): Promise<readonly string[]> {
+  const named = directives.filter(({ words }) => isRealIp(words));
+  const files = [...new Set(named.map(({ at }) => at.replace(/:\d+$/, '')))];
+  if (files.length === 0) return [];
+  const argv = ['find', ...files, '-maxdepth', '0', '-type', 'l', '-print0'] as const;
+  const { stdout } = await host.query({ argv });
+  return stdout.split('\0').filter((file) => file !== '');
+}
+
+function isRealIp([name]: readonly string[]): boolean {
+  return name === 'set_real_ip_from' || name === 'real_ip_header';
 }
 
 function isRelevant([name, ...words]: readonly string[]): boolean {

@@ -1,6 +1,8 @@
 /** Refuses what would break nginx, or a site. */
 import { dirname } from 'node:path';
 import { BackendError, CfsyncError, exit } from '../../src/errors.ts';
+import type { Ranges } from '../../src/renderer.ts';
+import { takeable } from './adopt.ts';
 import { isHttp } from './configuration.ts';
 import { variable } from './file.ts';
 import { named } from './remarks.ts';
@@ -8,7 +10,7 @@ import type { Findings } from './shut-out.ts';
 import type { NginxAround, NginxOptions } from './state.ts';
 
 /** What would break nginx, or a site, is found before anything is written. */
-export function refuse({ path }: NginxOptions, around: NginxAround): void {
+export function refuse({ path }: NginxOptions, around: NginxAround, ranges: Ranges): void {
   if (around.broken !== null) throw refusal(around.broken);
   if (!around.included)
     throw new CfsyncError(
@@ -16,11 +18,15 @@ export function refuse({ path }: NginxOptions, around: NginxAround): void {
       `nginx: the configuration does not include ${path} at http level, so it would have no effect; nothing was changed; add "include ${dirname(path)}/*.conf;" inside http { }, or set path`,
     );
   const second = named(around, 'real_ip_header').find(({ blocks }) => isHttp(blocks));
-  if (second !== undefined)
+  if (second !== undefined) {
+    const mend = takeable(around, ranges).taken.includes(second)
+      ? 'cfsync adopt --backend nginx takes it over, with the ranges that it is for'
+      : 'delete that line, or move it into the server that needs it';
     throw new CfsyncError(
       exit.failed,
-      `nginx: ${second.at} already says "${second.words.join(' ')}" at http level, and nginx takes one alone; nothing was changed; delete that line, or move it into the server that needs it`,
+      `nginx: ${second.at} already says "${second.words.join(' ')}" at http level, and nginx takes one alone; nothing was changed; ${mend}`,
     );
+  }
   const taken = around.directives.find(({ words }) => words.slice(1).includes(variable));
   if (taken !== undefined)
     throw new CfsyncError(

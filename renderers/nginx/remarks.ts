@@ -1,20 +1,25 @@
 /** Says what the admin should know of nginx as it is. */
-import type { Notice } from '../../src/renderer.ts';
+import { groupBy } from '../../src/group.ts';
+import type { Notice, Ranges } from '../../src/renderer.ts';
+import { intersect, isEmpty, network, parseRanges } from '../../src/prefix.ts';
+import { publicSpace } from '../../src/special-purpose.ts';
 import { count } from '../../src/text.ts';
+import { takeable } from './adopt.ts';
 import { isHttp, type Directive } from './configuration.ts';
 import { mendOf, type Findings } from './shut-out.ts';
 import type { NginxAround, NginxOptions } from './state.ts';
 
-export function notices({ header }: NginxOptions, around: NginxAround): Notice[] {
+export function notices({ header }: NginxOptions, around: NginxAround, ranges: Ranges): Notice[] {
   const trusted = named(around, 'set_real_ip_from');
   const beside = trusted.filter(({ blocks }) => isHttp(blocks));
   const below = trusted.filter(({ blocks }) => !isHttp(blocks));
   const headers = named(around, 'real_ip_header').filter(({ blocks }) => !isHttp(blocks));
-  const list: Notice[] = [];
+  const list: Notice[] = adopting(around);
+  const { taken } = takeable(around, ranges);
   if (beside.length > 0)
     list.push({
-      level: 'warning',
-      text: `${places(beside)} at http level: these are believed as well, in ${header}; delete those that are Cloudflare's`,
+      level: beside.every(isPrivate) ? 'note' : 'warning',
+      text: `${places(beside)} at http level: these are believed as well, in ${header}${beside.some((one) => taken.includes(one)) ? "; cfsync adopt --backend nginx takes over those that are Cloudflare's" : ''}`,
     });
   if (below.length > 0)
     list.push({
@@ -36,6 +41,27 @@ export function notices({ header }: NginxOptions, around: NginxAround): Notice[]
   return list;
 }
 
+/** What is to be said of a take-over. */
+function adopting({ taken = [], left = [] }: NginxAround): Notice[] {
+  const list: Notice[] = [];
+  const [first] = taken;
+  if (first !== undefined)
+    list.push({
+      level: 'warning',
+      text: `${places(taken)} ${taken.length > 1 ? 'go' : 'goes'}: a script that writes this again would give nginx a second real_ip_header, which it refuses; stop that script`,
+    });
+  const reasons = groupBy(
+    left.filter(({ directive }) => directive.words[0] === 'set_real_ip_from'),
+    ({ why }) => why,
+  );
+  for (const [why, same] of reasons)
+    list.push({
+      level: 'warning',
+      text: `left alone: ${places(same.map(({ directive }) => directive))}: ${why}`,
+    });
+  return list;
+}
+
 export function standing({ shut, unclear, news }: Findings): Notice[] {
   const list: Notice[] = [];
   const [first] = shut;
@@ -51,6 +77,12 @@ export function standing({ shut, unclear, news }: Findings): Notice[] {
       text: `${places(unclear.map(({ directive }) => directive))}: ${one.why}; it will see the visitor's address; is it about Cloudflare's? then ${mendOf(one.directive.words)}`,
     });
   return list;
+}
+
+/** Nobody on the Internet has such an address: a load balancer of the admin's own. */
+function isPrivate({ words }: Directive): boolean {
+  const prefix = network(words[1] ?? '');
+  return prefix !== undefined && isEmpty(intersect(parseRanges([prefix]), publicSpace));
 }
 
 function places(list: readonly Directive[]): string {

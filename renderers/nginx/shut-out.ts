@@ -18,6 +18,8 @@ import { replacing, type HttpLevel } from './real-ip.ts';
 export interface Surroundings {
   /** Access lists and settings of real-IP, without those of ours. */
   readonly directives: readonly Directive[];
+  /** Settings of real-IP that our file takes the place of: they count now, and not any more then. */
+  readonly taken?: readonly Directive[];
   /** What decides by the client's address. */
   readonly decisions: readonly Decision[];
   /** As `serversOf` answers. */
@@ -52,13 +54,14 @@ export function shutOut(ours: HttpLevel, around: Surroundings, variable: string)
   const same = around.present?.header.toLowerCase() === header.toLowerCase();
   const before = same ? around.present : null;
   const replaced = replacing(around.directives);
+  const replacedNow = replacing([...(around.taken ?? []), ...around.directives]);
   const shut: ShutOut[] = [];
   const unclear: { directive: Directive; why: string }[] = [];
   const judge = (place: Directive, named: Ranges, what: string, mend: string): void => {
     if (isEmpty(named)) return;
     const blocks = isHttp(place.blocks) ? placesIn(around, place.blocks) : [place.blocks];
     const seen = blocks.map((one) => intersect(named, replaced(one, ours)));
-    const fresh = blocks.some((one, i) => !isEmpty(subtract(seen[i]!, replaced(one, before))));
+    const fresh = blocks.some((one, i) => !isEmpty(subtract(seen[i]!, replacedNow(one, before))));
     if (!isEmpty(merge(...seen))) shut.push({ directive: place, what, mend, fresh });
   };
   for (const { allow, named } of accessLists(ranges, around))

@@ -32,7 +32,9 @@ export async function run(context: Context): Promise<ExitCode> {
   refuseConflicts(named);
   for (const { name, renderer } of named)
     if (renderer.adopt === undefined)
-      output.print(`${name}: nothing to take over: scripts leave no rules there`);
+      output.print(
+        `${name}: not looked at: its renderer cannot tell what scripts left there; look by hand`,
+      );
   const jobs = named.filter((job) => job.renderer.adopt !== undefined);
   if (jobs.length === 0) return exit.ok;
   if (settings.values['dry-run'] === true)

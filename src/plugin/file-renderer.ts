@@ -1,6 +1,6 @@
 /** Makes a renderer out of a backend that is only files: what they should say is enough. */
 import { basename } from 'node:path';
-import { digest } from '../digest.ts';
+import { fileStep } from '../digest.ts';
 import { canonical, none, parseRanges } from '../prefix.ts';
 import {
   defineRenderer,
@@ -8,6 +8,7 @@ import {
   type Desired,
   type Host,
   type Notice,
+  type Observed,
   type Owned,
   type Renderer,
   type Step,
@@ -94,27 +95,8 @@ export function fileRenderer<Options, Around = undefined>(
       return { owned: { ...owned(files), ...(running && { running }) }, around };
     },
 
-    plan(wanted, { owned: now, around }) {
-      const changes = changesOf(wanted, now);
-      const steps = [...changes].map(([path, content]): Step => {
-        const old = contentOf(now, path);
-        return {
-          kind: 'file',
-          summary: `${name}: ${content === null ? 'delete' : 'write'} ${path}`,
-          path,
-          content,
-          mode: 0o644,
-          expect: old === null ? null : digest(old),
-        };
-      });
-      const check = steps.length > 0 ? backend.check?.(changes, around) : undefined;
-      if (check) steps[0] = { ...steps[0]!, check };
-      // On the way back: processes that were never reloaded still work with what they had.
-      const untouched = wanted.running !== undefined && wanted.running.id === now.running?.id;
-      const stale = steps.length > 0 || now.running?.loaded === false;
-      const last = stale && !untouched ? backend.finish?.(around) : undefined;
-      if (last) steps.push({ kind: 'run', ...last, summary: `${name}: ${last.summary}` });
-      return steps;
+    plan(wanted, observed) {
+      return planFiles(backend, wanted, observed, []);
     },
 
     print({ files, running }) {
@@ -126,6 +108,43 @@ export function fileRenderer<Options, Around = undefined>(
       ];
     },
   });
+}
+
+/** A file that is not ours alone. */
+export interface Edit {
+  readonly path: string;
+  readonly old: string | null;
+  readonly content: string;
+}
+
+/** @param edits Come after our files are written, before others of ours are deleted. */
+export function planFiles<Around>(
+  { name, check, finish }: Pick<FileBackend<never, Around>, 'name' | 'check' | 'finish'>,
+  wanted: FilesOwned,
+  { owned: now, around }: Observed<FilesOwned, Around>,
+  edits: readonly Edit[],
+): readonly Step[] {
+  const own = [...changesOf(wanted, now)];
+  const changes = new Map<string, string | null>([
+    ...own.filter(([, content]) => content !== null),
+    ...edits.map(({ path, content }) => [path, content] as const),
+    ...own.filter(([, content]) => content === null),
+  ]);
+  const before = new Map(edits.map(({ path, old }) => [path, old]));
+  const steps = [...changes].map(([path, content]): Step => {
+    const old = before.has(path) ? before.get(path)! : contentOf(now, path);
+    const verb =
+      content === null ? 'delete' : before.has(path) && old !== null ? 'change' : 'write';
+    return fileStep({ summary: `${name}: ${verb} ${path}`, path, old, content, mode: 0o644 });
+  });
+  const command = steps.length > 0 ? check?.(changes, around) : undefined;
+  if (command) steps[0] = { ...steps[0]!, check: command };
+  // On the way back: processes that were never reloaded still work with what they had.
+  const untouched = wanted.running !== undefined && wanted.running.id === now.running?.id;
+  const stale = steps.length > 0 || now.running?.loaded === false;
+  const last = stale && !untouched ? finish?.(around) : undefined;
+  if (last) steps.push({ kind: 'run', ...last, summary: `${name}: ${last.summary}` });
+  return steps;
 }
 
 const nobody: Desired = { ranges: none, extra: none, tcpPorts: [80], udpPorts: [], mode: 'allow' };

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { dumpedFiles } from '../../renderers/nginx/configuration.ts';
 import type { Outcome } from '../../src/renderer.ts';
+import { bundled } from '../helpers/desired.ts';
 import { patterns } from '../helpers/nginx-patterns.ts';
 import { Lab, type Host } from './lab.ts';
 import { describeLive } from './privileges.ts';
@@ -461,6 +462,123 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
       expect(await lab.edge.must(['curl', '-s', '-g', '-m', '5', url])).toBe(
         tried.map(([, , matches]) => (matches ? '1' : '0')).join(''),
       );
+    });
+  });
+
+  describe('the file of a script', () => {
+    const script = '/etc/nginx/conf.d/cloudflare.conf';
+    const all = [...bundled.v4, ...bundled.v6];
+    const said = `# from update-cloudflare.sh
+${all.map((prefix) => `set_real_ip_from ${prefix};\n`).join('')}set_real_ip_from 104.28.0.0/14; # gone
+set_real_ip_from 10.0.0.0/8;
+real_ip_header CF-Connecting-IP;
+real_ip_recursive on;
+`;
+    const bare =
+      '# from update-cloudflare.sh\nset_real_ip_from 10.0.0.0/8;\nreal_ip_recursive on;\n';
+    const visitor = ['192.0.2.77', '192.0.2.77'];
+    const adopt = (...args: string[]): Promise<Outcome> =>
+      cfsync('adopt', '-b', 'nginx', '--source', 'bundled', ...args);
+    const begin = async (files: Readonly<Record<string, string>>): Promise<string> => {
+      for (const [file, content] of Object.entries(files)) await write(file, content);
+      await origin.must(['nginx', '-s', 'reload']);
+      await expect.poll(() => ask(lab.edge)).toEqual(visitor);
+      return tree();
+    };
+
+    test('is refused by apply, taken over by adopt, and put back by rollback', async () => {
+      const before = await begin({ [script]: said });
+      const refused = await apply();
+      expect(refused).toMatchObject({ code: 1 });
+      expect(refused.stderr).toContain('cfsync adopt --backend nginx takes it over');
+      const shown = await must(adopt('--dry-run'));
+      expect(shown.stdout).toContain(`${script}:2: set_real_ip_from ${all[0]};\n`);
+      expect(shown.stdout).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
+      expect(await tree()).toBe(before);
+
+      // Each answer is a new connection, before, while and after the reload.
+      const done = new AbortController();
+      const seen = (async () => {
+        const answers = new Set<string>();
+        while (!done.signal.aborted) for (const one of await ask(lab.edge)) answers.add(one);
+        return [...answers];
+      })();
+      const taken = await must(adopt());
+      done.abort();
+      expect(await seen).toEqual([visitor[0]]);
+      expect(taken.stderr).toContain('stop that script');
+      expect(await read(script)).toBe(bare);
+      expect(await ask(lab.edge)).toEqual(visitor);
+      await must(cfsync('verify'));
+      expect(await must(apply())).toMatchObject({ stdout: '', stderr: '' });
+      expect((await must(adopt())).stdout).toBe('nginx: nothing to take over\n');
+
+      await must(cfsync('rollback'));
+      expect(await tree()).toBe(before);
+      expect(await ask(lab.edge)).toEqual(visitor);
+    });
+
+    test('comes back into what the admin has changed since', async () => {
+      await begin({ [script]: said });
+      await must(adopt());
+      await write(script, `${bare}server_tokens off;\n`);
+      await must(cfsync('rollback'));
+      const now = await read(script);
+      expect(now.startsWith(`${bare}server_tokens off;\n`)).toBe(true);
+      expect(now.split('\n').sort()).toEqual(
+        [...said.replace(' # gone', '').split('\n'), 'server_tokens off;'].sort(),
+      );
+      expect(await ask(lab.edge)).toEqual(visitor);
+    });
+
+    test('may be lines of nginx.conf, and a snippet of servers', async () => {
+      const main = '/etc/nginx/nginx.conf';
+      const snippet = '/etc/nginx/snippets/cloudflare.conf';
+      const text = await read(main);
+      const before = await begin({
+        [main]: text.replace('http {', 'http {\n\treal_ip_header CF-Connecting-IP;'),
+        [snippet]: all.map((prefix) => `set_real_ip_from ${prefix};\n`).join(''),
+        [site]: answers.replace('server {', `server {\n  include ${snippet};`),
+      });
+      const { stdout } = await must(adopt());
+      expect(stdout).toContain(`${main}:`);
+      expect(await read(main)).toBe(text);
+      expect(await read(snippet)).toBe('');
+      expect(await ask(lab.edge)).toEqual(visitor);
+      await must(cfsync('verify'));
+      await must(cfsync('rollback'));
+      expect(await tree()).toBe(before);
+      expect(await ask(lab.edge)).toEqual(visitor);
+    });
+
+    test('stays as it is when nginx would not take the rest', async () => {
+      const before = await begin({ [script]: said });
+      await write('/etc/nginx/conf.d/zz.conf', 'include /etc/nginx/conf.d/cf*.conf;\n');
+      const outcome = await adopt();
+      expect(outcome).toMatchObject({ code: 1 });
+      expect(outcome.stderr).toContain('nginx: the check failed');
+      await origin.must(['rm', '/etc/nginx/conf.d/zz.conf']);
+      expect(await tree()).toBe(before);
+    });
+
+    test('comes back when nginx cannot load what passed its test', async () => {
+      const before = await begin({ [script]: said });
+      await origin.listen({ tcp: [8099] });
+      await write('/etc/nginx/conf.d/taken.conf', 'server { listen 8099; }\n');
+      const outcome = await adopt();
+      expect(outcome, outcome.stderr).toMatchObject({ code: 4 });
+      await origin.must(['rm', '/etc/nginx/conf.d/taken.conf']);
+      expect(await tree()).toBe(before);
+      expect(await ask(lab.edge)).toEqual(visitor);
+    });
+
+    test('behind a link is left alone, and that is said', async () => {
+      await write('/etc/nginx/elsewhere', said);
+      await origin.must(['ln', '-s', '/etc/nginx/elsewhere', script]);
+      const outcome = await adopt();
+      expect(outcome).toMatchObject({ code: 1 });
+      expect(outcome.stderr).toContain(`${script}:`);
+      expect(await read('/etc/nginx/elsewhere')).toBe(said);
     });
   });
 

@@ -6,7 +6,7 @@ import type { NginxOptions } from '../../../renderers/nginx/state.ts';
 import { parseRanges } from '../../../src/prefix.ts';
 import type { Host } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
-import { recorded } from '../../helpers/host.ts';
+import { nginxHost } from '../../helpers/nginx.ts';
 
 export const path = '/etc/nginx/conf.d/cfsync.conf';
 export const probe =
@@ -18,7 +18,7 @@ export function fixture(name: string): string {
 
 /** A host with the configuration of a fixture, where nginx does not run. */
 export function hostWith(dump: string, files: Record<string, string> = {}, canStage = true): Host {
-  return recorded({
+  return nginxHost({
     answers: {
       [probe]: { code: canStage ? 0 : 1, stdout: '', stderr: '' },
       'nginx -T -q': dump,

@@ -11,7 +11,8 @@ import {
   type Directive,
 } from '../../../renderers/nginx/configuration.ts';
 import { desired } from '../../helpers/desired.ts';
-import { recorded, type Recorded } from '../../helpers/host.ts';
+import type { Recorded } from '../../helpers/host.ts';
+import { nginxHost } from '../../helpers/nginx.ts';
 import { damagedHost, runThrough, type Reach } from '../../helpers/hostile-host.ts';
 import {
   askedOrRefused,
@@ -145,7 +146,7 @@ describe('what nginx -T prints', () => {
     ['no end of the last line', read('package').trimEnd()],
     ['one file less', read('package').replace(/# configuration file \S+mime\.types:\n[^#]*/, '')],
   ])('that is %s is refused', async (_, text) => {
-    const asked = () => nginx.observe(recorded(host(text)), nginx.options({}));
+    const asked = () => nginx.observe(nginxHost(host(text)), nginx.options({}));
     expect(await askedOrRefused(asked, exit.failed)).toBeUndefined();
   });
 
@@ -347,7 +348,7 @@ describe('a pattern of include', () => {
 describe('the running nginx', () => {
   const running = async (files: Readonly<Record<string, string>>, answers = {}) => {
     const one = host(read('admin'), files, answers);
-    return (await nginx.observe(recorded(one), nginx.options({}))).around;
+    return (await nginx.observe(nginxHost(one), nginx.options({}))).around;
   };
 
   test('is known by a master whose workers can be looked at', async () => {
@@ -390,7 +391,7 @@ test('our own file may hold anything', async () => {
     await expectLinear((size) => {
       const content = piece.repeat(size);
       return nginx.observe(
-        recorded(
+        nginxHost(
           host(`${read('admin')}# configuration file ${path}:\n${ours}\n`, { [path]: content }),
         ),
         nginx.options({}),

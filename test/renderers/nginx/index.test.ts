@@ -7,7 +7,7 @@ import { parseRanges } from '../../../src/prefix.ts';
 import type { Host } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
 import { golden } from '../../helpers/golden.ts';
-import { recorded } from '../../helpers/host.ts';
+import { nginxHost } from '../../helpers/nginx.ts';
 import { fixture, hostWith, options, path, probe, small, text } from './given.ts';
 
 describe('render', () => {
@@ -79,6 +79,9 @@ const around: NginxAround = {
   stage: true,
   pidFile: null,
   readable: true,
+  header: 'CF-Connecting-IP',
+  texts: {},
+  links: [],
 };
 
 describe('on a host', () => {
@@ -134,7 +137,10 @@ describe('on a host', () => {
       `nginx: write ${path}`,
       `nginx: delete ${old}`,
     ]);
-    expect(plan[0]!.check).toBeUndefined();
+    expect(plan[0]!.check?.stage).toMatchObject({
+      copy: '/etc/nginx',
+      files: { 'sites-enabled/00-cfsync.conf': null },
+    });
   });
 
   it('refuses what the admin says already, by file and line', async () => {
@@ -161,7 +167,7 @@ describe('on a host', () => {
     ).toEqual([
       {
         level: 'warning',
-        text: '"set_real_ip_from 173.245.48.0/20" at /etc/nginx/conf.d/10-real-ip.conf:2 and 1 other place at http level: these are believed as well, in CF-Connecting-IP; delete those that are Cloudflare\'s',
+        text: '"set_real_ip_from 173.245.48.0/20" at /etc/nginx/conf.d/10-real-ip.conf:2 and 1 other place at http level: these are believed as well, in CF-Connecting-IP; cfsync adopt --backend nginx takes over those that are Cloudflare\'s',
       },
       {
         level: 'note',
@@ -386,7 +392,7 @@ describe('on a host', () => {
     ['unexpected end of file, expecting "}" in /etc/nginx/nginx.conf:84', 'misconfigured'],
   ])('does not go on when nginx says %s', async (stderr, reason) => {
     const refused = { code: 1, stdout: '', stderr: `nginx: [emerg] ${stderr}\n` };
-    const host = recorded({
+    const host = nginxHost({
       answers: { [probe]: { ...refused, stderr: '' }, 'nginx -T -q': refused },
       folders: { '/etc/nginx/conf.d': [] },
     });
@@ -394,7 +400,7 @@ describe('on a host', () => {
   });
 
   it('says what to do where there is no such folder', async () => {
-    const host = recorded({ answers: { 'nginx -v': '' } });
+    const host = nginxHost({ answers: { 'nginx -v': '' } });
     await expect(observe(host)).rejects.toThrow('there is no folder /etc/nginx/conf.d');
   });
 });
