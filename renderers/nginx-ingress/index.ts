@@ -13,6 +13,7 @@ import { bool, checkKeys, oneOf, text } from '../../src/plugin/options.ts';
 import { none } from '../../src/prefix.ts';
 import { defineRenderer } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
+import { adopt } from './adopt.ts';
 import { flavours, keysOf } from './controllers.ts';
 import { observe } from './observe.ts';
 import { plan } from './plan.ts';
@@ -81,6 +82,7 @@ export default defineRenderer<IngressOptions, IngressOwned, IngressAround>({
   },
 
   observe,
+  adopt,
   plan,
   print,
 });

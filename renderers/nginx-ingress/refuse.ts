@@ -1,16 +1,12 @@
 /** Refuses what the controller would misread, or what is somebody else's. */
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { intersect, isEmpty, parseRanges } from '../../src/prefix.ts';
+import { retired } from '../../src/feed/published.ts';
+import { intersect, isEmpty, merge, parseRanges } from '../../src/prefix.ts';
 import type { Ranges } from '../../src/renderer.ts';
-import { escape } from '../../src/text.ts';
+import { believed } from './adopt.ts';
+import { foreignValues } from './foreign.ts';
 import { isTrue, listed } from './controllers.ts';
-import {
-  isForeign,
-  type Data,
-  type IngressAround,
-  type IngressOptions,
-  type Target,
-} from './state.ts';
+import type { Data, IngressAround, IngressOptions, Target } from './state.ts';
 
 export function refuse(
   ranges: Ranges,
@@ -32,11 +28,17 @@ export function refuse(
     );
   refuseMisread(place, ranges, options, data);
   const theirs = around.force ? [] : foreignValues(wanted, around);
-  if (theirs.length > 0)
-    throw new CfsyncError(
-      exit.failed,
-      `nginx-ingress: ${place}: ${theirs.join(', and ')}; ${theirs.length > 1 ? 'they stay as they are; --force-conflicts takes them over' : 'it stays as it is; --force-conflicts takes it over'}`,
-    );
+  if (theirs.length === 0) return;
+  const way =
+    believed(around, merge(ranges, retired)).length > 0
+      ? 'cfsync adopt --backend nginx-ingress'
+      : '--force-conflicts';
+  const [stays, them] =
+    theirs.length > 1 ? ['they stay as they are', 'them'] : ['it stays as it is', 'it'];
+  throw new CfsyncError(
+    exit.failed,
+    `nginx-ingress: ${place}: ${theirs.join(', and ')}; ${stays}; ${way} takes ${them} over`,
+  );
 }
 
 /** What the controller would take in another way than it is meant. */
@@ -53,19 +55,4 @@ function refuseMisread(place: string, ranges: Ranges, options: Target, data: Dat
       exit.refused,
       `nginx-ingress: ${place} has Cloudflare's ranges in whitelist-source-range: the controller will compare the visitor's address with it and refuse every visitor; nothing was changed; take them out of it, and let only Cloudflare in with loadBalancerSourceRanges of the Service or a firewall`,
     );
-}
-
-/** Of our keys those that somebody else has set to something else, in words. */
-export function foreignValues(wanted: Data, around: IngressAround): string[] {
-  const { data, owners } = around;
-  return Object.entries(wanted).flatMap(([key, value]) => {
-    const there = data?.[key];
-    if (there === undefined || there === value || !isForeign(key, around)) return [];
-    const names = owners[key]?.map((name) => `"${escape(name)}"`).join(' and ');
-    return [`${key} is "${escape(shorten(there))}", set by ${names ?? 'somebody else'}`];
-  });
-}
-
-function shorten(value: string): string {
-  return value.length > 60 ? `${value.slice(0, 60)}...` : value;
 }

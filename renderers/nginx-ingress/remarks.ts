@@ -2,7 +2,7 @@
 import type { Notice } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
 import { flavours, isTrue } from './controllers.ts';
-import { foreignValues } from './refuse.ts';
+import { foreignValues } from './foreign.ts';
 import type { Data, IngressAround, Target } from './state.ts';
 
 export function notices(
@@ -27,7 +27,10 @@ export function notices(
   if (data === null) return list;
   if (force)
     for (const value of foreignValues(wanted, around))
-      add('warning', `${value}: taken over, as asked`);
+      add(
+        'warning',
+        `${value}: taken over, as asked; what set it, a chart or a manifest, may set it again: let it say what cfsync render does`,
+      );
   for (const key of flavours[flavour].foreign)
     if (data[key] !== undefined)
       add(

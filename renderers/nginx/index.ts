@@ -8,8 +8,10 @@
  */
 import { resolve } from 'node:path';
 import { CfsyncError, exit } from '../../src/errors.ts';
+import { retired } from '../../src/feed/published.ts';
 import { fileRenderer, planFiles, type FileBackend } from '../../src/plugin/file-renderer.ts';
 import { checkKeys, text } from '../../src/plugin/options.ts';
+import { merge } from '../../src/prefix.ts';
 import { defineRenderer, type Renderer } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
 import { adopt } from './adopt.ts';
@@ -47,11 +49,12 @@ const backend: FileBackend<NginxOptions, NginxAround> = {
   want(desired, options, around) {
     const files = [{ path: options.path, content: configuration(desired, options) }];
     if (around === undefined) return { files, notices: [] };
-    refuse(options, around, desired.ranges);
+    const known = merge(desired.ranges, retired);
+    refuse(options, around, known);
     const ours = { header: options.header, ranges: desired.ranges };
     const found = shutOut(ours, around, variable);
     refuseShutOut(found);
-    return { files, notices: [...notices(options, around, desired.ranges), ...standing(found)] };
+    return { files, notices: [...notices(options, around, known), ...standing(found)] };
   },
 
   look,

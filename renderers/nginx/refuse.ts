@@ -10,7 +10,7 @@ import type { Findings } from './shut-out.ts';
 import type { NginxAround, NginxOptions } from './state.ts';
 
 /** What would break nginx, or a site, is found before anything is written. */
-export function refuse({ path }: NginxOptions, around: NginxAround, ranges: Ranges): void {
+export function refuse({ path }: NginxOptions, around: NginxAround, known: Ranges): void {
   if (around.broken !== null) throw refusal(around.broken);
   if (!around.included)
     throw new CfsyncError(
@@ -19,7 +19,7 @@ export function refuse({ path }: NginxOptions, around: NginxAround, ranges: Rang
     );
   const second = named(around, 'real_ip_header').find(({ blocks }) => isHttp(blocks));
   if (second !== undefined) {
-    const mend = takeable(around, ranges).taken.includes(second)
+    const mend = takeable(around, known).taken.includes(second)
       ? 'cfsync adopt --backend nginx takes it over, with the ranges that it is for'
       : 'delete that line, or move it into the server that needs it';
     throw new CfsyncError(

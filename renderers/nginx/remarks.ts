@@ -9,13 +9,13 @@ import { isHttp, type Directive } from './configuration.ts';
 import { mendOf, type Findings } from './shut-out.ts';
 import type { NginxAround, NginxOptions } from './state.ts';
 
-export function notices({ header }: NginxOptions, around: NginxAround, ranges: Ranges): Notice[] {
+export function notices({ header }: NginxOptions, around: NginxAround, known: Ranges): Notice[] {
   const trusted = named(around, 'set_real_ip_from');
   const beside = trusted.filter(({ blocks }) => isHttp(blocks));
   const below = trusted.filter(({ blocks }) => !isHttp(blocks));
   const headers = named(around, 'real_ip_header').filter(({ blocks }) => !isHttp(blocks));
   const list: Notice[] = adopting(around);
-  const { taken } = takeable(around, ranges);
+  const { taken } = takeable(around, known);
   if (beside.length > 0)
     list.push({
       level: beside.every(isPrivate) ? 'note' : 'warning',

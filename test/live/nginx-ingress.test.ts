@@ -299,6 +299,29 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount', 'python3'] 
       await ends(0, cfsync('verify'));
     });
 
+    test('takes over what a chart has set for Cloudflare alone, and gives it back', async () => {
+      const theirs = {
+        'proxy-real-ip-cidr': '173.245.48.0/20, 104.16.0.0/12',
+        'forwarded-for-header': 'X-Forwarded-For',
+        'use-forwarded-headers': 'true',
+      };
+      api.update(map, theirs, 'helm');
+      const adopt = ['adopt', '-b', 'nginx-ingress', '--source', 'bundled'];
+      const refused = await ends(1, apply());
+      expect(refused.stderr).toContain('cfsync adopt --backend nginx-ingress takes them over');
+      const dry = await ends(0, cfsync(...adopt, '--dry-run'));
+      expect(dry.stdout).toContain('proxy-real-ip-cidr is "173.245.48.0/20, 104.16.0.0/12", set');
+      expect(dry.stdout).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
+      expect(api.data(map)).toEqual({ ...admins, ...theirs });
+      const taken = await ends(0, cfsync(...adopt));
+      expect(taken.stdout).toContain('nginx-ingress: applied and verified');
+      expect(api.data(map)).toEqual({ ...admins, 'use-forwarded-headers': 'true', ...ours });
+      await ends(0, cfsync('verify'));
+      expect((await ends(0, cfsync(...adopt))).stdout).toContain('nothing to take over');
+      await ends(0, cfsync('rollback'));
+      expect(api.data(map)).toEqual({ ...admins, ...theirs });
+    });
+
     test('does not create a ConfigMap', async () => {
       api.delete(map);
       const { stderr } = await ends(1, apply());

@@ -94,7 +94,7 @@ describe('what somebody else has set', () => {
     );
     const forced = { 'force-conflicts': true };
     expect(texts({ ...changes, force: true }, forced)).toContain(
-      `warning: ${text}: taken over, as asked`,
+      `warning: ${text}: taken over, as asked; what set it, a chart or a manifest, may set it again: let it say what cfsync render does`,
     );
     expect(wanted({ ...changes, force: true }, forced).owned.data).toEqual(data);
   });
@@ -113,6 +113,57 @@ describe('what somebody else has set', () => {
     expect(owned.ranges).toEqual(small.ranges);
     const whole = wanted({ data }).owned;
     expect(whole).toEqual({ ...ingress.nothing, target: around.target });
+  });
+});
+
+describe('what a script or a chart has set', () => {
+  const known = parseRanges(['173.245.48.0/20', '104.16.0.0/12', '2400:cb00::/32']);
+  const adopted = (data: Record<string, string>, more: Partial<IngressAround> = {}) => {
+    const owned = { ...ingress.nothing, target: around.target, foreign: data };
+    const owners = Object.fromEntries(Object.keys(data).map((key) => [key, ['helm']]));
+    const observed = { owned, around: { ...around, data, owners, ...more } };
+    return ingress.adopt!(observed, small, known);
+  };
+  const old = '173.245.48.0/20, 104.16.0.0/12';
+
+  it('for ranges of Cloudflare alone is taken over, with the header that goes with it', () => {
+    const data = { 'proxy-real-ip-cidr': old, 'forwarded-for-header': 'X-Forwarded-For' };
+    const taken = adopted({ ...data, 'use-forwarded-headers': 'true' });
+    expect(taken.owned.strays).toEqual([
+      {
+        text: 'forwarded-for-header is "X-Forwarded-For", set by "helm"',
+        prefixes: ['173.245.48.0/20', '104.16.0.0/12'],
+      },
+      {
+        text: `proxy-real-ip-cidr is "${old}", set by "helm"`,
+        prefixes: ['173.245.48.0/20', '104.16.0.0/12'],
+      },
+    ]);
+    const { owned, notices } = ingress.want(small, options, taken.around);
+    expect(JSON.stringify(ingress.plan(owned, taken))).toContain('173.245.48.0/20,2400:cb00::/32');
+    expect(notices.map(({ text }) => text).join()).toContain('use-forwarded-headers is on');
+    expect(ingress.plan(taken.owned, taken)).toEqual([]);
+  });
+
+  it.each([
+    ['another proxy', { 'proxy-real-ip-cidr': `${old},10.0.0.0/8` }],
+    ['everybody', { 'proxy-real-ip-cidr': '0.0.0.0/0' }],
+    ['a single address', { 'proxy-real-ip-cidr': '173.245.48.7' }],
+    ['what is no address', { 'proxy-real-ip-cidr': `${old},x` }],
+    ['nothing', { 'proxy-real-ip-cidr': '' }],
+    ['no list', { 'forwarded-for-header': 'X-Forwarded-For' }],
+    ['the same', { 'proxy-real-ip-cidr': '173.245.48.0/20,2400:cb00::/32' }],
+  ])('stays with %s', (_, data) => {
+    const { owned, around } = adopted(data);
+    expect(owned.strays).toBeUndefined();
+    expect(around.force).toBe(false);
+  });
+
+  it('is named by apply with the command that takes it over', () => {
+    const data = { 'proxy-real-ip-cidr': '173.245.48.0/20' };
+    expect(() => wanted({ data })).toThrow('cfsync adopt --backend nginx-ingress takes it over');
+    const other = { 'proxy-real-ip-cidr': '173.245.48.0/20,10.0.0.0/8' };
+    expect(() => wanted({ data: other })).toThrow('--force-conflicts takes it over');
   });
 });
 
