@@ -3,6 +3,11 @@ import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { defaultConfig } from '../settings/config.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
+import { check } from '../engine/perform.ts';
+import { makePlan } from '../engine/plan.ts';
+import { forRanges } from '../engine/job.ts';
+import { policyFor } from '../feed/policy.ts';
+import { resolveSource, type Answer } from '../feed/source.ts';
 import { ensureDir, writeFileAtomic } from '../host/files.ts';
 import { failure, host } from '../host/host.ts';
 import { choose, lookForBackends, type AppliedBackend, type Choice } from '../setup/in-use.ts';
@@ -10,7 +15,8 @@ import type { Context } from '../run/context.ts';
 import { bootName } from '../plugin/options.ts';
 import type { Output } from '../cli/output.ts';
 import { appliedNames, readUsable } from '../state/records.ts';
-import { makeJob, type Settings } from '../settings/settings.ts';
+import { makeJob, sourceOptions, type Settings } from '../settings/settings.ts';
+import { readState } from '../state/store.ts';
 import { starterText } from '../setup/starter.ts';
 import { count, escape, hang } from '../text.ts';
 import { composeTimer, type Timer } from '../setup/timer.ts';
@@ -45,6 +51,8 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
       `${escape(file)}: written, with ${count(length, 'backend')}${length > 0 ? ':' : ''}`,
     );
     printChoices(config.choices, output);
+    if (config.leftOut > 0)
+      output.print('What is left out stands there behind #: take that away once it is mended.');
   }
   if (installs) await install(timer!, output);
   else {
@@ -60,12 +68,18 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
 async function starter(
   settings: Settings,
   output: Output,
-): Promise<{ readonly text: string; readonly choices: readonly Choice[] }> {
+): Promise<{
+  readonly text: string;
+  readonly choices: readonly Choice[];
+  readonly leftOut: number;
+}> {
   const signs = await lookForBackends(host);
   const { choices, besides } = choose(signs, await appliedHere(settings, output));
   const unusable = new Map<string, string>();
-  for (const { name, later, options } of choices) {
-    const why = later ?? (await whyUnusable(settings, name, options));
+  const answer = await lastKnown(settings);
+  for (const choice of choices) {
+    const { name, later } = choice;
+    const why = later ?? (await whyUnusable(choice, settings, answer));
     if (why === undefined) continue;
     unusable.set(name, why);
     output.warning(`${name} is left out for now: ${why}`, { backend: name });
@@ -77,7 +91,11 @@ async function starter(
     output.warning(
       'no backend is in use here that could be kept in step; cfsync backends says what is missing',
     );
-  return { text: starterText(choices, unusable, besides), choices: usable };
+  return {
+    text: starterText(choices, unusable, besides),
+    choices: usable,
+    leftOut: choices.length - usable.length,
+  };
 }
 
 /** What an apply with flags has set up is what the weekly run is to keep. */
@@ -93,18 +111,30 @@ async function appliedHere(settings: Settings, output: Output): Promise<AppliedB
   return found;
 }
 
+/** What the last list was, else the one of the release: nothing is downloaded to set up a configuration. */
+async function lastKnown(settings: Settings): Promise<Answer> {
+  const { snapshot } = await readState(settings.stateDir);
+  const source = snapshot === undefined ? 'bundled' : 'snapshot';
+  return resolveSource({ ...sourceOptions(settings), source });
+}
+
+/** Why an apply would be refused, each time anew: it is planned and checked as that would do it. */
 async function whyUnusable(
+  { name, options: raw = {}, desired }: Choice,
   settings: Settings,
-  name: string,
-  given: Choice['options'] = {},
+  answer: Answer,
 ): Promise<string | undefined> {
   try {
-    const { renderer } = await makeJob(settings, name);
-    await renderer.observe(host, renderer.options(given));
+    const job = await makeJob(settings, name);
+    const options = job.renderer.options(raw);
+    const all = { ...job, options, raw, desired: { ...job.desired, ...desired } };
+    const policy = await policyFor(answer, settings.stateDir, { acceptLargeChange: true });
+    const [ready] = forRanges([all], answer.ranges);
+    await check(await makePlan(ready!, policy, settings.stateDir));
     return undefined;
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
-    return error.message.replace(`${name}: `, '');
+    return error.message.replace(`${name}: `, '').replace('nothing was changed; ', '');
   }
 }
 

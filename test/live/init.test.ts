@@ -149,6 +149,41 @@ describeLive('init', { programs }, () => {
     expect(text).toMatch(/^ {2}# nginx: nginx.service is enabled; left out for now: /m);
   });
 
+  test('a backend that would be refused at every run is left out, with the way to mend it', async () => {
+    const write = async (script: string) =>
+      shell(`rm -rf ${config} /run/lab/state; nginx -s quit 2>/dev/null || true; sleep 0.3
+        rm -f /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*; ${script}; nginx; sleep 0.2`);
+    const ranges = "sed 's/.*/set_real_ip_from &;/' /run/lab/ips-v4";
+    await shell(`printf '173.245.48.0/20\\n104.16.0.0/13\\n' >/run/lab/ips-v4`);
+    const timer = async () => {
+      const { code, stderr } = await lab.cfsync(['apply', '--source', 'bundled']);
+      expect(stderr).not.toContain('nginx');
+      expect(code).toBe(exit.ok);
+    };
+    await write(
+      `{ ${ranges}; echo 'real_ip_header CF-Connecting-IP;'; } >/etc/nginx/conf.d/cloudflare.conf`,
+    );
+    const kept = await written();
+    expect(Object.keys(kept.file.backends as object)).not.toContain('nginx');
+    expect(kept.said).toMatch(/warning: nginx is left out for now: .*cfsync adopt --backend nginx/);
+    expect(kept.said).toContain('stands there behind #');
+    expect(kept.text).toMatch(/^ {2}# nginx:$/m);
+    await timer();
+    // As it says.
+    await lab.cfsync(['adopt', '--backend', 'nginx', '--source', 'bundled']);
+    await shell(`sed -i 's/^  # nginx:$/  nginx:/' ${config}`);
+    await timer();
+    expect((await lab.cfsync(['verify'])).code).toBe(exit.ok);
+
+    await write(
+      `printf 'geo $cf { default 0; 173.245.48.0/20 1; }\n' >/etc/nginx/conf.d/only.conf`,
+    );
+    const gated = await written();
+    expect(Object.keys(gated.file.backends as object)).not.toContain('nginx');
+    expect(gated.said).toContain('write "geo $realip_remote_addr $cf {" there');
+    await timer();
+  });
+
   test('under firewalld nothing is promised that mode allow could not keep', async () => {
     // Known by its name, as any process.
     await shell(
