@@ -1,4 +1,4 @@
-/** Finds what an nginx configuration decides by the client's address, and says which ranges it singles out. */
+/** Says which ranges a decision by the client's address singles out. */
 import { fromPrefixes, toPrefixes } from '../../src/filters/intervals.ts';
 import {
   addresses,
@@ -16,14 +16,8 @@ import {
 import type { Ranges } from '../../src/renderer.ts';
 import { publicSpace } from '../../src/special-purpose.ts';
 import type { Directive } from './configuration.ts';
+import { conditionOf, type Decision } from './decisions.ts';
 import { compile, Unreadable, type Effort } from './pattern.ts';
-
-/** A `geo` or `map` whose source is the client's address, or an `if` that compares it. */
-export interface Decision {
-  readonly directive: Directive;
-  /** What stands in the block; none of an `if`. */
-  readonly lines: readonly Directive[];
-}
 
 export interface Singled {
   /** Those ranges of which half or more gets what hardly any other address gets. */
@@ -48,42 +42,6 @@ const visitors: Readonly<Record<Family, readonly string[]>> = {
 const effort = 10_000_000;
 
 const families = ['v4', 'v6'] as const;
-const client = '$remote_addr';
-
-export function decisions(directives: readonly Directive[]): readonly Decision[] {
-  return directives.flatMap((directive, i) => {
-    if (!isByAddress(directive.words)) return [];
-    return [{ directive, lines: linesOf(directives, i) }];
-  });
-}
-
-/** Without a variable geo reads `$remote_addr`; only map takes a variable in braces. */
-function isByAddress(words: readonly string[]): boolean {
-  const [name, source] = words;
-  if (name === 'geo') return words.length === 2 || (words.length === 3 && source === client);
-  if (name === 'map')
-    return words.length === 3 && /^\$(?:remote_addr|\{remote_addr\})$/.test(source!);
-  return name === 'if' && conditionOf(words)[0] === client;
-}
-
-/** What follows a directive deeper than it is inside of its block. */
-function linesOf(directives: readonly Directive[], at: number): readonly Directive[] {
-  const depth = directives[at]!.blocks.length;
-  let end = at + 1;
-  while (end < directives.length && directives[end]!.blocks.length > depth) end++;
-  return directives[at]!.words[0] === 'if' ? [] : directives.slice(at + 1, end);
-}
-
-/** The words between the parentheses, which stand alone or at the first and the last of them. */
-function conditionOf(words: readonly string[]): readonly string[] {
-  const inner = words.slice(1);
-  inner[0] = (inner[0] ?? '').replace(/^\(/, '');
-  inner.push((inner.pop() ?? '').replace(/\)$/, ''));
-  if (inner[0] === '') inner.shift();
-  if (inner.at(-1) === '') inner.pop();
-  return inner;
-}
-
 /** Says of a block which of these ranges it singles out; the same lines in another server are read once. */
 export function singling(ranges: Ranges): (decision: Decision) => Singled {
   const known = new Map<string, Singled>();
@@ -97,18 +55,48 @@ export function singling(ranges: Ranges): (decision: Decision) => Singled {
   };
 }
 
-function singled({ directive, lines }: Decision, ranges: Ranges, trial: Trial): Singled {
-  const { words } = directive;
-  if (words[0] === 'geo') return singledByGeo(lines, ranges);
+function singled(decision: Decision, ranges: Ranges, trial: Trial): Singled {
+  const { directive, lines, source } = decision;
+  if (directive.words[0] === 'geo' && source === undefined) return singledByGeo(lines, ranges);
   const patterns = new Patterns();
-  const answer = words[0] === 'map' ? mapped(lines, patterns) : compared(words, patterns);
   try {
-    const found = trial.singled(answer);
+    const found = trial.singled(answerOf(decision, patterns, new Map()));
     return { ranges: found, ...(patterns.unread && { unclear: patterns.unread }) };
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
     return { ranges: [], unclear: 'its patterns take too many steps' };
   }
+}
+
+/** What it answers for an address, by way of what it reads. */
+function answerOf(decision: Decision, patterns: Patterns, known: Map<Decision, Answer>): Answer {
+  const there = known.get(decision);
+  if (there !== undefined) return there;
+  const { directive, lines, source } = decision;
+  const [name] = directive.words;
+  const own =
+    name === 'geo'
+      ? looked(lines)
+      : name === 'map'
+        ? mapped(lines, patterns)
+        : compared(directive.words, patterns);
+  const from = Object.entries(source?.from ?? {}).map(
+    ([variable, other]) =>
+      [variable, other === null ? undefined : answerOf(other, patterns, known)] as const,
+  );
+  const values = new Map(from);
+  const answer: Answer =
+    source === undefined
+      ? own
+      : (address) =>
+          own(
+            source.text.replaceAll(
+              /\$\w+/g,
+              (variable) => values.get(variable)?.(address) ?? address,
+            ),
+          );
+  known.set(decision, answer);
+  return answer;
 }
 
 /** Those ranges that at least half of is in the space. */
@@ -129,7 +117,7 @@ function singledByGeo(lines: readonly Directive[], ranges: Ranges): Singled {
     return name === 'include' && path !== undefined && !isFrom(lines[i + 1], path);
   });
   const unclear = binary && { unclear: `"${binary.words.join(' ')}" is empty, or in binary form` };
-  const read = geoNetworks(lines);
+  const read = geoNetworks(lines, mostValues);
   if (read === undefined) return { ranges: [], ...unclear };
   const { networks, fallback, proxies } = read;
   const values = new Map<string, string[]>([[fallback, []]]);
@@ -161,7 +149,9 @@ interface Geo {
 }
 
 /** Undefined of a table, which may have half a million lines. */
-function geoNetworks(lines: readonly Directive[]): Geo | undefined {
+function geoNetworks(lines: readonly Directive[], most: typeof Infinity): Geo;
+function geoNetworks(lines: readonly Directive[], most: number): Geo | undefined;
+function geoNetworks(lines: readonly Directive[], most: number): Geo | undefined {
   const networks = new Map<string, string>();
   const values = new Set<string>();
   const proxies: string[] = [];
@@ -170,7 +160,7 @@ function geoNetworks(lines: readonly Directive[]): Geo | undefined {
     const [key = '', value = ''] = words;
     const named = prefixesOf(key);
     if (named.length > 0) values.add(value);
-    if (values.size > mostValues) return undefined;
+    if (values.size > most) return undefined;
     if (key === 'default') fallback = value;
     else if (key === 'proxy') proxies.push(...prefixesOf(value));
     else if (key === 'delete') for (const prefix of prefixesOf(value)) networks.delete(prefix);
@@ -268,6 +258,21 @@ class Patterns {
   }
 }
 
+/** The value of the longest network around an address. */
+function looked(lines: readonly Directive[]): Answer {
+  const read = geoNetworks(lines, Infinity);
+  const lengths = [...new Set([...read.networks.keys()].map((prefix) => prefix.split('/')[1]!))]
+    .map(Number)
+    .sort((a, b) => b - a);
+  return (address) => {
+    for (const length of lengths) {
+      const value = read.networks.get(network(`${address}/${length}`) ?? '');
+      if (value !== undefined) return value;
+    }
+    return read.fallback;
+  };
+}
+
 function mapped(lines: readonly Directive[], patterns: Patterns): Answer {
   const literal = new Map<string, string>();
   const matchers: { readonly matches: (text: string) => boolean; readonly value: string }[] = [];
@@ -284,12 +289,15 @@ function mapped(lines: readonly Directive[], patterns: Patterns): Answer {
     }
   }
   return (address) =>
-    literal.get(address) ?? matchers.find(({ matches }) => matches(address))?.value ?? fallback;
+    literal.get(address.toLowerCase()) ??
+    matchers.find(({ matches }) => matches(address))?.value ??
+    fallback;
 }
 
 function compared(words: readonly string[], patterns: Patterns): Answer {
   const [, sign = '', operand = ''] = conditionOf(words);
-  const same = (address: string): boolean => address === operand;
+  const isSet = (text: string): boolean => text !== '' && text !== '0';
+  const same = sign === '' ? isSet : (text: string): boolean => text === operand;
   const matches = sign.includes('~') ? patterns.read(operand, sign.endsWith('*')) : same;
   // What is not understood is the same for all.
   return (address) => String(matches?.(address));

@@ -54,7 +54,7 @@ const backend: FileBackend<NginxOptions, NginxAround> = {
     const ours = { header: options.header, ranges: desired.ranges };
     const found = shutOut(ours, around, variable);
     refuseShutOut(found);
-    return { files, notices: [...notices(options, around, known), ...standing(found)] };
+    return { files, notices: [...notices(options, around, known), ...standing(found, around)] };
   },
 
   look,

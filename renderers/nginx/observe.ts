@@ -4,7 +4,6 @@ import { BackendError } from '../../src/errors.ts';
 import type { Look } from '../../src/plugin/file-renderer.ts';
 import type { Host } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
-import { decisions } from './by-address.ts';
 import {
   dumpedFiles,
   globbed,
@@ -14,6 +13,7 @@ import {
   type ConfigFile,
   type Directive,
 } from './configuration.ts';
+import { decisions } from './decisions.ts';
 import { isOurName, mark, presentIn, variable } from './file.ts';
 import { processes } from './processes.ts';
 import { refusal } from './refuse.ts';
@@ -93,7 +93,16 @@ function isRealIp([name]: readonly string[]): boolean {
 
 function isRelevant([name, ...words]: readonly string[]): boolean {
   if (['geo', 'map', 'set'].includes(name!)) return words.includes(variable);
-  return ['set_real_ip_from', 'real_ip_header', 'allow', 'deny'].includes(name!);
+  if (name === 'limit_req_zone' || name === 'limit_conn_zone')
+    return /^\$(?:binary_)?remote_addr$/.test(words[0] ?? '');
+  return [
+    'set_real_ip_from',
+    'real_ip_header',
+    'allow',
+    'deny',
+    'satisfy',
+    'auth_request',
+  ].includes(name!);
 }
 
 /** Needs root with CAP_SYS_ADMIN, which containers often lack. */

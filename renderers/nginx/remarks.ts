@@ -6,7 +6,7 @@ import { publicSpace } from '../../src/special-purpose.ts';
 import { count } from '../../src/text.ts';
 import { takeable } from './adopt.ts';
 import { isHttp, type Directive } from './configuration.ts';
-import { mendOf, type Findings } from './shut-out.ts';
+import type { Findings } from './shut-out.ts';
 import type { NginxAround, NginxOptions } from './state.ts';
 
 export function notices({ header }: NginxOptions, around: NginxAround, known: Ranges): Notice[] {
@@ -62,7 +62,7 @@ function adopting({ taken = [], left = [] }: NginxAround): Notice[] {
   return list;
 }
 
-export function standing({ shut, unclear, news }: Findings): Notice[] {
+export function standing({ shut, unclear, news }: Findings, around: NginxAround): Notice[] {
   const list: Notice[] = [];
   const [first] = shut;
   if (first !== undefined)
@@ -70,11 +70,30 @@ export function standing({ shut, unclear, news }: Findings): Notice[] {
       level: news ? 'warning' : 'note',
       text: `${places(shut.map(({ directive }) => directive))}: this is for Cloudflare's addresses, and sees the visitors', because real-IP is in force already; ${first.mend}`,
     });
+  if (news) list.push(...otherwise(around));
   const [one] = unclear;
   if (one !== undefined && news)
     list.push({
       level: 'note',
-      text: `${places(unclear.map(({ directive }) => directive))}: ${one.why}; it will see the visitor's address; is it about Cloudflare's? then ${mendOf(one.directive.words)}`,
+      text: `${places(unclear.map(({ directive }) => directive))}: ${one.why}; it will see the visitor's address; is it about Cloudflare's? then ${one.mend}`,
+    });
+  return list;
+}
+
+/** What goes by the address, and shuts nobody out or cannot be told. */
+function otherwise(around: NginxAround): Notice[] {
+  const zones = [...named(around, 'limit_req_zone'), ...named(around, 'limit_conn_zone')];
+  const asked = named(around, 'auth_request').filter(({ words }) => words[1] !== 'off');
+  const list: Notice[] = [];
+  if (zones.length > 0)
+    list.push({
+      level: 'note',
+      text: `${places(zones)}: each visitor is counted by himself from now on, and no more all behind one address of Cloudflare's as one`,
+    });
+  if (asked.length > 0)
+    list.push({
+      level: 'note',
+      text: `${places(asked)}: not judged: what is asked there may go by the address, which will be the visitor's`,
     });
   return list;
 }

@@ -10,9 +10,10 @@ import {
 } from '../../src/prefix.ts';
 import type { Ranges } from '../../src/renderer.ts';
 import { few } from '../../src/text.ts';
-import { singling, type Decision } from './by-address.ts';
+import { singling, type Singled } from './by-address.ts';
 import { isHttp, type Directive } from './configuration.ts';
-import { replacing, type HttpLevel } from './real-ip.ts';
+import { chainOf, conditionOf, type Decision } from './decisions.ts';
+import { nearestOf, replacing, type HttpLevel } from './real-ip.ts';
 
 /** The admin's configuration, of http { } alone, and what our file there says. */
 export interface Surroundings {
@@ -42,7 +43,11 @@ interface ShutOut {
 export interface Findings {
   readonly shut: readonly ShutOut[];
   /** What is not understood where an address will be another one. */
-  readonly unclear: readonly { readonly directive: Directive; readonly why: string }[];
+  readonly unclear: readonly {
+    readonly directive: Directive;
+    readonly why: string;
+    readonly mend: string;
+  }[];
   /** Whether our file makes nginx believe more than now. */
   readonly news: boolean;
 }
@@ -56,7 +61,7 @@ export function shutOut(ours: HttpLevel, around: Surroundings, variable: string)
   const replaced = replacing(around.directives);
   const replacedNow = replacing([...(around.taken ?? []), ...around.directives]);
   const shut: ShutOut[] = [];
-  const unclear: { directive: Directive; why: string }[] = [];
+  const unclear: { directive: Directive; why: string; mend: string }[] = [];
   const judge = (place: Directive, named: Ranges, what: string, mend: string): void => {
     if (isEmpty(named)) return;
     const blocks = isHttp(place.blocks) ? placesIn(around, place.blocks) : [place.blocks];
@@ -64,31 +69,41 @@ export function shutOut(ours: HttpLevel, around: Surroundings, variable: string)
     const fresh = blocks.some((one, i) => !isEmpty(subtract(seen[i]!, replacedNow(one, before))));
     if (!isEmpty(merge(...seen))) shut.push({ directive: place, what, mend, fresh });
   };
-  for (const { allow, named } of accessLists(ranges, around))
+  const nearest = nearestOf(around.directives);
+  for (const { allow, named } of accessLists(ranges, around)) {
+    const [satisfy] = nearest('satisfy', allow.blocks);
+    const end =
+      satisfy?.words[1] === 'any'
+        ? 'let in nobody but those who have another way (satisfy any)'
+        : 'refuse every visitor';
     judge(
       allow,
       named,
-      `says "${allow.words.join(' ')}" in a block with "deny all": nginx will compare the visitor's address with it and refuse every visitor`,
+      `says "${allow.words.join(' ')}" in a block with "deny all": nginx will compare the visitor's address with it and ${end}`,
       `say "if (${variable} = 0) { return 403; }" there instead`,
     );
+  }
   const singled = singling(ranges);
   for (const decision of around.decisions) {
     const { directive } = decision;
-    const found = singled(decision);
+    const [found, ...read] = chainOf(decision).map(singled) as [Singled, ...Singled[]];
+    // What it reads is the one to mend.
+    if (read.some(({ ranges: named }) => named.length > 0)) continue;
     judge(
       directive,
       parseRanges(found.ranges),
       `says "${directive.words.join(' ')}" and names Cloudflare's ranges (${few(found.ranges)}): $remote_addr will be the visitor's address there, and every visitor through Cloudflare will get what strangers get`,
-      mendOf(directive.words),
+      mendOf(decision),
     );
-    if (found.unclear !== undefined) unclear.push({ directive, why: found.unclear });
+    if (found.unclear !== undefined && read.every(({ unclear: why }) => why === undefined))
+      unclear.push({ directive, why: found.unclear, mend: mendOf(decision) });
   }
   return { shut, unclear, news: !isEmpty(subtract(ranges, before?.ranges ?? none)) };
 }
 
 /** Blocks that a variable of http level may be used in; that level stands for servers that have nothing of their own. */
-function placesIn(
-  { servers, directives }: Surroundings,
+export function placesIn(
+  { servers, directives }: Pick<Surroundings, 'servers' | 'directives'>,
   http: readonly string[],
 ): readonly (readonly string[])[] {
   const own = directives
@@ -124,8 +139,11 @@ function accessLists(
 }
 
 /** `$realip_remote_addr` is the address of the connection, with real-IP or without. */
-export function mendOf(words: readonly string[]): string {
-  const [name = '', ...rest] = words;
-  if (name === 'if') return 'write $realip_remote_addr in place of $remote_addr there';
-  return `write "${name} $realip_remote_addr ${rest.at(-1)} {" there`;
+export function mendOf(decision: Decision): string {
+  const { directive } = chainOf(decision).find(({ source }) => source === undefined) ?? decision;
+  const there = directive === decision.directive ? 'there' : `at ${directive.at}`;
+  const [name = '', ...rest] = directive.words;
+  if (name === 'if')
+    return `write $realip_remote_addr in place of ${conditionOf(directive.words)[0]} ${there}`;
+  return `write "${name} $realip_remote_addr ${rest.at(-1)} {" ${there}`;
 }

@@ -196,6 +196,47 @@ describe('jails of fail2ban', () => {
   });
 });
 
+describe('what nginx decides by the address', () => {
+  const geo = `geo $cf { default 0; ${all.map((prefix) => `${prefix} 1;`).join(' ')} }`;
+  const gated = 'server { listen 80; if ($cf = 0) { return 403; } }';
+  const title =
+    "nginx singles out Cloudflare's addresses, and sees the visitors': every visitor gets what strangers get";
+
+  it('is right until real-IP is on; then every visitor is a stranger', async () => {
+    expect(await titles(`${geo}\n${gated}`)).toEqual([]);
+    const [found, ...more] = await nginx(`${realIpOn}\n${geo}\n${gated}`);
+    expect(more).toEqual([]);
+    expect(lines([found!])).toEqual([`problem all -: ${title}`]);
+    expect(found!.evidence[0]).toBe('/etc/nginx/nginx.conf:4: geo $cf');
+    expect(found!.evidence.at(-1)).toBe('/etc/nginx/nginx.conf:5: if ($cf = 0)');
+    expect(found!.advice).toContain('write "geo $realip_remote_addr $cf {" there');
+    const mended = geo.replace('geo $cf', 'geo $realip_remote_addr $cf');
+    expect(await titles(`${realIpOn}\n${mended}\n${gated}`)).toEqual([]);
+  });
+
+  it.each([
+    ['in no if', `${realIpOn} ${geo} server { listen 80; }`, [`warning all -: ${title}`]],
+    ['for another list', `${realIpOn} geo $cf { 198.51.100.0/24 1; } ${gated}`, []],
+    [
+      'on loopback alone',
+      `${realIpOn} server { listen 127.0.0.1:80; if ($remote_addr !~ ^(104|172|162|173)) { } }`,
+      [],
+    ],
+    [
+      'in a location',
+      `${realIpOn} server { listen 80; location /x { if ($remote_addr ~ ^104\\.(1[6-9]|2[0-7])\\.) { return 200; } } }`,
+      [`problem part -: ${title}`],
+    ],
+    [
+      'that only a server without real-IP has',
+      `${geo} server { listen 80; ${realIpOn.replace('CF-Connecting-IP', 'X-Other')} }`,
+      [],
+    ],
+  ])('%s', async (_, http, expected) => {
+    expect(await titles(http)).toEqual(expected);
+  });
+});
+
 describe('Apache', () => {
   const dump = (...directives: readonly string[]): string =>
     directives.map((one, i) => `# In file: /etc/apache2/a.conf\n#  ${i + 1}:\n${one}\n`).join('');

@@ -265,6 +265,26 @@ describeLive(
         }
       });
 
+      test('a geo of Cloudflare alone that sees the visitors, until what is advised is done', async () => {
+        const geo = 'geo $cf { default 0; 173.245.48.0/20 1; 2400:cb00::/32 1; }\n';
+        const gated = healthy.replace('location / {', 'if ($cf = 0) { return 403; } location / {');
+        await begin();
+        await apply();
+        await write(site, geo + gated);
+        await origin.must(['nginx', '-s', 'reload']);
+        const asked = () =>
+          lab.edge.must([
+            ...(['curl', '-s', '-o', '/dev/null', '-w', '%{http_code}'] as const),
+            ...['-H', 'CF-Connecting-IP: 192.0.2.77', `http://${origin.v4}/`],
+          ]);
+        await expect.poll(asked).toBe('403');
+        expect(await first()).toMatchObject({ check: 'real-ip', level: 'problem' });
+        await write(site, geo.replace('geo', 'geo $realip_remote_addr') + gated);
+        await origin.must(['nginx', '-s', 'reload']);
+        await expect.poll(asked).toBe('200');
+        expect((await doctor()).code).toBe(0);
+      });
+
       test('an allow of Cloudflare alone that sees the visitors', async () => {
         await begin();
         await apply();

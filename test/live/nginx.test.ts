@@ -387,6 +387,52 @@ describeLive('nginx, live', { programs: ['nginx', 'curl', 'find', 'setpriv'] }, 
       await expectEnters(edge);
     });
 
+    const table = (source: string): string =>
+      `geo ${source}$net {\n${Array.from({ length: 40 }, (_, i) => `  ${i + 1}.0.0.0/24 c${i};\n`).join('')}  173.245.48.0/20 cf;\n  2400:cb00::/32 cf;\n}\n`;
+    const cf = '^(173\\.245\\.(4[89]|5\\d|6[0-3])\\.|2400:cb00:)';
+    const deny = '{ return 403; }';
+    test.each([
+      [
+        'a variable that is set from it',
+        '',
+        `set $ip $remote_addr; if ($ip !~ "${cf}") ${deny}`,
+        (text: string) => text.replace('if ($ip', 'if ($realip_remote_addr'),
+      ],
+      [
+        'a map of such a variable',
+        `map $ip $ok { default 0; "~${cf}" 1; }\n`,
+        `set $ip \${remote_addr}; if ($ok = 0) ${deny}`,
+        (text: string) => text.replace('map $ip $ok', 'map $realip_remote_addr $ok'),
+      ],
+      [
+        'the answer of a table',
+        `map $net $ok { default ''; cf 1; }\n${table('')}`,
+        `if ($ok = '') ${deny}`,
+        (text: string) => text.replace('geo $net', 'geo $realip_remote_addr $net'),
+      ],
+      [
+        'the answer of a table, in an if',
+        table('$remote_addr '),
+        `if ($net != cf) ${deny}`,
+        (text: string) => text.replace('geo $remote_addr $net', 'geo $realip_remote_addr $net'),
+      ],
+    ])('by %s is refused as well, until what it says is done', async (_, http, server, mend) => {
+      const put = async (change: (text: string) => string): Promise<void> => {
+        await write(gate, change(http));
+        await write(site, change(answers.replace('return', `${server}\n  return`)));
+        await reload();
+      };
+      await put((text) => text);
+      await expectEnters([lab.edge.v4, lab.edge.v6]);
+      const refused = await apply();
+      expect(refused, refused.stderr).toMatchObject({ code: 3 });
+      expect(refused.stderr).toMatch(/write .*\$realip_remote_addr.* (there|at \/etc)/);
+      await expectEnters([lab.edge.v4, lab.edge.v6]);
+      await put(mend);
+      await must(apply());
+      await expectEnters(['192.0.2.77', '192.0.2.77']);
+    });
+
     test("that came when real-IP was in force is said, and stands in nobody's way", async () => {
       await must(apply());
       await write(gate, only);

@@ -1,13 +1,18 @@
 /** What counts or refuses visitors by their address: does it see the visitor, or Cloudflare? */
 import { ignoredIn, jailsIn, logsIn } from '../../../renderers/fail2ban/answers.ts';
 import { ofProcess } from '../../host/proc.ts';
-import { serversOf, type Directive } from '../../../renderers/nginx/configuration.ts';
+import { singling } from '../../../renderers/nginx/by-address.ts';
+import { isHttp, serversOf, type Directive } from '../../../renderers/nginx/configuration.ts';
+import { chainOf, decisions } from '../../../renderers/nginx/decisions.ts';
+import { mendOf, placesIn } from '../../../renderers/nginx/shut-out.ts';
 import { nearestOf, type Nearest } from '../../../renderers/nginx/real-ip.ts';
-import { asPrefix, intersect, isEmpty, none, parseRanges, subtract } from '../../prefix.ts';
+import { isEmpty, parseRanges, subtract } from '../../prefix.ts';
 import type { Ranges } from '../../renderer.ts';
 import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
+import { accessList, headers, prefixes, type View } from '../access-list.ts';
+import { apacheView, evasive, requires, type Lists } from '../apache-access.ts';
 import { unlessMissing } from '../../host/programs.ts';
 
 interface Jail {
@@ -17,21 +22,9 @@ interface Jail {
 }
 
 interface Seen extends Servers {
-  /** The text of each list that Apache's configuration names. */
-  readonly lists: Readonly<Record<string, string>>;
+  readonly lists: Lists;
   readonly jails: readonly Jail[];
 }
-
-/** Who is seen at a place of the configuration. */
-interface View {
-  /** Ranges whose connections keep Cloudflare's address. */
-  readonly edge: Ranges;
-  /** Why, as a line of evidence. */
-  readonly why: string;
-}
-
-/** https://developers.cloudflare.com/fundamentals/reference/http-headers/ */
-const headers = ['cf-connecting-ip', 'true-client-ip', 'x-forwarded-for', 'cf-connecting-ipv6'];
 
 export default defineCheck<Seen>({
   name: 'real-ip',
@@ -57,6 +50,7 @@ export default defineCheck<Seen>({
     const apache = seen.apache === null ? [] : readable('Apache', seen.apache);
     return [
       ...accessLists(nginx, ranges),
+      ...decided(nginx, ranges),
       ...requires(apache, seen.lists, ranges),
       ...seen.jails.flatMap((jail) => banning(jail, nginx, apache, seen.lists, ranges)),
       ...evasive(apache, ranges),
@@ -134,84 +128,44 @@ function accessLists(directives: readonly Directive[], ranges: Ranges): readonly
   });
 }
 
-interface Rule {
-  readonly allow: boolean;
-  /** `all`, an address or a prefix. */
-  readonly what: string;
-  readonly line: string;
-}
-
-/** One list of allow and deny. */
-function accessList(
-  rules: readonly Rule[],
-  view: View,
-  ranges: Ranges,
-  share: 'all' | 'part',
-  server: 'nginx' | 'Apache',
-): readonly Finding[] {
-  const shut = rules.find(({ allow, what }) => !allow && what === 'all');
-  const allowed = rules.filter(({ allow, what }) => allow && what !== 'all');
-  const denied = rules.filter(({ allow, what }) => !allow && what !== 'all');
-  const allowedRanges = prefixes(allowed.map(({ what }) => what));
-  const ofCloudflare = intersect(allowedRanges, ranges);
-  const seesVisitors = isEmpty(view.edge);
-  const everybody = rules.some(({ allow, what }) => allow && what === 'all');
-  if (everybody) return [];
-  if (seesVisitors) {
-    const lines = allowed.filter(({ what }) => !isEmpty(intersect(prefixes([what]), ranges)));
-    if (shut === undefined || isEmpty(ofCloudflare) || isWide(allowedRanges)) return [];
+/** What decides by an address that it no longer sees. */
+function decided(directives: readonly Directive[], ranges: Ranges): readonly Finding[] {
+  const http = directives.filter(({ blocks }) => blocks[0]?.startsWith('http#') === true);
+  const all = decisions(http);
+  if (all.length === 0) return [];
+  const around = { servers: serversOf(http), directives: http };
+  const nearest = nearestOf(http);
+  const singled = singling(ranges);
+  return all.flatMap((decision): readonly Finding[] => {
+    const { directive } = decision;
+    const [named = [], ...read] = chainOf(decision).map((one) => singled(one).ranges);
+    if (named.length === 0 || read.some((one) => one.length > 0)) return [];
+    const places = isHttp(directive.blocks)
+      ? placesIn(around, directive.blocks)
+      : [directive.blocks];
+    const seeing = places.filter((blocks) => {
+      const { edge } = nginxView(nearest, blocks, ranges);
+      return !isLocal(http, blocks) && !isEmpty(subtract(parseRanges(named), edge));
+    });
+    if (seeing.length === 0) return [];
+    const result = directive.words.at(-1)!;
+    const gate = http.find(({ words }) => words[0] === 'if' && words.join(' ').includes(result));
+    const refuses = directive.words[0] === 'if' || gate !== undefined;
     return [
       {
-        level: 'problem',
-        share,
+        level: refuses ? 'problem' : 'warning',
+        share: directive.blocks.length <= 2 ? 'all' : 'part',
         causes: [],
-        title: `${server} lets in Cloudflare's addresses alone, and sees the visitors': every visitor gets 403`,
-        evidence: [...lines.slice(0, 3).map((rule) => rule.line), shut.line],
-        advice:
-          server === 'nginx'
-            ? 'Say "if ($from_cloudflare = 0) { return 403; }" there instead, with the variable of cfsync apply --backend nginx, which is about the connection; or lock the ports with cfsync apply --mode lockdown.'
-            : 'Say Require expr "%{CONN_REMOTE_ADDR} -ipmatch \'173.245.48.0/20\'", a range each, in <RequireAny> instead, which is about the connection; or lock the ports with cfsync apply --mode lockdown.',
+        title: `nginx singles out Cloudflare's addresses, and sees the visitors': every visitor gets what strangers get`,
+        evidence: [
+          directiveText(directive),
+          `it names ${few(named)}`,
+          ...(gate === undefined ? [] : [directiveText(gate)]),
+        ],
+        advice: `In place of that, ${mendOf(decision)}, which is the address of the connection.`,
       },
     ];
-  }
-  const mend =
-    server === 'nginx'
-      ? { command: 'cfsync apply --backend nginx' }
-      : { advice: 'Let mod_remoteip take the visitor from CF-Connecting-IP (a2enmod remoteip).' };
-  if (shut !== undefined && !isEmpty(subtract(allowedRanges, local)) && isEmpty(ofCloudflare))
-    return [
-      {
-        level: share === 'all' ? 'problem' : 'warning',
-        share,
-        causes: [],
-        title: `${server} lets in a few addresses, and sees Cloudflare's: everybody who comes through it gets 403`,
-        evidence: [...allowed.slice(0, 3).map((rule) => rule.line), shut.line, view.why],
-        ...mend,
-      },
-    ];
-  const out = denied.filter(({ what }) => !isEmpty(intersect(prefixes([what]), view.edge)));
-  if (out.length > 0)
-    return [
-      {
-        level: 'warning',
-        share: 'part',
-        causes: [],
-        title: `${server} refuses addresses of Cloudflare's: the visitors behind them get 403`,
-        evidence: [...out.slice(0, 3).map((rule) => rule.line), view.why],
-        ...mend,
-      },
-    ];
-  if (denied.length === 0 || shut !== undefined) return [];
-  return [
-    {
-      level: 'note',
-      share: 'maybe',
-      causes: [],
-      title: `${server} refuses addresses that it never sees through Cloudflare`,
-      evidence: [...denied.slice(0, 3).map((rule) => rule.line), view.why],
-      ...mend,
-    },
-  ];
+  });
 }
 
 function limits(directives: readonly Directive[], ranges: Ranges): readonly Finding[] {
@@ -277,106 +231,13 @@ function isLocal(directives: readonly Directive[], blocks: readonly string[]): b
   );
 }
 
-// ---- Apache ----
-
-function apacheView(directives: readonly Directive[], lists: Seen['lists'], ranges: Ranges): View {
-  const named = (pattern: RegExp): readonly Directive[] =>
-    directives.filter(({ words }) => pattern.test(words[0]!));
-  const header = named(/^RemoteIPHeader$/i).at(-1);
-  if (header === undefined) return { edge: ranges, why: 'there is no RemoteIPHeader' };
-  if (!headers.includes((header.words[1] ?? '').toLowerCase()))
-    return { edge: ranges, why: `${directiveText(header)}, which Cloudflare does not send` };
-  const proxies = named(/^RemoteIP(?:Trusted|Internal)Proxy$/i).flatMap(({ words }) =>
-    words.slice(1),
-  );
-  const files = named(/^RemoteIP(?:Trusted|Internal)ProxyList$/i).map(({ words }) => words[1]!);
-  // Then every sender is believed.
-  if (proxies.length + files.length === 0) return { edge: none, why: '' };
-  const listed = files.flatMap((path) =>
-    (lists[path] ?? '').split('\n').map((text) => text.replace(/#.*/, '').trim()),
-  );
-  const edge = subtract(ranges, prefixes([...proxies, ...listed]));
-  return { edge, why: `mod_remoteip believes all but ${few([...edge.v4, ...edge.v6])}` };
-}
-
-function requires(
-  directives: readonly Directive[],
-  lists: Seen['lists'],
-  ranges: Ranges,
-): readonly Finding[] {
-  const all = directives.filter(({ words }) => words[0]!.toLowerCase() === 'require');
-  const byAddress = all.filter(
-    ({ words }) => words[1] === 'ip' || words.slice(1, 3).join() === 'not,ip',
-  );
-  const places = [...new Set(byAddress.map(({ blocks }) => blocks.join()))];
-  const view = apacheView(directives, lists, ranges);
-  return places.flatMap((place) => {
-    const here = byAddress.filter(({ blocks }) => blocks.join() === place);
-    const { blocks } = here[0]!;
-    const mixed =
-      blocks.some((block) => /^Require(?:Any|All|None)#/i.test(block)) ||
-      all.some((one) => one.blocks.join() === place && !here.includes(one)) ||
-      here.some(({ words }) => words[1] === 'not');
-    if (mixed)
-      return [
-        {
-          level: 'note',
-          share: 'maybe',
-          causes: [],
-          title: 'A list of Require directives is not understood; is it about visitors?',
-          evidence: here.slice(0, 3).map(directiveText),
-        },
-      ];
-    const rules = here.flatMap((one) =>
-      one.words.slice(2).map((what) => ({ allow: true, what, line: directiveText(one) })),
-    );
-    const shut = { allow: false, what: 'all', line: 'and nothing else is let in there' };
-    const share = blocks.some((block) => /^(?:Location|Directory|Files)/i.test(block))
-      ? ('part' as const)
-      : ('all' as const);
-    return accessList([...rules, shut], view, ranges, share, 'Apache');
-  });
-}
-
-/** mod_evasive 1.10.1 counts by the address of the connection, with mod_remoteip as well; it knows no prefixes. */
-function evasive(directives: readonly Directive[], ranges: Ranges): readonly Finding[] {
-  const [first] = directives.filter(({ words }) => /^DOS(?!Whitelist$)/i.test(words[0]!));
-  if (first === undefined) return [];
-  const spared = directives
-    .filter(({ words }) => words[0]!.toLowerCase() === 'doswhitelist')
-    .flatMap(({ words }) => words.slice(1))
-    .flatMap((word) => {
-      const [, fixed, stars] = /^((?:\d+\.)*?\d+)((?:\.\*)*)$/.exec(word) ?? [];
-      const bytes = fixed?.split('.') ?? [];
-      const wild = (stars?.length ?? 0) / 2;
-      // What is not four octets matches nothing in mod_evasive, and is no prefix here.
-      return [`${[...bytes, ...Array<string>(wild).fill('0')].join('.')}/${bytes.length * 8}`];
-    });
-  const counted = subtract({ v4: ranges.v4, v6: [] }, prefixes(spared));
-  if (isEmpty(counted)) return [];
-  return [
-    {
-      level: 'warning',
-      share: 'all',
-      causes: [],
-      title:
-        'mod_evasive counts all visitors behind one address of Cloudflare as one: they get 403',
-      evidence: [
-        directiveText(first),
-        `no DOSWhitelist spares ${few(counted.v4)}; it takes addresses and 173.245.48.*, no prefixes`,
-      ],
-      command: 'a2dismod evasive && systemctl reload apache2',
-    },
-  ];
-}
-
 // ---- fail2ban ----
 
 function banning(
   jail: Jail,
   nginx: readonly Directive[],
   apache: readonly Directive[],
-  lists: Seen['lists'],
+  lists: Lists,
   ranges: Ranges,
 ): readonly Finding[] {
   const nginxLog = jail.logs.find((log) => log.includes('/nginx/') || names(nginx, log));
@@ -432,26 +293,4 @@ function nginxViews(directives: readonly Directive[], ranges: Ranges): readonly 
     .map((server) => server.split(','))
     .filter((blocks) => !isLocal(directives, blocks))
     .map((blocks) => nginxView(nearest, blocks, ranges));
-}
-
-// ---- helpers ----
-
-/** What no visitor from the Internet has (RFC 6890): such a list is for this host or its network on purpose. */
-const local = parseRanges([
-  '127.0.0.0/8',
-  '10.0.0.0/8',
-  '172.16.0.0/12',
-  '192.168.0.0/16',
-  '::1/128',
-  'fc00::/7',
-]);
-
-/** Addresses and prefixes; what is neither, or has host bits, is left out. */
-function prefixes(words: readonly string[]): Ranges {
-  return parseRanges(words.flatMap((word) => asPrefix(word)?.text ?? []));
-}
-
-/** Whether nearly everybody is in it. */
-function isWide({ v4, v6 }: Ranges): boolean {
-  return [...v4, ...v6].some((prefix) => /\/[0-4]$/.test(prefix));
 }

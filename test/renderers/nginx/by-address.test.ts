@@ -1,8 +1,9 @@
 /** What decides by the client's address: who is singled out, against a plain reckoning address by address. */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { decisions, singling } from '../../../renderers/nginx/by-address.ts';
+import { singling } from '../../../renderers/nginx/by-address.ts';
 import { parse } from '../../../renderers/nginx/configuration.ts';
+import { decisions } from '../../../renderers/nginx/decisions.ts';
 import { parseRanges } from '../../../src/prefix.ts';
 import { cases, expectLinear } from '../../helpers/hostile.ts';
 
@@ -143,6 +144,87 @@ describe('map', () => {
       unclear: 'its patterns take too many steps',
     });
   });
+});
+
+describe('by way of a variable', () => {
+  const both = ['198.18.5.16/28', '198.18.5.48/28'];
+  const pattern = '~^198\\.18\\.5\\. 1;';
+  /** Of the last block. */
+  const last = (text: string) => {
+    const all = read(text);
+    return all.length === 0 ? undefined : singling(ranges)(all.at(-1)!).ranges;
+  };
+  const values = Array.from({ length: 40 }, (_, i) => `${i + 1}.0.0.0/24 c${i};`).join(' ');
+  /** So many values that it is no list of who may enter by itself. */
+  const table = `geo $remote_addr $net { default none; ${values} ${both.map((range) => `${range} cf;`).join(' ')} }`;
+  const classes = 'abcdefgh'
+    .split('')
+    .map((c) => `~^9${c} ${c};`)
+    .join(' ');
+
+  test.each([
+    ['one that is set', `server { set $ip $remote_addr; } map $ip $x { default 0; ${pattern} }`],
+    [
+      'one in braces',
+      `server { set $ip \${remote_addr}; } geo $ip $x { default 0; ${both.join(' 1; ')} 1; }`,
+    ],
+    ['one of one', 'server { set $b $a; set $a $remote_addr; if ($b ~ ^198\\.18\\.5\\.) { } }'],
+    ['a table', `${table} map $net $x { default 0; cf 1; }`],
+    [
+      'a table behind it',
+      `map $y $z { 1 0; } map $net $y { default 0; CF 1; } ${table} map $y $x { 1 a; }`,
+    ],
+    [
+      'two lists',
+      `${table} geo $office { default 0; 192.0.2.0/24 1; } map "$office:$net" $x { default 0; ~^1: 1; ~:cf$ 1; }`,
+    ],
+    ['the answer in an if', `${table} server { if ($net != cf) { return 403; } }`],
+    [
+      'a map of the address',
+      `map $remote_addr $class { default z; ${classes} ~^198\\.18\\.5 cf; } map $class $x { default 0; cf 1; }`,
+    ],
+  ])('%s', (_, text) => {
+    expect(last(text)).toEqual(both);
+  });
+
+  test('whether it is set', () => {
+    const truth = table
+      .replaceAll(' cf;', ' 1;')
+      .replace('none', '0')
+      .replaceAll(/ c\d+;/g, ' 0;');
+    expect(last(`${truth} server { if ($net) { return 200; } }`)).toEqual(both);
+  });
+
+  test.each([
+    [
+      'has another origin as well',
+      `server { set $ip $remote_addr; set $ip $http_x; } map $ip $x { ${pattern} }`,
+    ],
+    ['has another origin', `server { set $ip $http_x; } map $ip $x { ${pattern} }`],
+    ['stands beside one', `server { set $ip $remote_addr; } map "$ip$http_x" $x { ${pattern} }`],
+    ['reads itself', `map $x $x { ${pattern} } map $z $y { } map $y $z { }`],
+  ])('is about something else when it %s', (_, text) => {
+    expect(read(text)).toEqual([]);
+  });
+
+  test.each([false, true])(
+    'through a chain takes its time, and no crash; reversed: %s',
+    async (back) => {
+      await expectLinear(
+        (size) => {
+          const maps = Array.from({ length: size }, (_, n) => {
+            const i = back ? size - 1 - n : n;
+            return `map ${i === 0 ? '$remote_addr' : `$m${i - 1}`} $m${i} { ${pattern} }`;
+          });
+          const found = read(maps.join(' '));
+          expect(found.length).toBeLessThanOrEqual(10);
+          for (const one of found) singling(ranges)(one);
+        },
+        'maps',
+        500,
+      );
+    },
+  );
 });
 
 describe('if', () => {

@@ -375,6 +375,30 @@ describe('on a host', () => {
       });
     });
 
+    it('notes what counts by the address, and what asks somebody else, where that is news', async () => {
+      const main = `pid /run/nginx.pid; events {}\nhttp {\ninclude /etc/nginx/conf.d/*.conf;\nlimit_req_zone $binary_remote_addr zone=z:1m rate=1r/s;\nlimit_conn_zone $server_name zone=y:1m;\nserver { satisfy any; allow 173.245.48.0/20; deny all; auth_request /x; location /y { auth_request off; } }\n}\n`;
+      const { around: seen } = await observe(
+        hostWith(`# configuration file /etc/nginx/nginx.conf:\n${main}\n`),
+      );
+      const open = {
+        ...seen,
+        directives: seen.directives.filter(({ words }) => words[0] !== 'deny'),
+      };
+      const said = (one: NginxAround) => wantWith(one).notices.map(({ text }) => text);
+      expect(said(open).slice(0, 2)).toEqual([
+        expect.stringMatching(/nginx is not running/),
+        `"limit_req_zone $binary_remote_addr zone=z:1m rate=1r/s" at /etc/nginx/nginx.conf:4: each visitor is counted by himself from now on, and no more all behind one address of Cloudflare's as one`,
+      ]);
+      expect(said(open).at(-1)).toBe(
+        '"auth_request /x" at /etc/nginx/nginx.conf:6: not judged: what is asked there may go by the address, which will be the visitor\'s',
+      );
+      const present = { header: 'CF-Connecting-IP', ranges: desired().ranges };
+      expect(said({ ...open, present })).toHaveLength(1);
+      expect(() => wantWith(seen)).toThrow(
+        'let in nobody but those who have another way (satisfy any)',
+      );
+    });
+
     it('does not stand in the way back', async () => {
       const observed = await observe(hostWith(inForce(dump), mine));
       expect(nginx.plan(nginx.nothing, observed)).toMatchObject([{ kind: 'file', content: null }]);
