@@ -1,7 +1,7 @@
 /** Reads what the programs of iptables save. */
 import { BackendError } from '../../src/errors.ts';
 import { parseSave, type SavedTable } from '../../src/filters/iptables/save.ts';
-import { iptablesTables, parseListing, type Listing } from '../../src/filters/nft/listing.ts';
+import { keptByIptables, parseListing, type Listing } from '../../src/filters/nft/listing.ts';
 import { bridgesAndRoutes } from '../../src/host/interfaces.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Host, Ranges } from '../../src/renderer.ts';
@@ -106,13 +106,14 @@ async function nativeRules(host: Host): Promise<IptAround['native']> {
     const text = await optional(host, { argv: ['nft', '-j', '-t', 'list', ...words] });
     return parseListing(text ?? '{"nftables": []}');
   };
-  const { tables } = await list('tables');
-  const native = tables.filter(
-    ({ family, name }) =>
-      (family === 'inet' && name !== 'cfsync') ||
-      ((family === 'ip' || family === 'ip6') && !iptablesTables.includes(name)),
+  const { chains } = await list('chains');
+  const native = new Map(
+    chains
+      .filter(({ family }) => ['ip', 'ip6', 'inet'].includes(family))
+      .map(({ family, table }) => [`${family} ${table}`, [family, table]]),
   );
-  const listings = await Promise.all(native.map((t) => list('table', t.family, t.name)));
+  for (const table of [...keptByIptables(chains), 'inet cfsync']) native.delete(table);
+  const listings = await Promise.all([...native.values()].map((name) => list('table', ...name)));
   return {
     chains: listings.flatMap((l) => l.chains),
     rules: listings.flatMap((l) => l.rules),

@@ -1,5 +1,5 @@
 /** Which chains have rules that may be taken over, with what is to be said of those. */
-import { managedByIptables, type Chain } from '../../src/filters/nft/listing.ts';
+import { keptByIptables, type Chain } from '../../src/filters/nft/listing.ts';
 import { broughtBack, leftAlone } from '../../src/filters/strays.ts';
 import type { Notice } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
@@ -14,7 +14,7 @@ export function isAdoptable(chain: Chain, around: NftAround): boolean {
     chain.base.hook === 'input' &&
     ['ip', 'ip6', 'inet'].includes(chain.family) &&
     !isOwn({ family: chain.family, name: chain.table }) &&
-    !managedByIptables(chain, around.chains) &&
+    !keptByIptables(around.chains).has(table) &&
     chain.table !== 'firewalld' &&
     !around.owner.includes(table) &&
     !around.dormant.includes(table)

@@ -5,7 +5,7 @@ import { changesNothing, opensToAll } from '../../src/filters/notices.ts';
 import { probes, walkBase } from '../../src/filters/nft/judge.ts';
 import {
   isWritable,
-  managedByIptables,
+  keptByIptables,
   same,
   type Chain,
   type ChainName,
@@ -104,7 +104,7 @@ function refuseForeign(name: ChainName, around: NftAround): void {
   const instead = (text: string): never => {
     throw new CfsyncError(exit.failed, `nftables: ${text}`);
   };
-  if (managedByIptables(name, around.chains))
+  if (keptByIptables(around.chains).has(table))
     instead(
       `table ${table} drops the ports and belongs to iptables; rules that nft adds there lose their ports at the next iptables-save; nothing was changed; use --backend ufw where UFW runs, else --backend iptables`,
     );

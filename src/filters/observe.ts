@@ -5,7 +5,7 @@ import { unlessMissing } from '../host/programs.ts';
 import { families, familyOf, type Family } from '../prefix.ts';
 import type { Command, Host } from '../renderer.ts';
 import { firstLines } from '../text.ts';
-import { at } from './nft/listing.ts';
+import { at, keptByIptables, parseListing } from './nft/listing.ts';
 import { hidesFamily } from './nft/read.ts';
 
 /** What iptables-save or ip6tables-save printed. */
@@ -64,6 +64,7 @@ export async function observeFilters(host: Host): Promise<FilterSeen> {
 
 /** The tables of iptables: nft shows only half of what its own variant wrote, and nothing of the legacy one. */
 async function observeSaves(host: Host, json: string | undefined): Promise<readonly Save[]> {
+  const kept = json === undefined ? [] : [...keptByIptables(parseListing(json).chains)];
   const wanted: (Omit<Save, 'text'> & { readonly plain: string })[] = [];
   for (const family of families) {
     const tool = family === 'v4' ? 'iptables' : 'ip6tables';
@@ -74,7 +75,8 @@ async function observeSaves(host: Host, json: string | undefined): Promise<reado
         family,
         variant,
       });
-    if (json === undefined || hasKept(json, family === 'v4' ? 'ip' : 'ip6')) add('nft');
+    const own = family === 'v4' ? 'ip ' : 'ip6 ';
+    if (json === undefined || kept.some((table) => table.startsWith(own))) add('nft');
     const names = await host.read(`/proc/net/${family === 'v4' ? 'ip' : 'ip6'}_tables_names`);
     if ((names ?? '').trim() !== '') add('legacy');
   }
@@ -86,13 +88,6 @@ async function observeSaves(host: Host, json: string | undefined): Promise<reado
     }),
   );
   return saves.filter((save) => save !== undefined);
-}
-
-/** Whether a family has a table that iptables-nft may have written. */
-function hasKept(json: string, family: string): boolean {
-  return new RegExp(
-    `"chain": ?\\{"family": ?"${family}", ?"table": ?"(filter|nat|mangle|raw|security)"`,
-  ).test(json);
 }
 
 /** What a program printed; undefined where it is not installed. */

@@ -2,7 +2,7 @@
 import { isSwitchedOn, switchFile } from '../../renderers/ufw/switch.ts';
 import { BackendError } from '../errors.ts';
 import { parseSave, targetOf, wordsOf, type SavedTable } from '../filters/iptables/save.ts';
-import { managedByIptables, parseListing, type Listing } from '../filters/nft/listing.ts';
+import { keptByIptables, parseListing, type Listing } from '../filters/nft/listing.ts';
 import { pidsOf, unlessMissing } from '../host/programs.ts';
 import type { Applied } from '../state/records.ts';
 import type { Command, Desired, Host } from '../renderer.ts';
@@ -150,17 +150,18 @@ const foreignTables = /^(firewalld|f2b-table|crowdsec6?|docker-bridges|netavark|
 
 /** A table that filters what comes in, and is neither of iptables nor of a program that fills it by itself. */
 export function nftSign({ tables, chains }: Listing): string | undefined {
+  const kept = keptByIptables(chains);
   const own = tables.find(
     ({ family, name, flags }) =>
       !flags &&
       !foreignTables.test(name) &&
+      !kept.has(`${family} ${name}`) &&
       chains.some(
         (chain) =>
           chain.family === family &&
           chain.table === name &&
           chain.base?.type === 'filter' &&
-          ['input', 'prerouting'].includes(chain.base.hook) &&
-          !managedByIptables(chain, chains),
+          ['input', 'prerouting'].includes(chain.base.hook),
       ),
   );
   return own === undefined ? undefined : `table ${own.family} ${own.name} filters what comes in`;

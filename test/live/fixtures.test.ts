@@ -13,9 +13,10 @@ function items(text: string): unknown[] {
   return (JSON.parse(text) as { nftables: object[] }).nftables.filter((i) => !('metainfo' in i));
 }
 
-function setName(item: unknown): [family: string, table: string, name: string][] {
-  const { set } = item as { readonly set?: Record<'family' | 'table' | 'name', string> };
-  return set === undefined ? [] : [[set.family, set.table, set.name]];
+function setName(item: unknown): [kind: string, family: string, table: string, name: string][] {
+  return Object.entries(item as Record<string, Record<'family' | 'table' | 'name', string>>)
+    .filter(([kind]) => kind === 'set' || kind === 'map')
+    .map(([kind, { family, table, name }]) => [kind, family, table, name]);
 }
 
 describeLive('captured output of nft', { programs: ['nft'] }, () => {
@@ -31,7 +32,7 @@ describeLive('captured output of nft', { programs: ['nft'] }, () => {
       for (const set of items(listing).flatMap(setName)) {
         const file = `${base}-${set.at(-1)}.json`;
         if (!existsSync(join(folder, file))) continue;
-        const listed = await lab.origin.must(['nft', '-j', 'list', 'set', ...set]);
+        const listed = await lab.origin.must(['nft', '-j', 'list', ...set]);
         expect(items(listed), file).toEqual(items(read(file)));
       }
     } finally {

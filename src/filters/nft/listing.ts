@@ -79,19 +79,32 @@ export function isWritable(name: string): boolean {
 }
 
 /** The tables of iptables, which iptables-nft keeps under the same names. */
-export const iptablesTables: readonly string[] = ['filter', 'nat', 'mangle', 'raw', 'security'];
+const iptablesTables: readonly string[] = ['filter', 'nat', 'mangle', 'raw', 'security'];
 
-/** iptables-nft lists a native set match as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11). */
-export function managedByIptables(
-  { family, table }: Pick<ChainName, 'family' | 'table'>,
-  chains: readonly ChainName[],
-): boolean {
-  return (
-    family !== 'inet' &&
-    iptablesTables.includes(table) &&
-    chains.some((c) => c.family === family && c.table === table && /^[A-Z]+$/.test(c.chain))
-  );
+/** The chains that iptables has by itself; nft's own have a hook under any name, and lower-case ones as a rule. */
+const builtIn = /^(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)$/;
+
+/**
+ * The tables that iptables-nft keeps, as `FAMILY NAME`: one of its names, with a built-in chain that has a hook. It
+ * lists a native set match there as a rule without its set and ports, and saves it so (1.8.7 to 1.8.11).
+ */
+export function keptByIptables(chains: readonly Chain[]): ReadonlySet<string> {
+  let kept = keptTables.get(chains);
+  if (kept === undefined) {
+    const theirs = chains.filter(
+      ({ family, table, chain, base }) =>
+        (family === 'ip' || family === 'ip6') &&
+        iptablesTables.includes(table) &&
+        base !== undefined &&
+        builtIn.test(chain),
+    );
+    kept = new Set(theirs.map(({ family, table }) => `${family} ${table}`));
+    keptTables.set(chains, kept);
+  }
+  return kept;
 }
+
+const keptTables = new WeakMap<readonly Chain[], ReadonlySet<string>>();
 
 /** The rules of a chain, in order. Sorted out once for all: some hosts have thousands of chains and rules. */
 export function rulesOf(rules: readonly Rule[], chain: ChainName): readonly Rule[] {

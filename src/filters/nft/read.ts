@@ -2,7 +2,7 @@
 import type { Family } from '../../prefix.ts';
 import { unknown } from '../conditions.ts';
 import type { Action, Base, Condition, Hook, Match, Rule } from '../walk.ts';
-import { at, listOf, parseListing, type Rule as Listed } from './listing.ts';
+import { at, keptByIptables, listOf, parseListing, type Rule as Listed } from './listing.ts';
 import { translate } from './statements.ts';
 
 export interface NftRules {
@@ -30,7 +30,7 @@ export function readNft(
   const words = wordings(text);
   const hidden = hiddenFamilies(debug);
   const named = setsOf(json);
-  const keptTables = new Set([...kept.keys()].map((key) => key.split(' ').slice(0, 2).join(' ')));
+  const keptTables = kept.size === 0 ? new Set() : keptByIptables(listing.chains);
   const chains = new Map<string, Rule[]>();
   const native: Rule[] = [];
   for (const rule of listing.rules) {
@@ -40,7 +40,7 @@ export function readNft(
     chains.set(`nft ${key}`, list);
     const said = translate(rule, (set) => named.get(`${table} ${set}`), words, table);
     const own = withFamily(said, rule, hidden);
-    const theirs = kept.get(key)?.[list.length];
+    const theirs = keptTables.has(table) ? kept.get(key)?.[list.length] : undefined;
     if (theirs === undefined) list.push(own);
     else if (rule.expr.some((e) => 'xt' in e)) list.push(renamed(theirs, rule.family));
     else if (isNative(rule)) {

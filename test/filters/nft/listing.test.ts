@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { listOf, parseListing } from '../../../src/filters/nft/listing.ts';
+import { keptByIptables, listOf, parseListing } from '../../../src/filters/nft/listing.ts';
 import { withSingleFlags } from '../../helpers/nft.ts';
 
 const folder = join(import.meta.dirname, '..', '..', 'fixtures', 'nftables');
@@ -53,5 +53,24 @@ describe('what is one alone may be without brackets', () => {
 
   it('is a list of one, a list is itself, and nothing is an empty one', () => {
     expect(['a', ['a', 'b'], undefined, null].map(listOf)).toEqual([['a'], ['a', 'b'], [], []]);
+  });
+});
+
+describe('the tables that iptables keeps', () => {
+  const kept = (name: string): string[] => [...keptByIptables(parseListing(read(name)).chains)];
+
+  it('have its chains, with their hooks', () => {
+    expect(kept('iptables-nft')).toEqual(['ip filter']);
+    expect(kept('ufw').sort()).toEqual(['ip filter', 'ip6 filter']);
+  });
+
+  it("are not nft's own with lower-case chains, and not of both families", () => {
+    for (const name of ['lowercase', 'policy-drop', 'two-families']) expect(kept(name)).toEqual([]);
+  });
+
+  it('are not those that hold an upper-case chain without a hook alone', () => {
+    const { chains } = parseListing(read('lowercase'));
+    const more = { family: 'ip', table: 'filter', chain: 'INPUT' } as const;
+    expect([...keptByIptables([...chains, more])]).toEqual([]);
   });
 });

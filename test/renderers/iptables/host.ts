@@ -33,7 +33,7 @@ export function hostWith({ v4 = '', v6 = '', variant = 'nf_tables', ...more }: S
       'ip6tables-save': v6,
       'iptables-nft-save': '',
       'ip6tables-nft-save': '',
-      'nft -j -t list tables': '{"nftables": []}',
+      'nft -j -t list chains': '{"nftables": []}',
       'ipset list -n': '',
       ...more.answers,
     },

@@ -28,7 +28,7 @@ function hostWith(v4: string, v6 = '', more: Readonly<Record<string, string>> = 
       'ip6tables-save': v6,
       'iptables-legacy-save': printed('empty-legacy.save'),
       'ip6tables-legacy-save': '',
-      'nft -j -t list tables': listing('docker'),
+      'nft -j -t list chains': listing('docker'),
       'nft -j -t list table inet filter': listing('policy-drop'),
       'ipset list -n': 'other\ncfsync6\ncfsync4\n',
       'ipset save cfsync4': printed('cfsync4.ipset'),

@@ -61,7 +61,7 @@ describe('what is said', () => {
       readFileSync(join(import.meta.dirname, '..', '..', 'fixtures', 'nftables', name), 'utf8');
     const { notices } = await wantOn({
       answers: {
-        'nft -j -t list tables': listing('policy-drop.json'),
+        'nft -j -t list chains': listing('policy-drop.json'),
         'nft -j -t list table inet filter': listing('policy-drop.json'),
       },
     });
