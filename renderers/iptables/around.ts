@@ -1,6 +1,6 @@
 /** What stands on the host around the part of iptables that is cfsync's. */
 import type { SavedTable } from '../../src/filters/iptables/save.ts';
-import type { Chain, Rule } from '../../src/filters/nft/listing.ts';
+import type { NftHost } from '../../src/filters/nft/site.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Notice } from '../../src/renderer.ts';
 import type { TableName } from './names.ts';
@@ -18,7 +18,9 @@ export interface IptAround {
   /** Undefined where the kernel has no IPv6. */
   readonly v6: FamilyAround | undefined;
   /** nftables' own base chains and rules, beside iptables. */
-  readonly native: { readonly chains: readonly Chain[]; readonly rules: readonly Rule[] };
+  readonly native: Pick<NftHost, 'chains' | 'rules' | 'elements' | 'debug'>;
+  /** Of this host, where strangers come in. */
+  readonly addresses: Readonly<Record<Family, readonly string[]>>;
   /** Docker's bridges without a default route. */
   readonly bridges: readonly string[];
   readonly defaultRoutes: readonly string[];

@@ -1,13 +1,13 @@
 /** Finds what on the host drops the ports. */
-import { summedUp } from '../../src/filters/ends.ts';
-import { probes, walkBase } from '../../src/filters/iptables/judge.ts';
-import type { SavedRule, SavedTable } from '../../src/filters/iptables/save.ts';
-import * as nft from '../../src/filters/nft/judge.ts';
+import type { SavedTable } from '../../src/filters/iptables/save.ts';
+import { siteOf as nftSite } from '../../src/filters/nft/site.ts';
+import * as place from '../../src/filters/place.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Desired } from '../../src/renderer.ts';
 import { escape } from '../../src/text.ts';
 import type { IptAround } from './around.ts';
-import { base, isOurs } from './names.ts';
+import { base } from './names.ts';
+import { siteOf } from './sites.ts';
 
 /** What the rules of a table do to the ports, for messages. */
 export function judge(
@@ -19,31 +19,42 @@ export function judge(
   readonly drops: readonly string[];
   readonly open: string | undefined;
   readonly unclear: readonly string[];
+  /** Those of them that are asked before ours. */
+  readonly stays: readonly string[];
 } {
-  const { drops, open, unclear } = summedUp(
-    probes(desired, family, around.defaultRoutes).map((probe) =>
-      walkBase(table, base.filter, probe, isOurs('filter')),
-    ),
-  );
-  const name = (rule: SavedRule): string => escape(`-A ${rule.chain} ${rule.text}`);
+  const site = siteOf(family, table, base.filter, around);
+  const { drops, unclear } = place.judge(site, desired);
+  const open = drops.length === 0 ? undefined : place.opening(site, desired);
+  const name = ({ rule }: Pick<place.Hindrance, 'rule'>): string =>
+    rule === undefined ? `policy of ${base.filter}` : escape(rule.text);
   return {
-    drops: drops.map(({ rule }) => (rule === undefined ? `policy of ${base.filter}` : name(rule))),
-    open: open && name(open),
+    drops: [...new Set(drops.map(name))],
+    open: open && name({ rule: open }),
     // Two rules may have one text.
     unclear: [...new Set(unclear.map(name))],
+    stays: [...new Set(unclear.filter(({ stays }) => stays).map(name))],
   };
+}
+
+/** The ports that a table sends on, as Docker does for a published one. */
+export function published(
+  family: Family,
+  nat: SavedTable,
+  desired: Desired,
+  around: IptAround,
+): readonly number[] {
+  return place.translated(siteOf(family, nat, 'PREROUTING', around), desired);
 }
 
 /** Base chains of nftables' own that drop the ports, with what to do about each. */
 export function nativeDrops(desired: Desired, around: IptAround): (readonly [string, string])[] {
-  const { chains, rules } = around.native;
-  return chains.flatMap((chain) => {
-    const { base, family, table } = chain;
-    if (base?.type !== 'filter' || !['input', 'prerouting'].includes(base.hook)) return [];
-    const dropped = nft
-      .probes(desired, family)
-      .some((probe) => nft.walkBase(chain, probe, rules).verdict === 'drop');
-    if (!dropped) return [];
+  const { defaultRoutes, addresses } = around;
+  const host = { ...around.native, defaultRoutes, addresses };
+  return host.chains.flatMap((chain) => {
+    const { base: hook, family, table } = chain;
+    if (hook?.type !== 'filter' || !['input', 'prerouting'].includes(hook.hook)) return [];
+    const { drops } = place.judge(nftSite(chain, host), desired);
+    if (drops.length === 0) return [];
     const instead =
       table === 'firewalld'
         ? 'open the ports with firewall-cmd'

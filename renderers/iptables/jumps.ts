@@ -1,12 +1,12 @@
 /** Where a jump to our chain stands. */
-import { isAbove, jumpLimit } from '../../src/filters/ends.ts';
-import { mayPass, probes, walk, type Probe } from '../../src/filters/iptables/judge.ts';
+import { isAbove, judge, mayPass, upper } from '../../src/filters/place.ts';
 import type { SavedRule, SavedTable } from '../../src/filters/iptables/save.ts';
-import { none, type Family } from '../../src/prefix.ts';
+import type { Family } from '../../src/prefix.ts';
 import type { Desired } from '../../src/renderer.ts';
 import { loaded, type IptAround } from './around.ts';
 import { base, isOurs, jumpRule, type TableName } from './names.ts';
 import type { Jump } from './owned.ts';
+import { siteOf } from './sites.ts';
 import type { Place } from './strays.ts';
 
 /** Our jumps in a chain, each with its index and the rule that follows it. */
@@ -53,12 +53,8 @@ export function inputJump(family: Family, desired: Desired, around: IptAround | 
   const chain = base.filter;
   const table = loaded(family, 'filter', around);
   if (table === undefined) return { chain, rule: jumpRule, ...atEnd };
-  const rules = table.rules.filter((r) => r.chain === chain);
-  const limit = jumpLimit(
-    rules,
-    probes(desired, family, around!.defaultRoutes).map((probe) =>
-      walk(table, chain, probe, isOurs('filter')),
-    ),
+  const limit = upper(
+    judge(siteOf(family, table, chain, around!), desired).limit,
     around?.[family]?.adoptedAt ?? -1,
   );
   return jumpAt(table, chain, limit, limit);
@@ -73,17 +69,10 @@ export function preroutingJump(
   const chain = base.raw;
   const table = loaded(family, 'raw', around);
   if (table === undefined) return { chain, rule: jumpRule, ...atEnd };
-  const everyone = strangers(family, desired);
+  const site = siteOf(family, table, chain, around!);
   const ours = isOurs('raw');
-  const limit = table.rules
-    .filter((r) => r.chain === chain)
-    .findIndex((r) => !ours(r) && everyone.some((probe) => mayPass(table, r, probe)));
+  const rules = table.rules.filter((r) => r.chain === chain);
+  const read = site.chains.get(site.chain) ?? [];
+  const limit = rules.findIndex((r, i) => !ours(r) && mayPass(site, read[i]!, desired));
   return jumpAt(table, chain, limit, 0);
-}
-
-/** Probes from anywhere, through any interface: no condition on either is known not to hold. */
-function strangers(family: Family, desired: Desired): readonly Probe[] {
-  const anywhere = family === 'v4' ? ['0.0.0.0/0'] : ['::/0'];
-  const closed = { ...desired, ranges: { ...none, [family]: anywhere } };
-  return probes({ ...closed, udpPorts: [...desired.tcpPorts, ...desired.udpPorts] }, family, []);
 }

@@ -1,8 +1,10 @@
 /** Reads what the programs of iptables save. */
 import { BackendError } from '../../src/errors.ts';
 import { parseSave, type SavedTable } from '../../src/filters/iptables/save.ts';
+import { setsAsked } from '../../src/filters/nft/asked.ts';
 import { keptByIptables, parseListing, type Listing } from '../../src/filters/nft/listing.ts';
-import { bridgesAndRoutes } from '../../src/host/interfaces.ts';
+import { hidesFamily } from '../../src/filters/nft/read.ts';
+import { addressesOn, bridgesAndRoutes } from '../../src/host/interfaces.ts';
 import type { Family } from '../../src/prefix.ts';
 import type { Host, Ranges } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
@@ -27,6 +29,7 @@ export async function lookAround(host: Host): Promise<Omit<IptAround, 'mismatche
     v6,
     native,
     ...interfaces,
+    addresses: await addressesOn(host, interfaces.defaultRoutes),
     shared: sharedSets([v4, ...(v6 === undefined ? [] : [v6])]),
     netfilterPersistent: plugins !== undefined,
   };
@@ -102,8 +105,10 @@ async function otherTables(
 
 /** The tables of nftables' own, each by itself: those of iptables may be large. */
 async function nativeRules(host: Host): Promise<IptAround['native']> {
+  let isHiding = false;
   const list = async (...words: string[]): Promise<Listing> => {
     const text = await optional(host, { argv: ['nft', '-j', '-t', 'list', ...words] });
+    if (text !== undefined && hidesFamily(text)) isHiding = true;
     return parseListing(text ?? '{"nftables": []}');
   };
   const { chains } = await list('chains');
@@ -114,9 +119,18 @@ async function nativeRules(host: Host): Promise<IptAround['native']> {
   );
   for (const table of [...keptByIptables(chains), 'inet cfsync']) native.delete(table);
   const listings = await Promise.all([...native.values()].map((name) => list('table', ...name)));
+  const asked = listings.flatMap((listing) => setsAsked(listing, false));
+  const debug = isHiding
+    ? await optional(host, { argv: ['nft', '--debug=netlink', '-t', 'list', 'ruleset'] })
+    : '';
+  const elements = await Promise.all(
+    asked.map((words) => optional(host, { argv: ['nft', '-j', 'list', ...words] })),
+  );
   return {
     chains: listings.flatMap((l) => l.chains),
     rules: listings.flatMap((l) => l.rules),
+    elements: elements.filter((text) => text !== undefined),
+    debug: debug ?? '',
   };
 }
 

@@ -1,6 +1,6 @@
 /** The lines that put rules where they belong in a chain. */
 import type { SavedRule } from '../../src/filters/iptables/save.ts';
-import { isAbove } from '../../src/filters/ends.ts';
+import { isAbove } from '../../src/filters/place.ts';
 import { sameList } from '../../src/filters/lines.ts';
 import type { Moves } from '../../src/filters/strays.ts';
 import type { Jump } from './owned.ts';

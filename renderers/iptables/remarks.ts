@@ -1,11 +1,10 @@
 /** What is said of the rules around ours. */
 import { changesNothing, opensToAll } from '../../src/filters/notices.ts';
-import { probes, publishes } from '../../src/filters/iptables/judge.ts';
 import type { SavedTable } from '../../src/filters/iptables/save.ts';
 import type { Desired, Notice } from '../../src/renderer.ts';
 import { count, few } from '../../src/text.ts';
 import type { IptAround } from './around.ts';
-import { judge, nativeDrops } from './drops.ts';
+import { judge, nativeDrops, published } from './drops.ts';
 import { base, families, tool } from './names.ts';
 import type { IptOptions } from './options.ts';
 
@@ -41,27 +40,28 @@ function warning(text: string): Notice {
 function ofRules(desired: Desired, around: IptAround): Notice[] {
   const notices: Notice[] = [];
   const allow = desired.mode === 'allow';
+  /** For certain, or maybe. */
   let dropping = false;
-  const published = new Set<number>();
+  const sentOn = new Set<number>();
   for (const family of families) {
     const found = around[family];
     if (found === undefined) continue;
     const filter = found.tables.find((t) => t.name === 'filter');
     if (filter !== undefined) {
-      const { drops, open, unclear } = judge(family, filter, desired, around);
-      if (drops.length > 0) dropping = true;
-      if (unclear.length > 0)
+      const { drops, open, unclear, stays } = judge(family, filter, desired, around);
+      if (drops.length + unclear.length > 0) dropping = true;
+      if (stays.length > 0)
         notices.push(
           note(
-            `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(unclear)}`,
+            `${tool[family]} may drop the ports on conditions that cfsync cannot judge: ${few(stays)}`,
           ),
         );
       if (open !== undefined && drops.length > 0 && allow)
         notices.push(opensToAll(tool[family], open));
     }
     const nat = found.tables.find((t) => t.name === 'nat');
-    for (const probe of probes(desired, family, around.defaultRoutes))
-      if (nat?.rules.some((rule) => publishes(rule, probe))) published.add(probe.port);
+    if (nat !== undefined)
+      for (const port of published(family, nat, desired, around)) sentOn.add(port);
     const { variant, tables } = found.other;
     if (tables.some((t) => hasRules(t)))
       notices.push(
@@ -71,10 +71,10 @@ function ofRules(desired: Desired, around: IptAround): Notice[] {
       );
   }
   if (!dropping && allow) notices.push(changesNothing('rule of iptables'));
-  if (published.size > 0 && allow)
+  if (sentOn.size > 0 && allow)
     notices.push(
       note(
-        `port ${[...published].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,
+        `port ${[...sentOn].join(', ')} is sent on by DNAT (published by Docker), which the INPUT chain does not see; --mode lockdown covers it`,
       ),
     );
   return notices;

@@ -1,13 +1,13 @@
 /** What stands on the host around the part of nftables that is cfsync's. */
-import type { Chain, Rule } from '../../src/filters/nft/listing.ts';
+import type { Chain } from '../../src/filters/nft/listing.ts';
+import type { NftHost } from '../../src/filters/nft/site.ts';
 import type { Notice } from '../../src/renderer.ts';
 import type { AcceptedSet } from './strays.ts';
 
-/** What stands on the host around ours, and what must not be guessed again from the owned state. */
-export interface NftAround {
-  /** All rules and chains of the host, ours included, in order. */
-  readonly rules: readonly Rule[];
-  readonly chains: readonly Chain[];
+/**
+ * What stands on the host around ours, and what must not be guessed again from the owned state. Rules and chains are all of the host, ours included, in order.
+ */
+export interface NftAround extends NftHost {
   /** Tables with `flags owner` and `flags dormant`, as `FAMILY NAME`. */
   readonly owner: readonly string[];
   readonly dormant: readonly string[];
@@ -17,7 +17,6 @@ export interface NftAround {
   readonly shared: readonly string[];
   /** Docker's bridges without a default route. */
   readonly bridges: readonly string[];
-  readonly defaultRoutes: readonly string[];
   /** iptables-legacy tables are loaded, which nft cannot show. */
   readonly legacy: boolean;
   /** Our names with a shape that this version does not make. */

@@ -1,16 +1,16 @@
 /** Finds the chains in which an accept of ours counts. */
 import { CfsyncError, exit } from '../../src/errors.ts';
-import { summedUp, type Ends } from '../../src/filters/ends.ts';
 import { changesNothing, opensToAll } from '../../src/filters/notices.ts';
-import { probes, walkBase } from '../../src/filters/nft/judge.ts';
 import {
   isWritable,
   keptByIptables,
   same,
   type Chain,
   type ChainName,
-  type Rule,
 } from '../../src/filters/nft/listing.ts';
+import { judge, opening, type Hindrance, type Judged } from '../../src/filters/place.ts';
+import type { Rule } from '../../src/filters/walk.ts';
+import { siteOf } from '../../src/filters/nft/site.ts';
 import type { Desired, Notice } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import type { NftOptions } from './options.ts';
@@ -36,14 +36,14 @@ export function attachTo(
   }
   if (around === undefined) return [ownTable];
   const places = droppingChains(desired, around, notices);
-  if (places.length === 0 && desired.mode === 'allow')
+  if (places.length === 0 && notices.length === 0 && desired.mode === 'allow')
     notices.push(changesNothing('nftables rule on this host'));
   const whole =
     places.some((p) => p.family === 'inet') || new Set(places.map((p) => p.family)).size === 2;
   return whole ? places : [...places, ownTable];
 }
 
-/** The input base chains that drop the ports, refusing those where cfsync cannot attach. */
+/** The input base chains that drop the ports, or may, refusing those where cfsync cannot attach. */
 function droppingChains(desired: Desired, around: NftAround, notices: Notice[]): readonly Chain[] {
   const found: Chain[] = [];
   for (const chain of around.chains) {
@@ -52,23 +52,24 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
       continue;
     if (!['input', 'prerouting'].includes(chain.base.hook)) continue;
     if (around.dormant.includes(`${chain.family} ${chain.table}`)) continue;
-    const { drops, unclear, open } = endsIn(chain, desired, around);
-    if (unclear.length > 0)
-      notices.push({
-        level: 'note',
-        text: `chain ${label} may drop the ports on conditions that cfsync cannot judge (${unclear.map(where).join(', ')}); look with: nft -a list chain ${label}`,
-      });
-    if (drops.length === 0) continue;
+    const site = siteOf(chain, around);
+    const { drops, unclear } = judge(site, desired);
+    if (drops.length + unclear.length === 0) continue;
     if (chain.base.hook === 'prerouting') {
-      notices.push({
-        level: 'warning',
-        text: `chain ${label} drops the ports before any input chain is asked, and cfsync does not attach there; look with: nft -a list chain ${label}`,
-      });
+      notices.push(tooEarly(label, { drops, unclear }));
       continue;
     }
+    // What may be is no reason to refuse.
+    if (drops.length === 0 && foreign(chain, around) !== undefined) {
+      notices.push(unjudged(label, unclear));
+      continue;
+    }
+    const stays = unclear.filter((one) => one.stays);
+    if (stays.length > 0) notices.push(unjudged(label, stays));
+    if (drops.length + unclear.length === stays.length) continue;
     refuseForeign(chain, around);
-    if (open !== undefined && desired.mode === 'allow')
-      notices.push(opensToAll(`chain ${label}`, where(open)));
+    const open = desired.mode === 'allow' ? opening(site, desired) : undefined;
+    if (open !== undefined) notices.push(opensToAll(`chain ${label}`, where(open)));
     found.push(chain);
   }
   if (around.legacy && desired.mode === 'allow')
@@ -79,12 +80,31 @@ function droppingChains(desired: Desired, around: NftAround, notices: Notice[]):
   return found;
 }
 
-function endsIn(chain: Chain, desired: Desired, { rules }: NftAround): Ends<Rule> {
-  return summedUp(probes(desired, chain.family).map((probe) => walkBase(chain, probe, rules)));
+/** A chain that no place in an input chain comes before. */
+function tooEarly(label: string, { drops, unclear }: Pick<Judged, 'drops' | 'unclear'>): Notice {
+  if (drops.length === 0) return unjudged(label, unclear);
+  return {
+    level: 'warning',
+    text: `chain ${label} drops the ports before any input chain is asked (${named(drops)}), and cfsync does not attach there; let the ranges through there by hand, or delete that rule where it comes from (/etc/nftables.conf, scripts); look with: nft -a list chain ${label}`,
+  };
 }
 
-function where(rule: Rule): string {
-  return `${rule.chain} handle ${rule.handle}`;
+function unjudged(label: string, unclear: readonly Hindrance[]): Notice {
+  return {
+    level: 'note',
+    text: `chain ${label} may drop the ports on conditions that cfsync cannot judge (${named(unclear)}); look with: nft -a list chain ${label}`,
+  };
+}
+
+function named(all: readonly Hindrance[]): string {
+  return [
+    ...new Set(all.map(({ rule }) => (rule === undefined ? 'its policy' : where(rule)))),
+  ].join(', ');
+}
+
+/** `input handle 7`, as in the listing with handles. */
+function where({ id }: Rule): string {
+  return id.split(' ').slice(3).join(' ');
 }
 
 function checkNamed(name: ChainName, around: NftAround): void {
@@ -98,28 +118,25 @@ function checkNamed(name: ChainName, around: NftAround): void {
   refuseForeign(chain, around);
 }
 
-/** Tables in which a rule of ours would be lost, widened or refused. */
-function refuseForeign(name: ChainName, around: NftAround): void {
+/** Why a rule of ours would be lost, widened or refused in a table, with what to do; undefined where it would not. */
+function foreign(name: ChainName, around: NftAround): string | undefined {
   const table = `${name.family} ${name.table}`;
-  const instead = (text: string): never => {
-    throw new CfsyncError(exit.failed, `nftables: ${text}`);
-  };
+  const drops = `table ${table} drops the ports and belongs to`;
+  const otherwise = 'use --nft-chain none with --mode lockdown';
   if (keptByIptables(around.chains).has(table))
-    instead(
-      `table ${table} drops the ports and belongs to iptables; rules that nft adds there lose their ports at the next iptables-save; nothing was changed; use --backend ufw where UFW runs, else --backend iptables`,
-    );
+    return `${drops} iptables; rules that nft adds there lose their ports at the next iptables-save; nothing was changed; use --backend ufw where UFW runs, else --backend iptables`;
   if (name.table === 'firewalld')
-    instead(
-      `table ${table} drops the ports and belongs to firewalld, which takes foreign rules away; nothing was changed; open the ports with firewall-cmd, and use --nft-chain none with --mode lockdown`,
-    );
+    return `${drops} firewalld, which takes foreign rules away; nothing was changed; open the ports with firewall-cmd, and ${otherwise}`;
   if (!isWritable(name.table) || !isWritable(name.chain))
-    instead(
-      `chain ${table} ${name.chain} drops the ports, and nft reads no rule for a table or chain of that name; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
-    );
+    return `chain ${table} ${name.chain} drops the ports, and nft reads no rule for a table or chain of that name; nothing was changed; open the ports there, and ${otherwise}`;
   if (around.owner.includes(table))
-    instead(
-      `table ${table} drops the ports and belongs to a running program (flags owner) that lets nobody else change it; nothing was changed; open the ports there, and use --nft-chain none with --mode lockdown`,
-    );
+    return `${drops} a running program (flags owner) that lets nobody else change it; nothing was changed; open the ports there, and ${otherwise}`;
+  return undefined;
+}
+
+function refuseForeign(name: ChainName, around: NftAround): void {
+  const why = foreign(name, around);
+  if (why !== undefined) throw new CfsyncError(exit.failed, `nftables: ${why}`);
 }
 
 /** Where theirs go and ours do not stand, the chain must not drop the ports, whatever its conditions. */
@@ -130,7 +147,8 @@ export function refuseElsewhere(
 ): void {
   for (const { chain } of around.adopted ?? []) {
     if (places.some((place) => 'table' in place && same(place, chain))) continue;
-    const { drops, unclear } = endsIn(chain, desired, around);
+    // Theirs may have let Cloudflare past a limit.
+    const { drops, unclear } = judge({ ...siteOf(chain, around), busy: true }, desired);
     if (drops.length === 0 && unclear.length === 0) continue;
     const name = `${chain.family}/${chain.table}/${chain.chain}`;
     throw new CfsyncError(

@@ -74,9 +74,10 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
   },
 
   async observe(host) {
-    const listing = parseListing(await ask(host, ['nft', '-j', '-t', 'list', 'ruleset']));
+    const json = await ask(host, ['nft', '-j', '-t', 'list', 'ruleset']);
+    const listing = parseListing(json);
     const around = {
-      ...(await lookAround(host, listing)),
+      ...(await lookAround(host, json, listing)),
       accepted: await acceptedSets(host, listing),
     };
     const tables = await Promise.all(

@@ -1,7 +1,7 @@
 /** Where a jump to our chain stands. */
-import { isAbove, jumpLimit } from '../../src/filters/ends.ts';
-import { probes, walk } from '../../src/filters/nft/judge.ts';
+import { isAbove, judge, upper } from '../../src/filters/place.ts';
 import { isOurJump, rulesOf, same, type ChainName } from '../../src/filters/nft/listing.ts';
+import { siteOf } from '../../src/filters/nft/site.ts';
 import type { Desired } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
 import type { Jump } from './owned.ts';
@@ -26,9 +26,8 @@ export function jumpsIn(
 export function jumpFor(name: ChainName, desired: Desired, around: NftAround | undefined): Jump {
   if (around === undefined) return { chain: name.chain, before: null };
   const rules = rulesOf(around.rules, name);
-  const limit = jumpLimit(
-    rules,
-    probes(desired, name.family).map((probe) => walk(name, probe, around.rules)),
+  const limit = upper(
+    judge(siteOf(name, around), desired).limit,
     around.adopted?.find(({ chain }) => same(chain, name))?.at ?? -1,
   );
   const standing = jumpsIn(name, around).find((j) => isAbove(j.index, limit));

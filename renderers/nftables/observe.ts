@@ -10,8 +10,10 @@ import {
   type Family,
   type Listing,
 } from '../../src/filters/nft/listing.ts';
+import { setsAsked } from '../../src/filters/nft/asked.ts';
+import { hidesFamily } from '../../src/filters/nft/read.ts';
 import { unusable } from '../../src/filters/unusable.ts';
-import { bridgesAndRoutes } from '../../src/host/interfaces.ts';
+import { addressesOn, bridgesAndRoutes } from '../../src/host/interfaces.ts';
 import { none, parseRanges, PrefixError } from '../../src/prefix.ts';
 import type { Host, Ranges } from '../../src/renderer.ts';
 import type { NftAround } from './around.ts';
@@ -44,8 +46,10 @@ export function isOurs(
   );
 }
 
+/** @param json What the listing was read from. */
 export async function lookAround(
   host: Host,
+  json: string,
   listing: Listing,
 ): Promise<Omit<NftAround, 'accepted'>> {
   const flagged = await Promise.all(
@@ -61,16 +65,26 @@ export async function lookAround(
     flagged
       .filter((t) => new RegExp(`^\\tflags .*\\b${flag}\\b`, 'm').test(t.text))
       .map((t) => t.name);
+  const [debug, elements, ways] = await Promise.all([
+    hidesFamily(json) ? ask(host, ['nft', '--debug=netlink', '-t', 'list', 'ruleset']) : '',
+    Promise.all(
+      setsAsked(listing, false).map((words) => ask(host, ['nft', '-j', 'list', ...words])),
+    ),
+    bridgesAndRoutes(host),
+  ]);
   return {
     rules: listing.rules,
     chains: listing.chains,
+    debug,
+    elements,
+    addresses: await addressesOn(host, ways.defaultRoutes),
     owner: having('owner'),
     dormant: having('dormant'),
     sets: listing.sets
       .filter(({ name }) => isSetName(name))
       .map(({ family, table, name }) => `${family} ${table} ${name}`),
     shared: sharedSets(listing),
-    ...(await bridgesAndRoutes(host)),
+    ...ways,
     legacy: /^filter$/m.test((await host.read('/proc/net/ip_tables_names')) ?? ''),
     mismatches: mismatches(listing),
   };

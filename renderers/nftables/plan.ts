@@ -1,5 +1,5 @@
 /** The lines of the transactions that lead from what is to what is wanted. */
-import { isAbove } from '../../src/filters/ends.ts';
+import { isAbove } from '../../src/filters/place.ts';
 import { sameList } from '../../src/filters/lines.ts';
 import { rulesOf } from '../../src/filters/nft/listing.ts';
 import type { Observed, RunStep } from '../../src/renderer.ts';

@@ -67,8 +67,7 @@ function read(seen: FilterSeen): Filters {
         else chains.set(`${prefix} ${table.name} ${name}`, list);
       if (!isKept) bases.push(...legacyBases(table, family));
     }
-  const nft =
-    seen.nft === null ? undefined : readNft(seen.nft.json, seen.nft.text, kept, seen.nft.debug);
+  const nft = seen.nft === null ? undefined : readNft(seen.nft.json, { ...seen.nft, kept });
   for (const [name, list] of nft?.chains ?? []) chains.set(name, list);
   const ruleset = { bases: [...(nft?.bases ?? []), ...bases], chains };
   const plain = { ...ruleset, bases: ruleset.bases.filter(({ nat }) => !nat) };

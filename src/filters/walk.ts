@@ -2,6 +2,7 @@
  * Walks new connections through the packet filters of a host, whatever program wrote the rules: which sources are let
  * in, which are dropped or rejected and by which rule, and which cannot be told and why.
  */
+import { groupBy } from '../group.ts';
 import type { Family } from '../prefix.ts';
 import { common, complement, union, unionOf, without, type Intervals } from './intervals.ts';
 
@@ -132,6 +133,37 @@ interface Walked {
   readonly left: readonly Parcel[];
 }
 
+/** What becomes of some of the sources in one chain, and where. */
+export interface Passage {
+  readonly sources: Intervals;
+  /** `continue`: it leaves the chain at its end, or by a return. */
+  readonly verdict: Verdict | 'continue';
+  /** The rule of that chain in which it was decided, however deep; none at the end. */
+  readonly top: Rule | undefined;
+  /** The rule that decides; none where it continues. */
+  readonly rule: Rule | undefined;
+  readonly doubts: readonly Doubt[];
+}
+
+/** Follows connections through the rules of one chain, and the chains that they lead to. */
+export function through(
+  ruleset: Ruleset,
+  rules: readonly Rule[],
+  sources: Intervals,
+  packet: Packet,
+): readonly Passage[] {
+  const out: Passage[] = [];
+  const add = ({ sources: own, doubts }: Parcel, more: Omit<Passage, 'sources' | 'doubts'>): void =>
+    void out.push({ sources: own, doubts, ...more });
+  const first = { sources, packet, doubts: [], passed: [] };
+  const left = new Chains(ruleset, () => 'here').each(rules, [first], 0, (top, asked) => {
+    for (const { parcel, verdict, rule } of asked.ended) add(parcel, { verdict, rule, top });
+    for (const parcel of asked.returned) add(parcel, { verdict: 'continue', rule: undefined, top });
+  });
+  for (const parcel of left) add(parcel, { verdict: 'continue', rule: undefined, top: undefined });
+  return out;
+}
+
 interface Asked extends Walked {
   /** What leaves the chain. */
   readonly returned: readonly Parcel[];
@@ -223,6 +255,7 @@ const nothing: Asked = { ended: [], left: [], returned: [] };
 class Chains {
   readonly #ruleset: Ruleset;
   readonly #reach: Reach;
+  readonly #known = new WeakMap<Intervals, Map<string, Walked>>();
 
   constructor(ruleset: Ruleset, reach: Reach) {
     this.#ruleset = ruleset;
@@ -232,15 +265,39 @@ class Chains {
   follow(chain: string, parcels: readonly Parcel[], depth: number): Walked {
     const ended: Ended[] = [];
     const left: Parcel[] = [];
+    const rules = this.#ruleset.chains.get(chain) ?? [];
+    const rest = this.each(rules, parcels, depth, (_, asked) => {
+      ended.push(...asked.ended);
+      left.push(...asked.returned);
+    });
+    return { ended: togetherEnded(ended), left: together([...left, ...rest]) };
+  }
+
+  /** Rule by rule; answers what reaches the end. */
+  each(
+    rules: readonly Rule[],
+    parcels: readonly Parcel[],
+    depth: number,
+    told: (rule: Rule, asked: Asked) => void,
+  ): readonly Parcel[] {
     let here = parcels;
-    for (const rule of this.#ruleset.chains.get(chain) ?? []) {
+    for (const rule of rules) {
       if (here.length === 0) break;
       const all = here.map((parcel) => this.#ask(rule, parcel, depth));
-      ended.push(...all.flatMap((asked) => asked.ended));
-      left.push(...all.flatMap((asked) => asked.returned));
+      for (const asked of all) told(rule, asked);
       here = together(all.flatMap((asked) => asked.left));
     }
-    return { ended, left: together([...left, ...here]) };
+    return here;
+  }
+
+  /** The same parcel goes the same way, however many jumps lead to a chain. */
+  #into(chain: string, parcel: Parcel, depth: number): Walked {
+    const key = `${chain}\n${state(parcel)}`;
+    const known = this.#known.get(parcel.sources) ?? new Map<string, Walked>();
+    this.#known.set(parcel.sources, known);
+    const found = known.get(key) ?? this.follow(chain, [parcel], depth);
+    known.set(key, found);
+    return found;
   }
 
   #ask(rule: Rule, parcel: Parcel, depth: number): Asked {
@@ -335,7 +392,7 @@ class Chains {
       case 'jump':
       case 'goto': {
         if (depth > deepest) return { ...nothing, left: [parcel] };
-        const { ended, left } = this.follow(action.chain, [parcel], depth + 1);
+        const { ended, left } = this.#into(action.chain, parcel, depth + 1);
         return action.kind === 'jump'
           ? { ended, left, returned: [] }
           : { ended, left: [], returned: left };
@@ -384,9 +441,12 @@ class Chains {
   }
 }
 
+/** Somebody who reads of so many looks at the rules himself; and each makes the walk longer. */
+const mostDoubts = 8;
+
 function unique(doubts: readonly Doubt[]): readonly Doubt[] {
   const seen = new Map(doubts.map((doubt) => [`${doubt.rule.id} ${doubt.why}`, doubt]));
-  return [...seen.values()];
+  return [...seen.values()].slice(0, mostDoubts);
 }
 
 /** All of a parcel but its sources. */
@@ -402,16 +462,24 @@ function state({ packet, doubts, passed }: Parcel): string {
 /** Parcels that differ in nothing but their sources become one. */
 function together(parcels: readonly Parcel[]): readonly Parcel[] {
   if (parcels.length < 2) return parcels;
-  const groups = new Map<string, Parcel>();
-  for (const parcel of parcels) {
-    const key = state(parcel);
-    const same = groups.get(key);
-    groups.set(
-      key,
-      same === undefined ? parcel : { ...same, sources: union(same.sources, parcel.sources) },
-    );
-  }
-  return [...groups.values()];
+  return [...groupBy(parcels, state).values()].map(joined);
+}
+
+/** The same of those that have ended. */
+function togetherEnded(ended: readonly Ended[]): readonly Ended[] {
+  if (ended.length < 2) return ended;
+  const groups = groupBy(ended, (end) => `${end.verdict} ${end.rule.id} ${state(end.parcel)}`);
+  return [...groups.values()].map((same) => ({
+    ...same[0]!,
+    parcel: joined(same.map(({ parcel }) => parcel)),
+  }));
+}
+
+function joined(parcels: readonly Parcel[]): Parcel {
+  const [first, ...more] = parcels as readonly [Parcel, ...Parcel[]];
+  return more.length === 0
+    ? first
+    : { ...first, sources: unionOf(parcels.map(({ sources }) => sources)) };
 }
 
 /** The opposite of a match. */

@@ -1,7 +1,7 @@
 /** Reads the network interfaces of this host: their addresses, which are Docker's bridges, which lead to everybody. */
 import { networkInterfaces, type NetworkInterfaceInfo } from 'node:os';
 import { groupBy } from '../group.ts';
-import { canonical, merge, none, parseRanges, subtract } from '../prefix.ts';
+import { canonical, contains, merge, none, parseRanges, subtract } from '../prefix.ts';
 import { colons, hexAddress } from './proc.ts';
 import type { Host, Ranges } from '../renderer.ts';
 
@@ -67,6 +67,40 @@ export async function reachedThrough(host: Host, names: readonly string[]): Prom
     taken = merge(taken, through, other);
   }
   return reached;
+}
+
+/**
+ * The global addresses of this host on these interfaces, from /proc/net: an IPv4 address by the interface to which the
+ * main routing table would send it, because fib_trie (proc(5)) names none.
+ */
+export async function addressesOn(
+  host: Host,
+  names: readonly string[],
+): Promise<{ readonly v4: readonly string[]; readonly v6: readonly string[] }> {
+  const [trie, six, table] = await Promise.all([
+    host.read('/proc/net/fib_trie'),
+    host.read('/proc/net/if_inet6'),
+    routes(host),
+  ]);
+  const v4 = new Set<string>();
+  for (const [, address] of (trie ?? '').matchAll(/\|-- (\S+)\n +\/32 host LOCAL/g))
+    if (names.includes(leading(table, address!) ?? '')) v4.add(address!);
+  const v6 = (six ?? '')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([text = '', , , scope, , name = '']) => {
+      return /^[\da-f]{32}$/.test(text) && scope === '00' && names.includes(name);
+    })
+    .map(([text]) => colons(text!));
+  return { v4: [...v4].sort(), v6 };
+}
+
+/** The interface of the longest prefix that has an address. */
+function leading(table: readonly Route[], address: string): string | undefined {
+  const ways = table.filter(
+    ({ prefix }) => !prefix.includes(':') && contains(parseRanges([prefix]), address),
+  );
+  return ways.sort((a, b) => b.length - a.length)[0]?.name;
 }
 
 export interface Route {

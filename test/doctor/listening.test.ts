@@ -15,7 +15,7 @@ const host = (ss = fixture('listeners.ss'), ipv6 = '') =>
   recorded({
     answers: {
       'ss -Hltnp': ss,
-      'nft -j list ruleset': '{"nftables": []}',
+      'nft -j -t list ruleset': '{"nftables": []}',
       'nft -a -t list ruleset': '',
       'ip -j address show': '[]',
     },

@@ -34,7 +34,7 @@ export function readTable(
   table: SavedTable,
   prefix: Prefix,
   family: Family,
-  sets: IpSets,
+  sets: Pick<IpSets, 'asks'>,
 ): ReadonlyMap<string, readonly Rule[]> {
   const chains = new Map<string, Rule[]>(table.chains.map(({ name }) => [name, []]));
   const names = new Set(chains.keys());
@@ -190,7 +190,7 @@ const details = new Set(
 function conditionsOf(
   words: readonly string[],
   family: Family,
-  sets: IpSets,
+  sets: Pick<IpSets, 'asks'>,
 ): { readonly conditions: readonly Condition[]; readonly asked: readonly string[] } {
   const conditions: Condition[] = [];
   const asked: string[] = [];
@@ -212,7 +212,7 @@ function read(
   values: readonly string[],
   words: readonly string[],
   family: Family,
-  sets: IpSets,
+  sets: Pick<IpSets, 'asks'>,
 ): Condition | undefined {
   const [value = ''] = values;
   const list = value.split(',');

@@ -138,19 +138,3 @@ function leadOf(words: readonly string[]): number {
     (word, i) => (word === '-j' || word === '-g') && words[i - 1] !== '--comment',
   );
 }
-
-/**
- * The rules of a chain, in order; undefined where the table has no such chain. Sorted out once for all: some hosts
- * have thousands of chains and rules.
- */
-export function rulesOf(table: SavedTable, chain: string): readonly SavedRule[] | undefined {
-  let chains = sortedOut.get(table);
-  if (chains === undefined) {
-    chains = new Map(table.chains.map(({ name }) => [name, []]));
-    for (const rule of table.rules) chains.get(rule.chain)?.push(rule);
-    sortedOut.set(table, chains);
-  }
-  return chains.get(chain);
-}
-
-const sortedOut = new WeakMap<SavedTable, Map<string, SavedRule[]>>();

@@ -43,6 +43,12 @@ export interface Listing {
     readonly flags: readonly unknown[];
     readonly elem: readonly unknown[];
   }[];
+  /** Without their elements. */
+  readonly maps: readonly {
+    readonly family: string;
+    readonly table: string;
+    readonly name: string;
+  }[];
 }
 
 /** The chain of accepts, in every table that cfsync attaches to. */
@@ -121,19 +127,11 @@ const sortedOut = new WeakMap<readonly Rule[], Map<string, Rule[]>>();
  * those who read a part of it: there are more statements than are known here.
  */
 export function parseListing(text: string): Listing {
-  const listing = { tables: [], chains: [], rules: [], sets: [] } as {
+  const listing = { tables: [], chains: [], rules: [], sets: [], maps: [] } as {
     [K in keyof Listing]: Listing[K][number][];
   };
-  let content: unknown;
-  try {
-    content = JSON.parse(text);
-  } catch (cause) {
-    throw unreadable('it is not JSON', cause);
-  }
-  const items = at(content, 'nftables');
-  if (!Array.isArray(items)) throw unreadable('there is no rule set in it');
-  for (const item of items as readonly unknown[]) {
-    const [table, chain, rule, set] = ['table', 'chain', 'rule', 'set'].map((kind) =>
+  for (const item of itemsOf(text)) {
+    const [table, chain, rule, set, map] = ['table', 'chain', 'rule', 'set', 'map'].map((kind) =>
       at(item, kind),
     );
     if (table !== undefined)
@@ -149,6 +147,7 @@ export function parseListing(text: string): Listing {
       );
     }
     if (rule !== undefined) listing.rules.push(ruleOf(rule));
+    if (map !== undefined) listing.maps.push({ ...inTable(map), name: textAt(map, 'name') });
     if (set !== undefined) {
       listing.sets.push({
         ...inTable(set),
@@ -160,6 +159,19 @@ export function parseListing(text: string): Listing {
     }
   }
   return listing;
+}
+
+/** @throws BackendError when it is not what nft prints. */
+export function itemsOf(text: string): readonly unknown[] {
+  let content: unknown;
+  try {
+    content = JSON.parse(text);
+  } catch (cause) {
+    throw unreadable('it is not JSON', cause);
+  }
+  const items = at(content, 'nftables');
+  if (!Array.isArray(items)) throw unreadable('there is no rule set in it');
+  return items as readonly unknown[];
 }
 
 function baseOf(chain: unknown): NonNullable<Chain['base']> {

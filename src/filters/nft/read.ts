@@ -2,7 +2,15 @@
 import type { Family } from '../../prefix.ts';
 import { unknown } from '../conditions.ts';
 import type { Action, Base, Condition, Hook, Match, Rule } from '../walk.ts';
-import { at, keptByIptables, listOf, parseListing, type Rule as Listed } from './listing.ts';
+import {
+  at,
+  itemsOf,
+  keptByIptables,
+  listOf,
+  parseListing,
+  type Listing,
+  type Rule as Listed,
+} from './listing.ts';
 import { translate } from './statements.ts';
 
 export interface NftRules {
@@ -12,24 +20,41 @@ export interface NftRules {
   readonly native: readonly Rule[];
 }
 
+/** What is known beside the listing. */
+export interface NftMore {
+  /** What `nft -j list set` and `list map` printed; undefined where the listing itself has the elements. */
+  readonly elements?: readonly string[] | undefined;
+  /** What stands for the elements of a set or map that was not read; without it they are not known. */
+  readonly otherwise?: readonly unknown[];
+  /** What `nft -a -t list ruleset` printed; for evidence alone. */
+  readonly text?: string;
+  /**
+   * By family, table and chain, as `ip filter INPUT`: what iptables-nft-save says of the tables that are its own,
+   * because half of such a rule is hidden from nft.
+   */
+  readonly kept?: ReadonlyMap<string, readonly Rule[]>;
+  /** What `nft --debug=netlink list ruleset` printed, where `hidesFamily` says that it is needed. */
+  readonly debug?: string | undefined;
+}
+
 /**
- * @param json What `nft -j list ruleset` printed.
- * @param text What `nft -a -t list ruleset` printed; for evidence alone.
- * @param kept By family, table and chain, as `ip filter INPUT`: what iptables-nft-save says of the tables that are
- *   its own, because half of such a rule is hidden from nft.
- * @param debug What `nft --debug=netlink list ruleset` printed, where `hidesFamily` says that it is needed.
+ * @param json What `nft -j list ruleset` printed, with `-t` or without.
  * @throws BackendError when it is no listing.
  */
-export function readNft(
-  json: string,
-  text: string,
-  kept: ReadonlyMap<string, readonly Rule[]>,
-  debug = '',
+export function readNft(json: string, more: NftMore = {}): NftRules {
+  return readListing(parseListing(json), more, json);
+}
+
+/** @param json Where the elements of sets may be. */
+export function readListing(
+  listing: Pick<Listing, 'chains' | 'rules'>,
+  { elements, otherwise, text = '', kept = new Map(), debug = '' }: NftMore,
+  json = '{"nftables": []}',
 ): NftRules {
-  const listing = parseListing(json);
   const words = wordings(text);
   const hidden = hiddenFamilies(debug);
-  const named = setsOf(json);
+  const dormant = new Set(dormantIn(text));
+  const named = new Map((elements ?? [json]).flatMap((one) => [...setsOf(one)]));
   const keptTables = kept.size === 0 ? new Set() : keptByIptables(listing.chains);
   const chains = new Map<string, Rule[]>();
   const native: Rule[] = [];
@@ -38,7 +63,7 @@ export function readNft(
     const key = `${table} ${rule.chain}`;
     const list = chains.get(`nft ${key}`) ?? [];
     chains.set(`nft ${key}`, list);
-    const said = translate(rule, (set) => named.get(`${table} ${set}`), words, table);
+    const said = translate(rule, (set) => named.get(`${table} ${set}`) ?? otherwise, words, table);
     const own = withFamily(said, rule, hidden);
     const theirs = keptTables.has(table) ? kept.get(key)?.[list.length] : undefined;
     if (theirs === undefined) list.push(own);
@@ -53,6 +78,7 @@ export function readNft(
     const hook = base?.hook;
     const families = familiesOf(family);
     if (base === undefined || !isHook(hook) || families.length === 0) return [];
+    if (dormant.has(`${family} ${table}`)) return [];
     const name = `nft ${family} ${table} ${chain.chain}`;
     const isKept = keptTables.has(`${family} ${table}`);
     const place = isKept ? `iptables ${table} ${chain.chain}` : name;
@@ -128,7 +154,8 @@ function isHook(hook: string | undefined): hook is Hook {
   return hook === 'ingress' || hook === 'prerouting' || hook === 'input' || hook === 'forward';
 }
 
-function familiesOf(family: string): readonly Family[] {
+/** Of IP, in a family of nft. */
+export function familiesOf(family: string): readonly Family[] {
   if (family === 'ip') return ['v4'];
   if (family === 'ip6') return ['v6'];
   return family === 'inet' || family === 'netdev' ? ['v4', 'v6'] : [];
@@ -145,7 +172,7 @@ function isNative({ expr }: Listed): boolean {
 /** The elements of sets and maps, by family, table and name. */
 function setsOf(json: string): ReadonlyMap<string, readonly unknown[]> {
   const found = new Map<string, readonly unknown[]>();
-  for (const item of at(JSON.parse(json), 'nftables') as readonly unknown[])
+  for (const item of itemsOf(json))
     for (const kind of ['set', 'map']) {
       const set = at(item, kind);
       if (set === undefined) continue;
@@ -153,6 +180,12 @@ function setsOf(json: string): ReadonlyMap<string, readonly unknown[]> {
       found.set(key, listOf(at(set, 'elem')));
     }
   return found;
+}
+
+/** Tables that are switched off: nft 1.0.6 says so in its text alone. */
+function dormantIn(text: string): readonly string[] {
+  const heads = text.matchAll(/^table (\S+ \S+) \{.*\n\tflags .*\bdormant\b/gm);
+  return [...heads].map(([, name]) => name!);
 }
 
 /** The rules as people write them, by table, chain and handle; a long set takes several lines. */

@@ -13,7 +13,7 @@ const read = (name: string): string => readFileSync(join(folder, name), 'utf8');
 /** Two addresses of one range, one of another. */
 const sources = fromPrefixes(['173.245.48.10/32', '173.245.49.10/32', '104.16.0.1/32']);
 
-const { chains } = readNft(read('judge.json'), '', new Map());
+const { chains } = readNft(read('judge.json'));
 const end: Rule = { id: 'end', place: '', text: 'end', conditions: [], actions: [], sets: [] };
 
 /** What a chain does: to all of the sources, or to each part of them. */
@@ -153,7 +153,7 @@ describe('a chain of nft', () => {
       const handle = handles.get(String(rule?.chain));
       if (rule !== undefined && handle !== undefined) rule.handle = handle;
     }
-    const worded = readNft(JSON.stringify(listing), text, new Map()).chains;
+    const worded = readNft(JSON.stringify(listing), { text }).chains;
     const [first] = worded.get('nft inet judge drop_new')!;
     expect(first).toMatchObject({ place: 'nft inet judge drop_new', text: 'ct state new drop' });
     const [long] = worded.get('nft inet judge drop_source_ours')!;
@@ -163,7 +163,7 @@ describe('a chain of nft', () => {
 
 describe('a rule that asks for one thing of fib', () => {
   const held = (json: string) =>
-    readNft(json, '', new Map())
+    readNft(json)
       .chains.get('nft inet lab input')!
       .map(({ conditions }) => conditions.map((condition) => condition({ ...packet, port: 443 })));
 
@@ -183,7 +183,7 @@ describe('reject with tcp reset, of which nft 1.0.6 does not print the family', 
     readFileSync(join(import.meta.dirname, '..', '..', 'fixtures', 'doctor', name), 'utf8');
   /** By rule: whether all of its conditions hold for a packet of the family to port 80. */
   const holding = (debug: string, family: 'v4' | 'v6') =>
-    readNft(file('hidden-family.listing'), '', new Map(), debug)
+    readNft(file('hidden-family.listing'), { debug })
       .chains.get('nft inet t input')!
       .slice(0, 4)
       .map(({ conditions }) => {

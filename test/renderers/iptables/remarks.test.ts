@@ -13,7 +13,7 @@ describe('what is said', () => {
       {},
       'accepts a port from everywhere (-A INPUT -p tcp',
     ],
-    ['unclear', { v4: printed('unclear.save') }, {}, '-m recent'],
+    ['unclear', { v4: printed('unclear.save') }, {}, '-j NFQUEUE'],
     ['docker', { v4: printed('docker.save') }, {}, 'port 443 is sent on by DNAT'],
     ['ufw', { v4: printed('ufw.save'), v6: printed('ufw6.save') }, {}, '--backend ufw'],
     [
@@ -44,6 +44,13 @@ describe('what is said', () => {
   it('is nothing on an ordinary host with a firewall', async () => {
     const v4 = printed('policy-drop.save');
     expect((await wantOn({ v4 })).notices).toBe('');
+  });
+
+  it('does not say that nothing drops the ports while a program may', async () => {
+    const { notices } = await wantOn({ v4: printed('unclear.save') });
+    expect(notices).not.toContain('changes nothing today');
+    // It stands below ours.
+    expect(notices).not.toContain('-m recent');
   });
 
   it('does not trouble lockdown with what only matters for allow', async () => {

@@ -3,6 +3,7 @@ import nftables from '../../../renderers/nftables/index.ts';
 import type { Desired } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
 import { listings, ownerText } from '../../fixtures/nftables/listings.ts';
+import { recorded } from '../../helpers/host.ts';
 import { hostWith, wantOn } from './host.ts';
 
 describe('where allow attaches', () => {
@@ -66,9 +67,54 @@ describe('where allow attaches', () => {
     expect(at.map(([name]) => name)).toEqual(['inet cfsync', 'ip fw']);
   });
 
-  it('says what it cannot judge', async () => {
-    const { notes } = await places('unclear');
-    expect(notes.join()).toContain('may drop the ports on conditions that cfsync cannot judge');
+  it('stands before what it cannot judge', async () => {
+    // Nothing is known of the interfaces of this host.
+    const host = recorded({ answers: { 'nft -j -t list ruleset': listings.unclear } });
+    const { around } = await nftables.observe(host, nftables.options({}));
+    const { owned, notices } = nftables.want(desired(), nftables.options({}), around);
+    const [drop] = around.rules;
+    expect(owned.tables.map((t) => t.jumps)).toEqual([[{ chain: 'input', before: drop!.handle }]]);
+    expect(notices).toEqual([]);
+  });
+
+  it('does not mind what drops on another interface, and leaves bans before it', async () => {
+    const { at, notes } = await places('unclear');
+    expect(at).toEqual([['inet cfsync', []]]);
+    expect(notes).toEqual([expect.stringContaining('changes nothing today')]);
+  });
+
+  it.each([
+    ['vmap', 'inet filter', 'vmap'],
+    ['iifname', 'inet fw', 'jump'],
+    ['namedmap', 'inet fw', 'vmap'],
+    ['inverted', 'inet filter', 'drop'],
+  ] as const)('stands before what leads to the drop: %s', async (ruleset, table, statement) => {
+    const { owned, observed } = await wantOn(ruleset);
+    const before = observed.around.rules.find(
+      ({ chain, expr }) => chain === 'input' && expr.some((e) => statement in e),
+    )!;
+    expect(owned.tables.map((t) => [`${t.family} ${t.name}`, t.jumps])).toEqual([
+      [table, [{ chain: 'input', before: before.handle }]],
+    ]);
+  });
+
+  it('names the rule where no place helps, and what to do', async () => {
+    const { at, notes } = await places('raw-drop');
+    expect(at).toEqual([['inet cfsync', []]]);
+    expect(notes).toEqual([
+      expect.stringMatching(/^chain inet raw prerouting .*handle \d+.*by hand/),
+    ]);
+  });
+
+  it('calls a rule for all of the ranges no open port', async () => {
+    expect((await places('full-list')).notes).toEqual([]);
+  });
+
+  it("takes lower-case chains of ip filter for nft's own", async () => {
+    expect((await places('lowercase')).at.map(([name]) => name)).toEqual([
+      'ip filter',
+      'ip6 filter',
+    ]);
   });
 
   it('says nothing of bans, other ports and other states', async () => {

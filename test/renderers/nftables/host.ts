@@ -4,11 +4,19 @@ import nftables from '../../../renderers/nftables/index.ts';
 import type { Desired } from '../../../src/renderer.ts';
 import { desired } from '../../helpers/desired.ts';
 import { recorded } from '../../helpers/host.ts';
-import { listings } from '../../fixtures/nftables/listings.ts';
+import { listings, more as others } from '../../fixtures/nftables/listings.ts';
+
+/** eth0 has the default route. */
+export const files = {
+  '/proc/net/route': 'Iface\tDestination\neth0\t00000000\t0\t0\t0\t0\t0\t00000000\t0\t0\t0\n',
+};
 
 /** The rule set that a host has, as nft printed it (see fixtures), and nothing else of note. */
 export function hostWith(ruleset: keyof typeof listings, more: Record<string, string> = {}) {
-  return recorded({ answers: { 'nft -j -t list ruleset': listings[ruleset], ...more } });
+  return recorded({
+    answers: { 'nft -j -t list ruleset': listings[ruleset], ...others[ruleset], ...more },
+    files,
+  });
 }
 
 export async function wantOn(
@@ -30,6 +38,9 @@ export const nothingAround: NftAround = {
   dormant: [],
   sets: [],
   shared: [],
+  elements: [],
+  debug: '',
+  addresses: { v4: [], v6: [] },
   bridges: [],
   defaultRoutes: [],
   legacy: false,

@@ -13,7 +13,7 @@ import {
   ourSets,
   sharedSets,
 } from '../../fixtures/nftables/listings.ts';
-import { hostWith, wantOn } from './host.ts';
+import { files, hostWith, wantOn } from './host.ts';
 
 describe('plan', () => {
   it('loads sets before hooks, and checks all of it first', async () => {
@@ -48,7 +48,10 @@ describe('plan', () => {
       ['leftovers', leftoverSets],
     ] as const) {
       const answers = { [ruleset]: listings[name], ...sets };
-      const observed = await nftables.observe(recorded({ answers: single(answers) }), options);
+      const observed = await nftables.observe(
+        recorded({ answers: single(answers), files }),
+        options,
+      );
       expect(observed, name).toEqual(await nftables.observe(hostWith(name, sets), options));
     }
   });
