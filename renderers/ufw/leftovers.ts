@@ -1,10 +1,10 @@
 /** Finds in the rules files what scripts left there to let Cloudflare in, and puts it back where it stood. */
+import { commandOf } from './command.ts';
 import { asPrefix, type Family } from '../../src/prefix.ts';
 import { areWithin } from '../../src/plugin/ports.ts';
 import { namesOnly } from '../../src/feed/published.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
 import {
-  commandOf,
   identity,
   isAnywhere,
   parseRules,
@@ -25,8 +25,8 @@ export interface UfwStray extends Stray {
 
 export interface Leftovers {
   readonly strays: readonly UfwStray[];
-  /** What lets Cloudflare in and is not to be taken over, as the words after `ufw`. */
-  readonly left: readonly string[];
+  /** What lets Cloudflare in and is not to be taken over. */
+  readonly left: readonly Tuple[];
   /** The file without the strays. */
   readonly rest: RulesFile;
   /** The same with ours in their places. */
@@ -50,7 +50,7 @@ export function leftovers(
       for (const [other, its] of judged)
         if (its !== undefined && sameProfile(other.tuple!, tuple!)) judged.set(other, 'left');
   const strays: UfwStray[] = [];
-  const left = new Set<string>();
+  const left = new Set<Tuple>();
   const rest: Segment[] = [];
   const replaced: Segment[] = [];
   const standing = new Set(
@@ -62,13 +62,13 @@ export function leftovers(
     if (verdict === undefined || verdict === 'left') {
       rest.push(segment);
       replaced.push(segment);
-      if (verdict === 'left') left.add(commandOf(segment.tuple!));
+      if (verdict === 'left') left.add(segment.tuple!);
       continue;
     }
     const { lead, body, tuple } = segment as Required<Segment>;
     const prefix = asPrefix(tuple.from)!.text;
     strays.push({
-      text: `ufw ${commandOf(tuple)}`,
+      text: commandOf(tuple),
       prefixes: [prefix],
       ...(verdict.beyond === '' ? {} : { beyond: verdict.beyond }),
       family,

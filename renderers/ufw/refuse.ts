@@ -5,7 +5,8 @@ import type { Desired, Ranges } from '../../src/renderer.ts';
 import { count } from '../../src/text.ts';
 import { includesPort, isOfOurForm, within, type ChainRule, type Listing } from './chains.ts';
 import { isRunning, listings, used } from './in-force.ts';
-import { commandOf, identity, inputChain, isAnywhere, tupleOf, type Tuple } from './rules.ts';
+import { commandOf, deletionOf } from './command.ts';
+import { identity, inputChain, isAnywhere, tupleOf, type Tuple } from './rules.ts';
 import { labels, paths, programs, rulesIn, type UfwAround } from './state.ts';
 
 /** ufw knows a rule by its ports and addresses; with two of them it would change or delete the first. */
@@ -24,15 +25,15 @@ export function refuseClashes(
   throw new CfsyncError(
     exit.failed,
     `ufw: ${count(clashes.length, 'rule')} without the comment cfsync ${clashes.length === 1 ? 'has' : 'have'} the ports and the source of one of ours, and ufw takes the two for one; nothing was changed; cfsync adopt takes over those that allow, or run what stands below, then cfsync again`,
-    { detail: clashes.map((rule) => `ufw ${commandOf(rule)}: ${wayOut(rule)}`) },
+    { detail: clashes.map((rule) => `${commandOf(rule)}: ${wayOut(rule)}`) },
   );
 }
 
 /** ufw changes the comment of an allow rule in place, so that nobody is locked out meanwhile. */
 function wayOut(rule: Tuple): string {
   return rule.action === 'allow' && rule.log === ''
-    ? `make it cfsync's with: ufw ${commandOf(rule)} comment 'cfsync'`
-    : `delete it with: ufw delete ${commandOf(rule)}`;
+    ? `make it cfsync's with: ${commandOf(rule)} comment 'cfsync'`
+    : `delete it with: ${deletionOf(rule)}`;
 }
 
 /** Lockdown is what UFW does by itself, where nothing opens the ports. */
@@ -52,7 +53,7 @@ export function refuseOpenings(desired: Desired, ranges: Ranges, around: UfwArou
   if (rules.length > 0)
     refuse(
       `${count(rules.length, 'rule')} of UFW ${rules.length === 1 ? 'lets' : 'let'} others than Cloudflare in; nothing was changed; delete what stands below, or name the source under extra in the configuration`,
-      [...new Set(rules.map((rule) => `delete it with: ufw delete ${commandOf(rule)}`))],
+      [...new Set(rules.map((rule) => `delete it with: ${deletionOf(rule)}`))],
     );
   for (const [family, listing] of listings(around)) {
     const policy = listing.policies.get('INPUT');

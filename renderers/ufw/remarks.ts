@@ -4,7 +4,8 @@ import type { Desired, Notice } from '../../src/renderer.ts';
 import { count } from '../../src/text.ts';
 import { isUsed, listings, missingLink, used } from './in-force.ts';
 import { openingRules } from './refuse.ts';
-import { commandOf, isAnywhere } from './rules.ts';
+import { commandOf, deletionOf } from './command.ts';
+import { isAnywhere } from './rules.ts';
 import { labels, manyRules, type FamilyState, type UfwAround } from './state.ts';
 
 export function remarks(desired: Desired, v4: FamilyState, around: UfwAround): Notice[] {
@@ -32,7 +33,7 @@ export function remarks(desired: Desired, v4: FamilyState, around: UfwAround): N
     const open = used(around)
       .flatMap((family) => openingRules(family, desired, none, around))
       .filter((rule) => isAnywhere(rule.from))
-      .map((rule) => `ufw ${commandOf(rule)}`);
+      .map(commandOf);
     if (open.length > 0)
       say(
         'note',
@@ -47,7 +48,7 @@ export function remarks(desired: Desired, v4: FamilyState, around: UfwAround): N
   if (around.left?.length)
     say(
       'warning',
-      `left alone, though for Cloudflare's ranges, because of other ports or more conditions: ${around.left.map((words) => `ufw ${words}`).join('; ')}; ufw delete and the same words take one away`,
+      `left alone, though for Cloudflare's ranges, because of other ports or more conditions; each of these takes one away: ${[...new Set(around.left.map(deletionOf))].join('; ')}`,
     );
   if (around.docker.length > 0)
     say(

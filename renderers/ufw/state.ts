@@ -31,8 +31,8 @@ export interface UfwAround {
   readonly files: Readonly<Record<Family, RulesFile>>;
   /** The same with ours in the places of what is taken over, where something is. */
   readonly adopted?: Readonly<Partial<Record<Family, RulesFile>>>;
-  /** Rules for Cloudflare's ranges that cannot be taken over, as the words after `ufw`. */
-  readonly left?: readonly string[];
+  /** Rules for Cloudflare's ranges that cannot be taken over. */
+  readonly left?: readonly Tuple[];
   /** ENABLED in ufw.conf. */
   readonly enabled: boolean;
   /** Whether UFW looks after IPv6: IPV6 in /etc/default/ufw, and whether the kernel has any. */
