@@ -15,7 +15,7 @@ import { bool, checkKeys } from '../../src/plugin/options.ts';
 import { trustedOption } from '../../src/filters/trusted.ts';
 import { merge, none } from '../../src/prefix.ts';
 import { defineRenderer, type Notice } from '../../src/renderer.ts';
-import { adoptRemarks } from './adopt.ts';
+import { adoptRemarks, alwaysOn } from './adopt.ts';
 import { loaded, type IptAround } from './around.ts';
 import { families, setName, setType, tableNames } from './names.ts';
 import { heldRanges, lookAround, ownedTables, refuseLineEnds } from './observe.ts';
@@ -92,7 +92,19 @@ export default defineRenderer<IptOptions, IptOwned, IptAround>({
     const found = families.flatMap((family) => {
       const table = loaded(family, 'filter', around);
       if (table === undefined) return [];
-      return [{ family, ...findStrays(family, table, desired, known, around.accepted) }];
+      return [
+        {
+          family,
+          ...findStrays(
+            family,
+            table,
+            desired,
+            known,
+            around.accepted,
+            alwaysOn(family, around, desired),
+          ),
+        },
+      ];
     });
     // Nothing may be placed by a rule that goes.
     const rest = { ...around };

@@ -51,9 +51,13 @@ export async function acceptedSets(
   { v4, v6 }: Pick<IptAround, 'v4' | 'v6'>,
 ): Promise<IptAround['accepted']> {
   const rules = [v4, v6].flatMap((f) => f?.tables.find((t) => t.name === 'filter')?.rules ?? []);
-  const names = rules.flatMap(
-    ({ text }) => /-m set --match-set (\S+) src .*-j ACCEPT$/.exec(text)?.[1] ?? [],
-  );
+  const names = rules.flatMap(({ text }) => {
+    const [, accepted, kept] =
+      /-m set (?:--match-set (\S+) src .*-j ACCEPT$|! --match-set (\S+) src .*-j (?:DROP|REJECT)\b)/.exec(
+        text,
+      ) ?? [];
+    return accepted ?? kept ?? [];
+  });
   const sets = [...new Set(names)].filter((name) => !/^cfsync[46]$/.test(name));
   const members = await Promise.all(
     sets.map(async (name) => {

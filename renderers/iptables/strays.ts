@@ -2,9 +2,10 @@
 import type { Family } from '../../src/prefix.ts';
 import { namesAny, namesOnly } from '../../src/feed/published.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
-import { beyondOf, opens, type Asks } from '../../src/filters/strays.ts';
+import { beyondOf, opens, type Asks, type Left, type Other } from '../../src/filters/strays.ts';
 import { portRanges, type PortRange } from '../../src/plugin/ports.ts';
 import {
+  optionsOf,
   targetOf,
   wordsOf,
   type SavedRule,
@@ -28,17 +29,13 @@ export interface IptStray extends Stray, Place {
   readonly rule: string;
 }
 
-interface Found {
+interface Found extends Left {
   /** In order, chain by chain. */
   readonly strays: readonly IptStray[];
   /** The table without them. */
   readonly rest: SavedTable;
   /** Where the first of them counted: an index of INPUT without them. */
   readonly first: number;
-  /** Rules for Cloudflare's ranges that open other ports, alone or as well: they are left alone. */
-  readonly others: readonly string[];
-  /** Rules that ask a set which has such ranges and others as well: they are left alone. */
-  readonly mixed: readonly string[];
 }
 
 /** Chains by which UFW, CSF and firewalld are known: what stands in chains of theirs, they would write again. */
@@ -55,12 +52,15 @@ export function findStrays(
   desired: Desired,
   known: Ranges,
   sets: ReadonlyMap<string, readonly string[]>,
+  isAlways: (besides: string) => boolean,
 ): Found {
   const strays: IptStray[] = [];
-  const others: string[] = [];
+  const others: Other[] = [];
   const mixed: string[] = [];
+  const conditional: string[] = [];
+  const inverted: string[] = [];
   const rest = new Set(table.rules);
-  for (const [chain, ways] of waysIn(table)) {
+  for (const [chain, ways] of waysIn(table, isAlways)) {
     const seen = new Map<string, number>();
     const waiting: Omit<IptStray, 'before' | 'nth'>[] = [];
     const settle = (before: string | null, nth: number): void => {
@@ -71,7 +71,13 @@ export function findStrays(
       const text = `${tool[family]} -A ${chain} ${rule.text}`;
       // A comment with a line end cannot be given back to iptables-restore.
       const isRule = rule.text.endsWith('-j ACCEPT') && !rule.text.includes('\n');
-      const asks = isRule ? read(rule.text) : undefined;
+      const said = isRule ? read(rule.text) : undefined;
+      const asks = said !== undefined && isAlways(said.besides) ? said : undefined;
+      const named = namedIn(rule.text, sets);
+      if (asks === undefined && namesOnly(known, named.prefixes)) {
+        if (named.isInverted && /-j (DROP|REJECT)\b/.test(rule.text)) inverted.push(text);
+        else if (isRule && !named.isInverted && named.isForNew) conditional.push(text);
+      }
       const prefixes = asks?.source ?? sets.get(asks?.set ?? '') ?? [];
       if (!namesOnly(known, prefixes)) {
         if (namesAny(known, prefixes)) mixed.push(text);
@@ -84,7 +90,7 @@ export function findStrays(
           rest.delete(rule);
           continue;
         }
-        others.push(text);
+        others.push({ text, protocol: asks.protocol ?? ways[0]!.protocol });
       }
       // Our jump may go elsewhere, and marks no place.
       if (rule.text.endsWith(' -j CFSYNC')) continue;
@@ -99,16 +105,29 @@ export function findStrays(
   const first = input.findIndex(
     (rule) => !rest.has(rule) || chains.includes(targetOf(wordsOf(rule.text)) ?? ''),
   );
-  return { strays, rest: { ...table, rules: [...rest] }, first, others, mixed };
+  return {
+    strays,
+    rest: { ...table, rules: [...rest] },
+    first,
+    others,
+    mixed,
+    conditional,
+    inverted,
+  };
 }
 
 interface IptAsks extends Asks {
   readonly source?: readonly string[];
   readonly set?: string;
+  /** What else it asks for, which may hold for every connection: options, as they are saved. */
+  readonly besides: string;
 }
 
 /** The chains to look at, each with what is asked on every way from INPUT to there. */
-function waysIn(table: SavedTable): ReadonlyMap<string, readonly Asks[]> {
+function waysIn(
+  table: SavedTable,
+  isAlways: (besides: string) => boolean,
+): ReadonlyMap<string, readonly Asks[]> {
   const ways = new Map<string, readonly Asks[]>([['INPUT', [{ ports: [] }]]]);
   if (table.chains.some((chain) => managers.includes(chain.name))) return ways;
   const jumps = new Map<string, SavedRule[]>();
@@ -120,9 +139,10 @@ function waysIn(table: SavedTable): ReadonlyMap<string, readonly Asks[]> {
   }
   for (const { name, policy } of table.chains) {
     if (policy !== null || name.startsWith('CFSYNC')) continue;
-    const asked = (jumps.get(name) ?? []).map((rule) =>
-      rule.chain === 'INPUT' ? read(rule.text) : undefined,
-    );
+    const asked = (jumps.get(name) ?? []).map((rule) => {
+      const asks = rule.chain === 'INPUT' ? read(rule.text) : undefined;
+      return asks !== undefined && isAlways(asks.besides) ? asks : undefined;
+    });
     const all = asked.filter((asks) => asks !== undefined);
     if (all.length > 0 && all.length === asked.length) ways.set(name, all);
   }
@@ -134,18 +154,43 @@ function read(text: string): IptAsks | undefined {
   const words = wordsOf(text);
   const asks: { source?: string[]; set?: string; protocol?: 'tcp' | 'udp'; ports: PortRange[][] } =
     { ports: [] };
-  for (let i = 0; i < words.length; i += 2) {
-    const [option, value = ''] = words.slice(i, i + 2);
-    if (option === '-j' || option === '-g') return asks;
-    if (option === '-s') asks.source = [value];
+  const besides: string[] = [];
+  if (targetOf(words) === undefined) return undefined;
+  for (const { option, values, negated } of optionsOf(words)) {
+    const [value = '', more] = values;
+    if (option === '-m' || option === '--comment') continue;
+    if (/^(-i|-d|--tcp-flags)$/.test(option))
+      besides.push(...(negated ? ['!'] : []), option, ...values);
+    else if (negated) return undefined;
+    else if (option === '-s') asks.source = [value];
     else if (option === '-p' && (value === 'tcp' || value === 'udp')) asks.protocol = value;
     else if (option === '--dport' || option === '--dports') asks.ports.push(portRanges(value));
     else if (option === '--ctstate' || option === '--state') {
       if (!value.split(',').includes('NEW')) return undefined;
-    } else if (option === '--match-set' && words[i + 2] === 'src') {
-      asks.set = value;
-      i++;
-    } else if (option !== '-m' && option !== '--comment') return undefined;
+    } else if (option === '--match-set' && more === 'src') asks.set = value;
+    else return undefined;
   }
-  return undefined;
+  return { ...asks, besides: besides.join(' ') };
+}
+
+/** What any rule names as sources, whether it is for all others, and whether it may be about new connections. */
+function namedIn(
+  text: string,
+  sets: ReadonlyMap<string, readonly string[]>,
+): {
+  readonly prefixes: readonly string[];
+  readonly isInverted: boolean;
+  readonly isForNew: boolean;
+} {
+  let [prefixes, isInverted, isForNew]: [readonly string[], boolean, boolean] = [[], false, true];
+  for (const { option, values, negated } of optionsOf(wordsOf(text))) {
+    const isSet = option === '--match-set' && values[1] === 'src';
+    if (isSet || option === '-s') {
+      isInverted = negated;
+      prefixes = isSet ? (sets.get(values[0] ?? '') ?? []) : values;
+    }
+    if (/^--(ct)?state$/.test(option) && !values.join().split(',').includes('NEW'))
+      isForNew = negated;
+  }
+  return { prefixes, isInverted, isForNew };
 }

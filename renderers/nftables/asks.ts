@@ -8,6 +8,8 @@ export interface NftAsks extends Asks {
   readonly text: string;
   readonly sources: readonly string[];
   readonly set?: string;
+  /** What else it asks for, which may hold for every connection: matches of libnftables-json(5). */
+  readonly besides: readonly unknown[];
   readonly accepts: boolean;
 }
 
@@ -16,6 +18,7 @@ export function read(rule: Rule): NftAsks | undefined {
   const words: string[] = [];
   const sources: string[] = [];
   const ports: PortRange[][] = [];
+  const besides: unknown[] = [];
   let protocol: Asks['protocol'];
   let set: string | undefined;
   let accepts = false;
@@ -26,6 +29,13 @@ export function read(rule: Rule): NftAsks | undefined {
       words.push('accept');
     } else if ('match' in e) {
       const right = at(e, 'match', 'right');
+      const more = besideText(e.match);
+      if (more !== undefined) {
+        words.push(more);
+        besides.push(e.match);
+        if (more.startsWith('tcp ')) protocol = 'tcp';
+        continue;
+      }
       const field = fieldOf(at(e, 'match', 'left'));
       const value = textOf(right);
       const isPlain = ['==', 'in'].includes(String(at(e, 'match', 'op')));
@@ -54,7 +64,52 @@ export function read(rule: Rule): NftAsks | undefined {
     words.push(`comment "${comment}"`);
   }
   const text = words.join(' ');
-  return { text, sources, ...(set && { set }), ...(protocol && { protocol }), ports, accepts };
+  return {
+    text,
+    sources,
+    ...(set && { set }),
+    ...(protocol && { protocol }),
+    ports,
+    besides,
+    accepts,
+  };
+}
+
+/** A match of the way in, of the address here or of the flags of a first packet, in nft's syntax. */
+function besideText(match: unknown): string | undefined {
+  const [op, left, right] = ['op', 'left', 'right'].map((name) => at(match, name));
+  const key = at(left, 'meta', 'key');
+  if (op === '==' && (key === 'iifname' || key === 'iif'))
+    return typeof right === 'string' && /^[\w.@-]+$/.test(right) ? `${key} "${right}"` : undefined;
+  const [protocol, field] = [at(left, 'payload', 'protocol'), at(left, 'payload', 'field')];
+  const value = textOf(right);
+  if (op === '==' && field === 'daddr' && (protocol === 'ip' || protocol === 'ip6'))
+    return value && !value.startsWith('@') ? `${protocol} daddr ${value}` : undefined;
+  const and = at(left, '&');
+  const [inner, mask] = Array.isArray(and) ? (and as readonly unknown[]) : [left];
+  const isFlags =
+    at(inner, 'payload', 'protocol') === 'tcp' && at(inner, 'payload', 'field') === 'flags';
+  if (!isFlags || typeof right !== 'string' || value === undefined) return undefined;
+  if (mask === undefined) return op === 'in' ? `tcp flags ${value}` : `tcp flags == ${value}`;
+  const masked = Array.isArray(mask) ? textOf(mask)?.replaceAll(',', ' | ') : undefined;
+  return masked && op === '==' ? `tcp flags & (${masked}) == ${value}` : undefined;
+}
+
+/** The ranges that a rule names as sources, and whether it lets all others than these; for any rule. */
+export function namedSources({ expr }: Rule): {
+  readonly prefixes: readonly string[];
+  readonly set: string | undefined;
+  readonly isInverted: boolean;
+} {
+  for (const e of expr) {
+    const [left, right] = [at(e, 'match', 'left'), at(e, 'match', 'right')];
+    if (at(left, 'payload', 'field') !== 'saddr') continue;
+    const isInverted = at(e, 'match', 'op') === '!=';
+    if (typeof right === 'string' && right.startsWith('@'))
+      return { prefixes: [], set: right.slice(1), isInverted };
+    return { prefixes: elements(right) ?? [], set: undefined, isInverted };
+  }
+  return { prefixes: [], set: undefined, isInverted: false };
 }
 
 /** A rule in nft's syntax, where it is one of those that are understood here. */

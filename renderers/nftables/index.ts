@@ -17,7 +17,7 @@ import { checkKeys, oneOf } from '../../src/plugin/options.ts';
 import { exempt, refuseOpen, trustedOption } from '../../src/filters/trusted.ts';
 import { merge } from '../../src/prefix.ts';
 import { defineRenderer, type Notice, type RunStep, type Step } from '../../src/renderer.ts';
-import { isAdoptable, remarks } from './adopt.ts';
+import { alwaysOn, isAdoptable, remarks } from './adopt.ts';
 import type { NftAround } from './around.ts';
 import { attachTo, refuseElsewhere } from './attach.ts';
 import { acceptedSets, ask, isOurs, lookAround, ownedTable } from './observe.ts';
@@ -125,7 +125,14 @@ export default defineRenderer<NftOptions, NftOwned, NftAround>({
 
   adopt({ owned, around }, desired, known) {
     const bases = around.chains.filter((chain) => isAdoptable(chain, around));
-    const found = findStrays(bases, around.rules, around.accepted, desired, known);
+    const found = findStrays(
+      bases,
+      around.rules,
+      around.accepted,
+      desired,
+      known,
+      alwaysOn(around, desired),
+    );
     // Nothing may be placed by a rule that goes.
     const rest = { ...around, rules: found.rest, adopted: found.places, remarks: remarks(found) };
     return { owned: { ...owned, strays: found.strays }, around: rest };

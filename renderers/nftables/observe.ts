@@ -20,7 +20,7 @@ import type { NftAround } from './around.ts';
 import { jumpsIn } from './jumps.ts';
 import { bases, byName, isOwn, isSetName, setNames, setType, type NftTable } from './owned.ts';
 import { ruleText } from './rule-text.ts';
-import { uses, type AcceptedSet } from './strays.ts';
+import { isInvertedDrop, uses, type AcceptedSet } from './strays.ts';
 
 const unsupported = [
   /Protocol not supported|Unable to initialize Netlink/,
@@ -92,7 +92,9 @@ export async function lookAround(
 
 /** Read each by itself, as ours are, and only those: a set of banned addresses may be large. */
 export async function acceptedSets(host: Host, listing: Listing): Promise<AcceptedSet[]> {
-  const accepts = listing.rules.filter((rule) => rule.expr.some((e) => 'accept' in e));
+  const accepts = listing.rules.filter(
+    (rule) => rule.expr.some((e) => 'accept' in e) || isInvertedDrop(rule),
+  );
   const sets = listing.sets.flatMap(({ family, table, name, type, flags }) => {
     const set = { family: family as Family, table, name };
     const plain =

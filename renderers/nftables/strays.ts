@@ -11,9 +11,16 @@ import {
   type Family,
   type Rule,
 } from '../../src/filters/nft/listing.ts';
-import { beyondOf, opens, type Asks, type Opens } from '../../src/filters/strays.ts';
+import {
+  beyondOf,
+  opens,
+  type Asks,
+  type Left,
+  type Opens,
+  type Other,
+} from '../../src/filters/strays.ts';
 import type { Desired, Ranges, Stray } from '../../src/renderer.ts';
-import { read, readElement } from './asks.ts';
+import { namedSources, read, readElement, type NftAsks } from './asks.ts';
 
 interface RuleStray extends Stray {
   readonly family: Family;
@@ -45,16 +52,12 @@ export interface AcceptedSet {
   readonly elem: readonly unknown[];
 }
 
-interface Found {
+interface Found extends Left {
   readonly strays: readonly NftStray[];
   /** The rules of the host without them. */
   readonly rest: readonly Rule[];
   /** The base chains in which they count, and from where on: an index of the chain without them. */
   readonly places: readonly { readonly chain: Chain; readonly at: number }[];
-  /** Rules for Cloudflare's ranges that open other ports, alone or as well: they are left alone. */
-  readonly others: readonly string[];
-  /** What has ranges of Cloudflare's and serves something else as well: it is left alone. */
-  readonly mixed: readonly string[];
 }
 
 /** So many rules below a stray may go before its place is no longer known. */
@@ -63,6 +66,7 @@ const landmarks = 8;
 /** A rule that accepts what a set holds, on the ways there are to it. */
 interface Asker {
   readonly rule: Rule;
+  readonly protocol: Asks['protocol'];
   readonly text: string;
   readonly all: readonly Opens[];
 }
@@ -78,33 +82,44 @@ export function findStrays(
   sets: readonly AcceptedSet[],
   desired: Desired,
   known: Ranges,
+  isAlways: (asks: NftAsks) => boolean,
 ): Found {
-  const others: string[] = [];
+  const others: Other[] = [];
   const mixed: string[] = [];
+  const conditional: string[] = [];
   const found = new Map<Rule, Stray & { readonly rule: string }>();
   const askers = new Map<string, Asker[]>();
-  const ways = waysIn(bases, rules);
+  const ways = waysIn(bases, rules, isAlways);
   for (const rule of rules) {
     const isTheirs = rule.chain !== chainName && isWritable(rule.table) && isWritable(rule.chain);
     const here = isTheirs ? (ways.get(nameOf(rule)) ?? []) : [];
-    const asks = here.length === 0 ? undefined : read(rule);
-    if (asks?.accepts !== true) continue;
+    if (here.length === 0 || !rule.expr.some((e) => 'accept' in e)) continue;
+    const asks = read(rule);
+    if (asks === undefined || !isAlways(asks)) {
+      const { prefixes, isInverted } = namedSources(rule);
+      if (!isInverted && namesOnly(known, prefixes) && isForNew(rule))
+        conditional.push(asks ? `add rule ${nameOf(rule)} ${asks.text}` : handleOf(rule));
+      continue;
+    }
     const all = here.map((way) => opens(desired, way, asks));
     const text = `add rule ${nameOf(rule)} ${asks.text}`;
+    const protocol = asks.protocol ?? here[0]!.protocol;
     if (asks.set !== undefined) {
       const set = setName(rule, asks.set);
       const list = askers.get(set);
-      if (list === undefined) askers.set(set, [{ rule, text, all }]);
-      else list.push({ rule, text, all });
+      if (list === undefined) askers.set(set, [{ rule, text, all, protocol }]);
+      else list.push({ rule, text, all, protocol });
     } else if (!namesOnly(known, asks.sources)) {
       if (namesAny(known, asks.sources)) mixed.push(text);
-    } else if (all.includes('others')) others.push(text);
+    } else if (all.includes('others')) others.push({ text, protocol });
     else found.set(rule, { ...strayOf(text, asks.sources, all), rule: asks.text });
   }
 
   const inRules = placed(found, rules);
   const counting = new Set(found.keys());
+  const inverted = invertedRules(rules, ways, sets, known);
   const inSets = sets.map((set) => {
+    if (inverted.some((rule) => uses(rule, set))) return { strays: [], others: [], mixed: [] };
     const here = askers.get(setName(set, set.name)) ?? [];
     const one = straysIn(set, here, rules, known);
     if (one.strays.length > 0) for (const { rule } of here) counting.add(rule);
@@ -116,7 +131,42 @@ export function findStrays(
     places: placesOf(bases, rules, counting),
     others: [...others, ...inSets.flatMap((one) => one.others)],
     mixed: [...mixed, ...inSets.flatMap((one) => one.mixed)],
+    conditional,
+    inverted: inverted.map(handleOf),
   };
+}
+
+/** Rules that drop whoever is not on a list of Cloudflare's. */
+function invertedRules(
+  rules: readonly Rule[],
+  ways: ReadonlyMap<string, readonly Asks[]>,
+  sets: readonly AcceptedSet[],
+  known: Ranges,
+): readonly Rule[] {
+  return rules.filter((rule) => {
+    if (!ways.has(nameOf(rule)) || !isInvertedDrop(rule)) return false;
+    const { prefixes, set } = namedSources(rule);
+    if (set === undefined) return namesOnly(known, prefixes);
+    const held = sets.find((one) => setName(one, one.name) === setName(rule, set));
+    return namesOnly(known, held?.elem.flatMap((elem) => readElement(elem).prefixes) ?? []);
+  });
+}
+
+export function isInvertedDrop(rule: Rule): boolean {
+  return rule.expr.some((e) => 'drop' in e || 'reject' in e) && namedSources(rule).isInverted;
+}
+
+/** A rule that nft itself would have to print. */
+function handleOf(rule: Rule): string {
+  return `rule ${nameOf(rule)} handle ${rule.handle}`;
+}
+
+/** Whether it may be about new connections at all. */
+function isForNew({ expr }: Rule): boolean {
+  return expr.every((e) => {
+    if (at(e, 'match', 'left', 'ct', 'key') !== 'state') return true;
+    return JSON.stringify(at(e, 'match', 'right')).includes('"new"');
+  });
 }
 
 /** @param askers Its rules that accept on known conditions. */
@@ -136,7 +186,7 @@ function straysIn(
   if (rules.filter((rule) => uses(rule, set)).length > askers.length)
     return { ...nothing, mixed: [`set ${name}`] };
   const other = askers.filter(({ all }) => all.includes('others'));
-  if (other.length > 0) return { ...nothing, others: other.map(({ text }) => text) };
+  if (other.length > 0) return { ...nothing, others: other };
   const all = askers.flatMap((asker) => asker.all);
   const strays = ranges.map(({ element, prefixes, comment }) => ({
     ...strayOf(`add element ${name} { ${element} }`, prefixes, all),
@@ -201,6 +251,7 @@ function placesOf(
 function waysIn(
   bases: readonly Chain[],
   rules: readonly Rule[],
+  isAlways: (asks: NftAsks) => boolean,
 ): ReadonlyMap<string, readonly Asks[]> {
   const isBase = new Set(bases.map(nameOf));
   const asked = new Map<string, (Asks | undefined)[]>();
@@ -211,7 +262,8 @@ function waysIn(
       hidden.add(nameOf({ ...rule, chain: '' }));
     for (const target of targetsOf(rule)) {
       const name = nameOf({ ...rule, chain: target });
-      const asks = isBase.has(nameOf(rule)) ? read(rule) : undefined;
+      const said = isBase.has(nameOf(rule)) ? read(rule) : undefined;
+      const asks = said !== undefined && isAlways(said) ? said : undefined;
       const list = asked.get(name);
       if (list === undefined) asked.set(name, [asks]);
       else list.push(asks);

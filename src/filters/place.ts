@@ -158,8 +158,13 @@ export function translated(site: Site, desired: Desired): readonly number[] {
 }
 
 /** First packets to each of the ports, of each family. */
-function* packets(
-  { families, interfaces, addresses, busy = false }: Site,
+export function* packets(
+  {
+    families,
+    interfaces,
+    addresses,
+    busy = false,
+  }: Pick<Site, 'families' | 'interfaces' | 'addresses' | 'busy'>,
   desired: Desired,
 ): Generator<Packet> {
   for (const family of families)

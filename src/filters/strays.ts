@@ -36,30 +36,56 @@ export function beyondOf(all: readonly Opens[]): string | undefined {
   return most && `they reach every other ${most} as well`;
 }
 
-/**
- * What is said of rules for Cloudflare's ranges that are not taken over.
- * @param others They open other ports, alone or as well.
- * @param mixed They serve something else as well.
- */
-export function leftAlone(others: readonly string[], mixed: readonly string[]): Notice[] {
-  const warn = (text: string): Notice => ({ level: 'warning', text });
-  const names = (list: readonly string[]): string => few(list.map(escape));
-  return [
-    ...(others.length === 0
-      ? []
-      : [
-          warn(
-            `rules for Cloudflare's ranges that open other ports stay as they are (${names(others)}); to take them over, name those ports as well with --ports`,
-          ),
-        ]),
-    ...(mixed.length === 0
-      ? []
-      : [
-          warn(
-            `what has ranges of Cloudflare's and serves something else as well stays as it is (${names(mixed)}); take the ranges out by hand`,
-          ),
-        ]),
+/** A rule that opens other ports. */
+export interface Other {
+  readonly text: string;
+  /** Undefined: any. */
+  readonly protocol: Asks['protocol'];
+}
+
+/** What stays the admin's, as it is printed. */
+export interface Left {
+  /** They open other ports, alone or as well. */
+  readonly others: readonly Other[];
+  /** They serve something else as well. */
+  readonly mixed: readonly string[];
+  /** They ask for something else that not every connection of Cloudflare's is known to fulfil. */
+  readonly conditional: readonly string[];
+  /** They keep out everybody but the ranges of an old list. */
+  readonly inverted: readonly string[];
+}
+
+/** What is said of rules for Cloudflare's ranges that are not taken over. */
+export function leftAlone({ others, mixed, conditional, inverted }: Left): Notice[] {
+  const flags = [
+    ...(others.some(({ protocol }) => protocol !== 'udp') ? ['--ports'] : []),
+    ...(others.some(({ protocol }) => protocol !== 'tcp') ? ['--udp-ports'] : []),
   ];
+  const kinds = [
+    [
+      others.map(({ text }) => text),
+      (names: string) =>
+        `rules for Cloudflare's ranges that open other ports stay as they are (${names}); to take them over, name those ports as well with ${flags.join(' or ')}`,
+    ],
+    [
+      mixed,
+      (names: string) =>
+        `what has ranges of Cloudflare's and serves something else as well stays as it is (${names}); take the ranges out by hand`,
+    ],
+    [
+      conditional,
+      (names: string) =>
+        `left alone, because they ask for more than the ranges and the ports, which not every connection of Cloudflare's may fulfil: ${names}; delete them by hand where they are not needed beside ours`,
+    ],
+    [
+      inverted,
+      (names: string) =>
+        `left alone, because they keep out whoever an old list does not have: ${names}; --mode lockdown does that with the list of today, so apply it and then delete them by hand`,
+    ],
+  ] as const;
+  return kinds
+    .filter(([list]) => list.length > 0)
+    .map(([list, say]): Notice => ({ level: 'warning', text: say(few(list.map(escape))) }));
 }
 
 /** The warning that what was taken over may be written again. @param files Those that are loaded at boot. */

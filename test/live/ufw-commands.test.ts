@@ -20,7 +20,7 @@ for line in json.load(sys.stdin):
     where = lambda a: 'any' if a in ('0.0.0.0/0', '::/0') else a
     out.append(dict(remove=r.remove, action=r.action, log=r.logtype, route=r.forward, protocol=r.protocol,
         ports='app' if r.dapp else r.dport, to=where(r.dst), fromPorts='app' if r.sapp else r.sport, source=where(r.src),
-        toApp=r.dapp, fromApp=r.sapp, direction=r.direction, input=r.interface_in, output=r.interface_out))
+        toApp=r.dapp, fromApp=r.sapp, comment=r.comment, direction=r.direction, input=r.interface_in, output=r.interface_out))
 json.dump(out, sys.stdout)
 `;
 
@@ -77,7 +77,7 @@ describeLive('commands of ufw', { programs: ['ufw', 'python3', 'iptables'] }, ()
       );
     const where = (text: string): string => (text === '0.0.0.0/0' ? 'any' : text);
     const expected = (remove: boolean) =>
-      tuples.map(({ comment: _, from, ...one }) => ({
+      tuples.map(({ from, ...one }) => ({
         ...one,
         remove,
         to: where(one.to),
@@ -94,7 +94,7 @@ describeLive('commands of ufw', { programs: ['ufw', 'python3', 'iptables'] }, ()
     try {
       const run = (...args: readonly string[]) =>
         lab.cfsync([...args, '-b', 'ufw', '--source', 'bundled', '--ports', '443']);
-      const [cloudflare] = ['173.245.48.0/20'];
+      const cloudflare = '173.245.48.0/20';
       const route = `route allow proto tcp from ${cloudflare} to any port 443`;
       await lab.origin.must(['sh', '-ec', `ufw ${route}; ufw --force enable`]);
       expect((await run('apply')).code).toBe(exit.ok);

@@ -46,6 +46,8 @@ describe('adopt', () => {
       [
         'iptables -A INPUT -p tcp -m set --match-set cloudflare src -m multiport --dports 80,443 -j ACCEPT',
       ],
+      // Every connection comes by eth0.
+      ['iptables -A INPUT -s 103.21.244.0/22 -i eth0 -p tcp -m tcp --dport 443 -j ACCEPT'],
       ['iptables -A CLOUDFLARE -s 103.22.200.0/22 -j ACCEPT'],
       ['iptables -A CLOUDFLARE -s 103.31.4.0/22 -p tcp -m tcp --dport 443 -j ACCEPT'],
       ['iptables -A PANEL -s 103.31.4.0/22 -p tcp -m tcp --dport 443 -j ACCEPT'],
@@ -100,7 +102,7 @@ describe('adopt', () => {
     const v4 = printed('leftovers.save').replaceAll('--match-set mixed', '--match-set constructor');
     const answers = { 'ipset save constructor': { code: 1, stdout: '', stderr: '' } };
     const { observed } = await adoptOn({ v4, answers });
-    expect(observed.owned.strays).toHaveLength(10);
+    expect(observed.owned.strays).toHaveLength(11);
   });
 
   it('takes nothing of our own chains for theirs', async () => {

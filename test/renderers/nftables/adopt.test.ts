@@ -63,6 +63,8 @@ describe('adopt', () => {
       [`${input} ip saddr 104.16.0.0/13 tcp dport 443 accept`],
       [`${input} ip saddr 104.16.0.0-104.31.255.255 tcp dport { 80, 443 } accept`],
       [`${input} ip6 saddr 2400:cb00::/32 tcp dport 443 accept`],
+      // Every connection comes by eth0.
+      [`${input} iifname "eth0" ip saddr 103.21.244.0/22 tcp dport 443 accept`],
       ['add element inet filter cf4 { 104.16.0.0/12 }'],
       ['add element inet filter cf4 { 173.245.48.0/20 }'],
       ['add element inet filter merged { 104.16.0.0-104.27.255.255 }'],
@@ -78,13 +80,39 @@ describe('adopt', () => {
   it('says what stays as it is, and why', async () => {
     const { notices, observed } = adoptOn(await leftovers());
     expect(notices).toContain('add rule inet filter control ip saddr 103.31.4.0/22 accept');
-    expect(notices).toContain('; and 4 more); to take them over, name those ports as well');
+    expect(notices).toContain(
+      '; and 4 more); to take them over, name those ports as well with --ports or --udp-ports',
+    );
+    expect(notices).toMatch(
+      /^left alone, because they ask for more than the ranges and the ports, .*: rule inet filter input handle \d+; /m,
+    );
     expect(notices).toMatch(
       /serves something else as well stays as it is \(add rule [^;]*192\.0\.2\.0\/24[^;]*; element inet filter merged \{ 172\.64\.0\.0-172\.72\.255\.255 \}; set inet filter used\)/,
     );
     expect(notices).toContain('brings them back');
     const gone = parseListing(listings.leftovers).rules.length - observed.around.rules.length;
     expect(gone).toBe(observed.owned.strays!.filter((s) => 'rule' in s).length);
+  });
+
+  it('names an inverted list, which lockdown keeps better', async () => {
+    const now = await nftables.observe(hostWith('inverted'), nftables.options({}));
+    const { notices, owned } = adoptOn(now);
+    expect(notices).toMatch(
+      /^left alone, because they keep out whoever an old list does not have: rule inet filter input handle \d+; --mode lockdown/,
+    );
+    expect(owned.strays).toBeUndefined();
+  });
+
+  it('takes over what stands behind the way in, and not what stands behind another', async () => {
+    const now = await nftables.observe(hostWith('behind-interface'), nftables.options({}));
+    const { observed } = adoptOn(now);
+    expect(observed.owned.strays!.map(({ text }) => text)).toEqual([
+      `${input} iifname "eth0" tcp dport { 80, 443 } ip saddr { 104.16.0.0/12, 173.245.48.0/20 } accept`,
+    ]);
+    const around = { ...now.around, defaultRoutes: ['eth0', 'eth1'] };
+    const other = adoptOn({ ...now, around });
+    expect(other.observed.owned.strays).toEqual([]);
+    expect(other.notices).toContain('left alone, because they ask for more than the ranges');
   });
 
   it('takes over other ports when they are named', async () => {

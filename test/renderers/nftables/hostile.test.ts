@@ -54,7 +54,7 @@ const statement = `(?:tcp|udp) dport (?:\\d+|\\{ \\d+(?:, \\d+)* \\})|ip6? saddr
 /** And what an admin's rule may say that is put back. */
 const address = '[0-9a-f:.]+(?:/\\d+|-[0-9a-f:.]+)?';
 const ports = '\\d+(?:-\\d+)?';
-const theirs = `${statement}|(?:tcp|udp|th) dport (?:${ports}|\\{ ${ports}(?:, ${ports})* \\})|ip6? saddr (?:${address}|\\{ ${address}(?:, ${address})* \\})|(?:meta l4proto|ip protocol|ip6 nexthdr) (?:tcp|udp)|ct state (?:[a-z]+(?:,[a-z]+)*|\\{ [a-z]+(?:, [a-z]+)* \\})`;
+const theirs = `${statement}|iif "[\\w.@-]+"|ip6? daddr (?:${address}|\\{ ${address}(?:, ${address})* \\})|tcp flags (?:== |& \\([\\w |]+\\) == )?[\\w,]+|(?:tcp|udp|th) dport (?:${ports}|\\{ ${ports}(?:, ${ports})* \\})|ip6? saddr (?:${address}|\\{ ${address}(?:, ${address})* \\})|(?:meta l4proto|ip protocol|ip6 nexthdr) (?:tcp|udp)|ct state (?:[a-z]+(?:,[a-z]+)*|\\{ [a-z]+(?:, [a-z]+)* \\})`;
 const line = new RegExp(
   `^(?:${[
     `(?:add|delete) table ${table}`,
