@@ -103,7 +103,7 @@ describe('what nft prints', () => {
     );
     expect(reach.observed).toBeGreaterThan(400);
     expect(reach.planned).toBeGreaterThan(800);
-  }, 60_000);
+  }, 240_000);
 
   test.each(pumps)('is read in time that grows with its length: %j', async (piece) => {
     await expectLinear(
