@@ -16,6 +16,7 @@ import {
   PrefixError,
   quote,
   subtract,
+  withoutLength,
 } from '../src/prefix.ts';
 
 const published = (name: string) =>
@@ -309,4 +310,14 @@ test('quote makes foreign text fit for a message', () => {
   expect(quote('\ufeff\u{1f600}')).toBe('"\\u{feff}\\u{1f600}"');
   expect(quote('x'.repeat(60))).toBe(`"${'x'.repeat(60)}"`);
   expect(quote('x'.repeat(61))).toBe(`"${'x'.repeat(60)}"...`);
+});
+
+test('a length goes where it is that of one address of its family', () => {
+  const list = ['192.0.2.1/32', '192.0.2.0/24', '2001:db8::1/128', '2400:cb00::/32'];
+  expect(list.map(withoutLength)).toEqual([
+    '192.0.2.1',
+    '192.0.2.0/24',
+    '2001:db8::1',
+    '2400:cb00::/32',
+  ]);
 });

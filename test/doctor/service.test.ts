@@ -58,7 +58,7 @@ describe('service', () => {
     expect(await look(service, on({ units, tcp: on80Loopback }))).toEqual([]);
     const tunnel = {
       running: ['cloudflared'],
-      files: { '/proc/100/cmdline': 'cloudflared\0tunnel\0run\0' },
+      files: { '/proc/100/cmdline': 'cloudflared\0tunnel\0--url\0http://127.0.0.1\0' },
     };
     const host = on({ units, ...tunnel });
     const list = async (path: string) =>
