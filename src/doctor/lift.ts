@@ -32,7 +32,7 @@ export function lift(
     };
   if (set === undefined) return liftRules(hits, saves);
   const name = set.replace(/^ipset /, '');
-  const held = set === name ? nftElements(nft?.json ?? '{}', set) : ipsetElements(ipset, name);
+  const held = set === name ? nftElements(nft, set) : ipsetElements(ipset, name);
   // A part of an element cannot be taken out.
   if (!addresses.every((address) => held.includes(withLength(address))))
     return {
@@ -87,12 +87,14 @@ function joined(commands: readonly string[]): Pick<Finding, 'command' | 'advice'
 }
 
 /** Of a set named `inet filter bad`, each with its length. */
-function nftElements(json: string, name: string): readonly string[] {
-  const all = listOf(at(JSON.parse(json) as unknown, 'nftables'));
-  const set = all
+function nftElements(nft: FilterSeen['nft'], name: string): readonly string[] {
+  const all = [nft?.json ?? '{}', ...(nft?.elements ?? [])].flatMap((json) =>
+    listOf(at(JSON.parse(json) as unknown, 'nftables')),
+  );
+  const found = all
     .map((one) => at(one, 'set'))
-    .find((one) => ['family', 'table', 'name'].map((key) => at(one, key)).join(' ') === name);
-  return elementTexts(listOf(at(set, 'elem'))) ?? [];
+    .filter((one) => ['family', 'table', 'name'].map((key) => at(one, key)).join(' ') === name);
+  return elementTexts(found.flatMap((one) => listOf(at(one, 'elem')))) ?? [];
 }
 
 /** As `ipset save` prints them, with options behind. */

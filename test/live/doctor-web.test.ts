@@ -274,8 +274,10 @@ describeLive(
         await origin.must(['nginx', '-s', 'reload']);
         const asked = () =>
           lab.edge.must([
-            ...(['curl', '-s', '-o', '/dev/null', '-w', '%{http_code}'] as const),
-            ...['-H', 'CF-Connecting-IP: 192.0.2.77', `http://${origin.v4}/`],
+            'curl',
+            ...'-s -o /dev/null -w %{http_code} -H'.split(' '),
+            'CF-Connecting-IP: 192.0.2.77',
+            `http://${origin.v4}/`,
           ]);
         await expect.poll(asked).toBe('403');
         expect(await first()).toMatchObject({ check: 'real-ip', level: 'problem' });
