@@ -24,12 +24,7 @@ export function letIn(
   context: DoctorContext,
 ): Remedy {
   const backend = backendOf(survey.filters, rule, context);
-  // The backend finds its place before rules of a base chain itself.
-  const isDeep =
-    backend === 'nftables' &&
-    rule !== undefined &&
-    !survey.filters.ruleset.bases.some(({ end }) => end.place === rule.place);
-  if (!isDeep && wishes.every((wish) => ends(survey, backend, 'accept', wish)))
+  if (wishes.every((wish) => ends(survey, backend, 'accept', wish)))
     return { command: applyCommand(backend, context) };
   return { advice: byHand(survey, rule, wishes) };
 }
