@@ -83,6 +83,7 @@ export default defineConfig({
           name: 'engine',
           test: /\/src\/engine\/(apply|back|guard|locks|perform|plan|rivals|verify)\.ts$/,
         },
+        { name: 'rules', test: /\/src\/filters\/(nft|iptables)\// },
         { name: 'run', test: /\/src\/run\/(again|attempt|change|judged|plan|show-plan)\.ts$/ },
       ],
     },
