@@ -26,7 +26,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
-	bash curl fail2ban fish git iproute2 ipset iptables mandoc nftables nginx-light perl procps python3 strace \
+	apache2 bash curl fail2ban fish git iproute2 ipset iptables mandoc nftables nginx-light perl procps python3 strace \
 	systemd ufw util-linux zsh
 command -v kubectl >/dev/null || apt-get install -y --no-install-recommends kubernetes-client
 # Of prometheus (19 MB, 96 MB unpacked) promtool alone: the package brings a server and its account.

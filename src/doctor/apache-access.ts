@@ -1,9 +1,10 @@
 /** Judges whom an Apache lets in, and whom it counts as one. */
 import type { Directive } from '../../renderers/nginx/configuration.ts';
-import { isEmpty, none, subtract } from '../prefix.ts';
+import { groupBy } from '../group.ts';
+import { isEmpty, network, none, subtract } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import { few } from '../text.ts';
-import { accessList, headers, prefixes, type View } from './access-list.ts';
+import { accessList, headers, prefixes, type Rule, type View } from './access-list.ts';
 import type { Finding } from './check.ts';
 import { directiveText } from './configuration.ts';
 
@@ -36,17 +37,17 @@ export function requires(
   ranges: Ranges,
 ): readonly Finding[] {
   const all = directives.filter(({ words }) => words[0]!.toLowerCase() === 'require');
-  const byAddress = all.filter(
-    ({ words }) => words[1] === 'ip' || words.slice(1, 3).join() === 'not,ip',
-  );
-  const places = [...new Set(byAddress.map(({ blocks }) => blocks.join()))];
+  const isByAddress = ({ words }: Directive): boolean =>
+    words[1] === 'ip' || words.slice(1, 3).join() === 'not,ip';
   const view = apacheView(directives, lists, ranges);
-  return places.flatMap((place) => {
-    const here = byAddress.filter(({ blocks }) => blocks.join() === place);
-    const { blocks } = here[0]!;
+  const places = groupBy(all, ({ blocks }) => withoutAny(blocks).join());
+  return [...places.values()].flatMap((list) => {
+    const here = list.filter(isByAddress);
+    if (here.length === 0) return [];
+    const blocks = withoutAny(here[0]!.blocks);
     const mixed =
       blocks.some((block) => /^Require(?:Any|All|None)#/i.test(block)) ||
-      all.some((one) => one.blocks.join() === place && !here.includes(one)) ||
+      list.length > here.length ||
       here.some(({ words }) => words[1] === 'not');
     if (mixed)
       return [
@@ -58,15 +59,67 @@ export function requires(
           evidence: here.slice(0, 3).map(directiveText),
         },
       ];
-    const rules = here.flatMap((one) =>
-      one.words.slice(2).map((what) => ({ allow: true, what, line: directiveText(one) })),
-    );
+    const rules = here.flatMap((one) => rulesOf(one, true));
     const shut = { allow: false, what: 'all', line: 'and nothing else is let in there' };
-    const share = blocks.some((block) => /^(?:Location|Directory|Files)/i.test(block))
-      ? ('part' as const)
-      : ('all' as const);
-    return accessList([...rules, shut], view, ranges, share, 'Apache');
+    return accessList([...rules, shut], view, ranges, shareOf(blocks), 'Apache');
   });
+}
+
+/** Any of several is what counts without <RequireAny> as well (mod_authz_core). */
+function withoutAny(blocks: readonly string[]): readonly string[] {
+  return /^RequireAny#/i.test(blocks.at(-1) ?? '') ? blocks.slice(0, -1) : blocks;
+}
+
+/** Order, Allow and Deny of mod_access_compat, which Debian loads. */
+export function allows(
+  directives: readonly Directive[],
+  lists: Lists,
+  ranges: Ranges,
+): readonly Finding[] {
+  const named = directives.filter(({ words }) => /^(?:order|allow|deny)$/i.test(words[0]!));
+  const view = apacheView(directives, lists, ranges);
+  return [...groupBy(named, ({ blocks }) => blocks.join()).values()].flatMap((list) => {
+    const of = (name: string): readonly Directive[] =>
+      list.filter(({ words }) => words[0]!.toLowerCase() === name);
+    const [order] = of('order').slice(-1);
+    const allowFirst = /^(?:allow,deny|mutual-failure)$/i.test(order?.words[1] ?? '');
+    const allowed = of('allow').flatMap((one) => rulesOf(one, true));
+    const denied = of('deny').flatMap((one) => rulesOf(one, false));
+    const isShut = denied.some(({ what }) => what === 'all');
+    // Then nobody gets in, whoever he is.
+    if (allowFirst && isShut) return [];
+    const shut = {
+      allow: false,
+      what: 'all',
+      line: `and ${order?.words.join(' ')} refuses all others`,
+    };
+    const rules = [...allowed, ...denied, ...(allowFirst ? [shut] : [])];
+    return accessList(rules, view, ranges, shareOf(list[0]!.blocks), 'Apache');
+  });
+}
+
+/** After `Require ip`, `Require not ip`, `Allow from` and `Deny from`. */
+function rulesOf(directive: Directive, allow: boolean): readonly Rule[] {
+  const line = directiveText(directive);
+  return directive.words
+    .slice(2)
+    .map((word) => ({ allow, what: word.toLowerCase() === 'all' ? 'all' : asCidr(word), line }));
+}
+
+/** `10.1` is 10.1.0.0/16, and a mask may be written out (mod_authz_host). */
+function asCidr(word: string): string {
+  if (/^\d+(?:\.\d+){0,2}\.?$/.test(word)) {
+    const bytes = word.replace(/\.$/, '').split('.');
+    return `${[...bytes, '0', '0', '0'].slice(0, 4).join('.')}/${bytes.length * 8}`;
+  }
+  const [address, mask = ''] = word.split('/');
+  if (!/^\d+(?:\.\d+){3}$/.test(mask)) return network(word) ?? word;
+  const bits = mask.split('.').map((byte) => Number(byte).toString(2).padStart(8, '0'));
+  return network(`${address}/${bits.join('').replace(/0+$/, '').length}`) ?? word;
+}
+
+function shareOf(blocks: readonly string[]): 'all' | 'part' {
+  return blocks.some((block) => /^(?:Location|Directory|Files)/i.test(block)) ? 'part' : 'all';
 }
 
 /** mod_evasive 1.10.1 counts by the address of the connection, with mod_remoteip as well; it knows no prefixes. */

@@ -80,13 +80,14 @@ function parse(text: string): readonly Directive[] {
           )
         : words;
       directives.push({ words: clean, at: `${file}:${line}`, blocks });
-      if (section) blocks = [...blocks, `${clean[0]}#${++count}`];
+      if (section)
+        blocks = [...blocks, `${clean[0]}#${++count} ${clean.slice(1).join(' ')}`.trimEnd()];
     }
   }
   return directives;
 }
 
-function wordsOf(line: string): readonly string[] {
+export function wordsOf(line: string): readonly string[] {
   return (line.match(/"(?:\\.|[^"\\])*"|\S+/g) ?? []).map((word) =>
     /^".*"$/s.test(word) ? word.slice(1, -1) : word,
   );

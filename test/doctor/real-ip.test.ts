@@ -272,7 +272,7 @@ describe('Apache', () => {
       "problem all -: Apache lets in Cloudflare's addresses alone, and sees the visitors': every visitor gets 403",
     ]);
     expect(
-      lines(await on('<RequireAny>\n# 3:\nRequire ip 173.245.48.0/20\n</RequireAny>')),
+      lines(await on('<RequireAll>\n# 3:\nRequire ip 173.245.48.0/20\n</RequireAll>')),
     ).toEqual([
       'note maybe -: A list of Require directives is not understood; is it about visitors?',
     ]);

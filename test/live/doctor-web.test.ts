@@ -273,12 +273,11 @@ describeLive(
         await write(site, geo + gated);
         await origin.must(['nginx', '-s', 'reload']);
         const asked = () =>
-          lab.edge.must([
-            'curl',
-            ...'-s -o /dev/null -w %{http_code} -H'.split(' '),
-            'CF-Connecting-IP: 192.0.2.77',
-            `http://${origin.v4}/`,
-          ]);
+          lab.edge.must(
+            `curl -s -o /dev/null -w %{http_code} -H CF-Connecting-IP:192.0.2.77 http://${origin.v4}/`.split(
+              ' ',
+            ) as [string],
+          );
         await expect.poll(asked).toBe('403');
         expect(await first()).toMatchObject({ check: 'real-ip', level: 'problem' });
         await write(site, geo.replace('geo', 'geo $realip_remote_addr') + gated);

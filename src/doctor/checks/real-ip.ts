@@ -12,7 +12,8 @@ import { few } from '../../text.ts';
 import { defineCheck, type DoctorHost, type Finding } from '../check.ts';
 import { directiveText, readable, runningServers, type Servers } from '../configuration.ts';
 import { accessList, headers, prefixes, type View } from '../access-list.ts';
-import { apacheView, evasive, requires, type Lists } from '../apache-access.ts';
+import { lookAtHtaccess } from '../htaccess.ts';
+import { allows, apacheView, evasive, requires, type Lists } from '../apache-access.ts';
 import { unlessMissing } from '../../host/programs.ts';
 
 interface Jail {
@@ -23,6 +24,8 @@ interface Jail {
 
 interface Seen extends Servers {
   readonly lists: Lists;
+  /** What .htaccess files say. */
+  readonly htaccess: readonly Directive[];
   readonly jails: readonly Jail[];
 }
 
@@ -41,6 +44,7 @@ export default defineCheck<Seen>({
     return {
       ...servers,
       lists: Object.fromEntries(texts),
+      htaccess: await lookAtHtaccess(host, servers.apache?.directives ?? []),
       jails: await jails(host),
     };
   },
@@ -51,7 +55,8 @@ export default defineCheck<Seen>({
     return [
       ...accessLists(nginx, ranges),
       ...decided(nginx, ranges),
-      ...requires(apache, seen.lists, ranges),
+      ...requires([...apache, ...seen.htaccess], seen.lists, ranges),
+      ...allows([...apache, ...seen.htaccess], seen.lists, ranges),
       ...seen.jails.flatMap((jail) => banning(jail, nginx, apache, seen.lists, ranges)),
       ...evasive(apache, ranges),
       ...limits(nginx, ranges),
