@@ -77,7 +77,9 @@ describeLive('doctor and Apache', { programs: ['apache2ctl', 'curl', 'ss'] }, ()
     lab.edge.must([
       'curl',
       ...'-s -o /dev/null -w %{http_code} --retry 5 --retry-connrefused'.split(' '),
-      ...['-H', 'CF-Connecting-IP: 192.0.2.77', `http://${origin.v4}/x`],
+      '-H',
+      'CF-Connecting-IP: 192.0.2.77',
+      `http://${origin.v4}/x`,
     ]);
   const problems = async (): Promise<readonly string[]> => {
     const { code, stdout, stderr } = await lab.cfsync(
