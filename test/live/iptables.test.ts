@@ -356,8 +356,9 @@ describeLive('iptables', { programs }, () => {
         'table inet fw { chain in { type filter hook input priority 0; policy drop; iif lo accept; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; }; }',
       );
       await lab.origin.listen({ tcp: [443] });
-      const said = await origin.apply();
+      const said = await origin.cfsync(2, 'apply --source bundled -b iptables');
       expect(said).toContain('warning: iptables: chain inet fw in of nftables drops the ports');
+      expect(said).toContain('Cloudflare is kept out of 80, 443 (15 of 15 IPv4 ranges');
       await lab.expectVerdict(443, closed);
       // As the warning says, both together.
       await origin.cfsync(
