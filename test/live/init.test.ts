@@ -200,6 +200,7 @@ describeLive('init', { programs }, () => {
       .replace('mode: allow\n', 'mode: lockdown\n')
       .replace('  # nftables:\n  #   chain: none\n', '  nftables:\n    chain: none\n');
     await lab.origin.must(['tee', config], { stdin: locked });
+    await shell('nft insert rule inet firewalld filter_INPUT tcp dport "{ 80, 443 }" accept');
     const applied = await lab.cfsync(['apply', '--source', 'bundled']);
     expect(applied.code, applied.stderr).toBe(exit.ok);
     expect(applied.stdout).toContain('nftables: applied and read back');
