@@ -45,3 +45,13 @@ export const publicSpace = subtract(
   parseRanges(['0.0.0.0/0', globalUnicastV6]),
   parseRanges([...specialPurpose.v4, ...specialPurpose.v6]),
 );
+
+/** What no visitor from the Internet has (RFC 6890): what names it is for this host or its network on purpose. */
+export const localSpace = parseRanges([
+  '127.0.0.0/8',
+  '10.0.0.0/8',
+  '172.16.0.0/12',
+  '192.168.0.0/16',
+  '::1/128',
+  'fc00::/7',
+]);

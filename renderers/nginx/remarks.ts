@@ -1,8 +1,8 @@
 /** Says what the admin should know of nginx as it is. */
 import { groupBy } from '../../src/group.ts';
 import type { Notice, Ranges } from '../../src/renderer.ts';
-import { intersect, isEmpty, network, parseRanges } from '../../src/prefix.ts';
-import { publicSpace } from '../../src/special-purpose.ts';
+import { isEmpty, network, parseRanges, subtract } from '../../src/prefix.ts';
+import { localSpace } from '../../src/special-purpose.ts';
 import { count } from '../../src/text.ts';
 import { takeable } from './adopt.ts';
 import { isHttp, type Directive } from './configuration.ts';
@@ -101,7 +101,7 @@ function otherwise(around: NginxAround): Notice[] {
 /** Nobody on the Internet has such an address: a load balancer of the admin's own. */
 function isPrivate({ words }: Directive): boolean {
   const prefix = network(words[1] ?? '');
-  return prefix !== undefined && isEmpty(intersect(parseRanges([prefix]), publicSpace));
+  return prefix !== undefined && isEmpty(subtract(parseRanges([prefix]), localSpace));
 }
 
 function places(list: readonly Directive[]): string {

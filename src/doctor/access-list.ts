@@ -1,6 +1,7 @@
 /** Judges a list of addresses that are let in or refused by whom the server sees there. */
 import { asPrefix, intersect, isEmpty, parseRanges, subtract } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
+import { localSpace } from '../special-purpose.ts';
 import type { Finding } from './check.ts';
 
 /** Who is seen at a place of the configuration. */
@@ -63,7 +64,7 @@ export function accessList(
     server === 'nginx'
       ? { command: 'cfsync apply --backend nginx' }
       : { advice: 'Let mod_remoteip take the visitor from CF-Connecting-IP (a2enmod remoteip).' };
-  if (shut !== undefined && !isEmpty(subtract(allowedRanges, local)) && isEmpty(ofCloudflare))
+  if (shut !== undefined && !isEmpty(subtract(allowedRanges, localSpace)) && isEmpty(ofCloudflare))
     return [
       {
         level: share === 'all' ? 'problem' : 'warning',
@@ -98,16 +99,6 @@ export function accessList(
     },
   ];
 }
-
-/** What no visitor from the Internet has (RFC 6890): such a list is for this host or its network on purpose. */
-const local = parseRanges([
-  '127.0.0.0/8',
-  '10.0.0.0/8',
-  '172.16.0.0/12',
-  '192.168.0.0/16',
-  '::1/128',
-  'fc00::/7',
-]);
 
 /** Addresses and prefixes; what is neither, or has host bits, is left out. */
 export function prefixes(words: readonly string[]): Ranges {

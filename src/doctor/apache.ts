@@ -4,6 +4,7 @@ import type { Directive } from '../../renderers/nginx/configuration.ts';
 import type { Command, Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
+import { askSealed } from './sealed.ts';
 import { pidsOf, unlessMissing } from '../host/programs.ts';
 
 export interface Apache {
@@ -33,7 +34,7 @@ export const lookAtApache = onceFor(look);
 
 async function look(host: DoctorHost): Promise<Apache | undefined> {
   const running = (await pidsOf(host, ['apache2', 'httpd'])).length > 0;
-  const outcome = await first(host);
+  const outcome = await first(host, running);
   if (outcome === undefined) {
     if (!running) return undefined;
     throw new CfsyncError(
@@ -52,9 +53,12 @@ async function look(host: DoctorHost): Promise<Apache | undefined> {
   return { running, refused: firstLines(outcome.stderr), directives: [] };
 }
 
-async function first(host: DoctorHost): Promise<Outcome | undefined> {
+async function first(host: DoctorHost, running: boolean): Promise<Outcome | undefined> {
   for (const argv of asks) {
-    const outcome = await unlessMissing(host, argv);
+    const sealed = running ? undefined : await askSealed(host, argv);
+    // As a shell says that there is no such program; already `apache2ctl -v` would make its folders.
+    if (sealed?.code === 127) continue;
+    const outcome = sealed ?? (await unlessMissing(host, argv));
     if (outcome !== undefined) return outcome;
   }
   return undefined;

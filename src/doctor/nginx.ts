@@ -6,10 +6,10 @@ import {
   serversOf,
   type Directive,
 } from '../../renderers/nginx/configuration.ts';
-import { inNamespace } from '../../renderers/nginx/stage.ts';
 import type { Outcome } from '../renderer.ts';
 import { firstLines } from '../text.ts';
 import { onceFor, type DoctorHost } from './check.ts';
+import { askSealed } from './sealed.ts';
 import { pidsOf, unlessMissing } from '../host/programs.ts';
 
 export interface Nginx {
@@ -43,25 +43,10 @@ async function look(host: DoctorHost): Promise<Nginx | undefined> {
   return { running, refused: firstLines(outcome.stderr), directives: [] };
 }
 
-/**
- * Where none runs, `nginx -T` leaves an empty pid file behind, and empty logs (1.22.1). What it writes there goes
- * into a layer of a mount namespace; code 77 where that cannot be made, as in many containers.
- */
-const sealed = `
-mount -t tmpfs tmpfs /mnt && cd /mnt && mkdir a b c d &&
-mount -t overlay o -o lowerdir=/run,upperdir=a,workdir=b /run &&
-mount -t overlay o -o lowerdir=/var/log,upperdir=c,workdir=d /var/log || exit 77
-cd / && exec nginx -T -q`;
-
 async function dump(host: DoctorHost, running: boolean): Promise<Outcome | undefined> {
   if ((await unlessMissing(host, ['nginx', '-v'])) === undefined) return undefined;
-  if (!running) {
-    const outcome = await unlessMissing(host, inNamespace('sh', '-c', sealed));
-    // unshare itself ends with 1 when it may not.
-    if (outcome !== undefined && outcome.code !== 77 && !outcome.stderr.startsWith('unshare:'))
-      return outcome;
-  }
-  return host.query({ argv: ['nginx', '-T', '-q'] });
+  const argv = ['nginx', '-T', '-q'] as const;
+  return (running ? undefined : await askSealed(host, argv)) ?? host.query({ argv });
 }
 
 /**

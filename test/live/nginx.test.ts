@@ -609,8 +609,8 @@ real_ip_recursive on;
 
     test('comes back when nginx cannot load what passed its test', async () => {
       const before = await begin({ [script]: said });
-      await origin.listen({ tcp: [8099] });
-      await write('/etc/nginx/conf.d/taken.conf', 'server { listen 8099; }\n');
+      await origin.listen({ tcp: [8098] });
+      await write('/etc/nginx/conf.d/taken.conf', 'server { listen 8098; }\n');
       const outcome = await adopt();
       expect(outcome, outcome.stderr).toMatchObject({ code: 4 });
       await origin.must(['rm', '/etc/nginx/conf.d/taken.conf']);
