@@ -149,7 +149,7 @@ describeLive('the judge', { programs: ['nft'] }, () => {
   it('says it where the rules cannot be listed', async () => {
     await apply();
     await shell(
-      `printf '#!/bin/sh\\ncase "$*" in *"-j -t list ruleset"*) echo no >&2; exit 1;; esac\\nexec /usr/sbin/nft "$@"\\n' >/usr/local/sbin/nft; chmod +x /usr/local/sbin/nft`,
+      `printf '#!/bin/sh\\ncase "$*" in *"-a -t list ruleset"*) echo no >&2; exit 1;; esac\\nexec /usr/sbin/nft "$@"\\n' >/usr/local/sbin/nft; chmod +x /usr/local/sbin/nft`,
     );
     const done = await verify();
     expect(done.stderr).toMatch(/not judged: nft .*list ruleset ended with code 1: no/);

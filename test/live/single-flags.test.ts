@@ -83,6 +83,10 @@ describeLive('flags without brackets', { programs: ['nft', 'iptables', 'sed'] },
     await must('chmod 755 /usr/local/sbin/nft');
     expect(await must('nft -j list ruleset')).not.toContain('"flags": [');
     expect(await live()).toEqual(before);
-    for (const { args, code, said } of before) expect(code, `${args}: ${said}`).toBe(exit.ok);
+    for (const { args, code, said } of before) {
+      // Rules of iptables do not let in what a table of nftables drops.
+      const isShut = name === 'iptables' && !args.startsWith('remove');
+      expect(code, `${args}: ${said}`).toBe(isShut ? exit.pending : exit.ok);
+    }
   });
 });
