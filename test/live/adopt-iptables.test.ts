@@ -62,7 +62,7 @@ describeLive('adopt of iptables', { programs: [...tools, 'ipset', 'nft'] }, () =
         /refused: 786,432 IPv4 addresses \(74 % .*nothing was changed/,
       );
       expect(await origin.saved()).toBe(before);
-      expect(await adopt(0, ...short, '--accept-large-change')).toContain('verified');
+      expect(await adopt(0, ...short, '--accept-large-change')).toContain('read back');
       expect(await origin.saved()).not.toMatch(/-A INPUT -s/);
     });
 
@@ -176,7 +176,7 @@ kill -9 $PPID
         lab.stranger.hammer(lab.origin, 443, { workers: 64 }),
       ]);
       for (let i = 0; i < rounds; i++) {
-        expect(await adopt(0, i % 2 === 0 ? '--mode=allow' : '--ipset')).toContain('verified');
+        expect(await adopt(0, i % 2 === 0 ? '--mode=allow' : '--ipset')).toContain('read back');
         expect(await origin.saved()).not.toMatch(/-A INPUT -s/);
         await script(origin, i % 2 === 0 ? '' : '-p tcp --dport 443', 2);
         await origin.cfsync(0, 'remove -b iptables');

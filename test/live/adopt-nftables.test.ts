@@ -189,7 +189,7 @@ describeLive('adopt of nftables', { programs: ['nft'] }, () => {
           : [],
       );
     for (let i = 0; i < rounds; i++) {
-      expect(await adopt(0, `--mode=${i % 2 === 0 ? 'allow' : 'lockdown'}`)).toContain('verified');
+      expect(await adopt(0, `--mode=${i % 2 === 0 ? 'allow' : 'lockdown'}`)).toContain('read back');
       await lab.origin.nft(`${again.join('\n')}\n`);
       await cfsync(0, 'remove -b nftables');
     }
