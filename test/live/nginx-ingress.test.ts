@@ -314,7 +314,7 @@ describeLive('nginx-ingress, live', { programs: ['kubectl', 'mount', 'python3'] 
       expect(dry.stdout).toContain("stale: 104.28.0.0/14 (not Cloudflare's any more)");
       expect(api.data(map)).toEqual({ ...admins, ...theirs });
       const taken = await ends(0, cfsync(...adopt));
-      expect(taken.stdout).toContain('nginx-ingress: applied and verified');
+      expect(taken.stdout).toContain('nginx-ingress: applied and read back');
       expect(api.data(map)).toEqual({ ...admins, 'use-forwarded-headers': 'true', ...ours });
       await ends(0, cfsync('verify'));
       expect((await ends(0, cfsync(...adopt))).stdout).toContain('nothing to take over');
