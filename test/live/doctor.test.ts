@@ -348,6 +348,8 @@ logpath = /run/lab/web.log
     expect(code).toBe(exit.pending);
     expect(findings[0]).toMatchObject({ check: 'listening' });
     expect(unchecked.map(({ check }) => check)).toContain('packet-filter');
-    expect(JSON.stringify(unchecked)).toMatch(/nft (-j -t|-a -t) list ruleset did not end within 4 s/);
+    expect(JSON.stringify(unchecked)).toMatch(
+      /nft (-j -t|-a -t) list ruleset did not end within 4 s/,
+    );
   });
 });
