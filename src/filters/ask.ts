@@ -8,6 +8,7 @@ import { legacyBases, readTable } from './iptables/read.ts';
 import { parseSave, type SavedTable } from './iptables/save.ts';
 import { readNft } from './nft/read.ts';
 import type { FilterSeen, Save } from './observe.ts';
+import { firstPacket } from './packet.ts';
 import {
   walk,
   type Base,
@@ -77,10 +78,13 @@ function read(seen: FilterSeen): Filters {
     native: nft?.native ?? [],
     variants,
     sets,
-    ask: ({ sources, without: left, ...question }) =>
-      walk(left === 'nat' ? plain : ruleset, sources, first(seen, question), (address) =>
-        reach(seen, address),
-      ),
+    ask: ({ sources, without: left, busy = false, ...question }) => {
+      const { interfaces, addresses } = seen;
+      const own = addresses[question.family];
+      const packet = firstPacket({ ...question, busy, interfaces, addresses: own });
+      const rules = left === 'nat' ? plain : ruleset;
+      return walk(rules, sources, packet, (address) => reach(seen, address));
+    },
   };
 }
 
@@ -92,26 +96,6 @@ function inForce({ name, chains, rules }: SavedTable): readonly string[] {
       .map((chain) => `${name}: -P ${chain.name} DROP`),
     ...rules.map(({ chain, text }) => `${name}: -A ${chain} ${text}`),
   ];
-}
-
-function first(
-  seen: FilterSeen,
-  { family, protocol, port, busy = false }: Omit<Question, 'sources' | 'without'>,
-): Packet {
-  return {
-    family,
-    protocol,
-    port,
-    originalPort: port,
-    to: 'here',
-    translated: undefined,
-    interfaces: seen.interfaces,
-    addresses: seen.addresses[family],
-    tracked: true,
-    mark: 0,
-    connectionMark: 0,
-    busy,
-  };
 }
 
 function reach({ addresses, routes: table }: FilterSeen, address: string): Packet['to'] {

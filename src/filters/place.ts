@@ -4,6 +4,7 @@ import type { Family } from '../prefix.ts';
 import type { Desired } from '../renderer.ts';
 import { protocols } from '../plugin/ports.ts';
 import { fromPrefixes, size, unionOf, without, type Intervals } from './intervals.ts';
+import { firstPacket } from './packet.ts';
 import {
   through,
   type Action,
@@ -170,20 +171,14 @@ export function* packets(
   for (const family of families)
     for (const [protocol, ports] of protocols(desired))
       for (const port of ports)
-        yield {
+        yield firstPacket({
           family,
           protocol,
           port,
-          originalPort: port,
-          to: 'here',
-          translated: undefined,
           interfaces,
           addresses: addresses[family],
-          tracked: true,
-          mark: 0,
-          connectionMark: 0,
           busy,
-        };
+        });
 }
 
 /** Up to 100,000 prefixes are asked for at every port. */

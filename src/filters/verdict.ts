@@ -2,7 +2,15 @@
 import type { Family } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
 import type { Filters } from './ask.ts';
-import { common, fromPrefixes, size, union, without, type Intervals } from './intervals.ts';
+import {
+  common,
+  fromPrefixes,
+  size,
+  union,
+  unionOf,
+  without,
+  type Intervals,
+} from './intervals.ts';
 import { isEverybody, strangers } from './strangers.ts';
 import type { Protocol, Result, Rule } from './walk.ts';
 
@@ -63,6 +71,8 @@ export function findingsOf(
         ['out', out],
         ['unclear', unclear],
       ] as const) {
+        // As a rule nothing is found, and the ranges may be 100,000.
+        if (these.length === 0) continue;
         const small = !isMuch(these, ranges[family], family);
         for (const { sources, rules, doubts } of these)
           found.push({
@@ -106,7 +116,7 @@ function isIgnored(rule: Rule | undefined, ignored: readonly string[]): boolean 
 }
 
 function unionOfSources(results: readonly Result[]): Intervals {
-  return results.reduce<Intervals>((all, { sources }) => union(all, sources), []);
+  return unionOf(results.map(({ sources }) => sources));
 }
 
 /** Whether more than a few addresses of a range are missing. */

@@ -7,12 +7,11 @@ import { planDiff, type Plan } from '../engine/plan.ts';
 import type { Job } from '../engine/job.ts';
 import { exit, worst, type ExitCode } from '../errors.ts';
 import { bringToEnd, wasAsked } from '../host/signals.ts';
-import { unchanged } from '../report/run-report.ts';
 import { openNames, readOpen, type Kept, type Run } from '../state/journal.ts';
 import { endHold, endPending } from '../state/pending.ts';
 import { attempt } from './attempt.ts';
 import { remindOfBoot } from './boot.ts';
-import { changing, cutOffText, jobsOf, takeBackRun, takeRunBack } from './change.ts';
+import { changing, cutOffText, jobsOf, recordBacks, takeBackRun, takeRunBack } from './change.ts';
 import { confirmLater, startWatch } from './confirm.ts';
 import type { Context } from './context.ts';
 import type { Planned } from './plan.ts';
@@ -100,10 +99,7 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   bringToEnd();
   const undo = failed || !passed || signal !== undefined;
   const backs = undo ? await takeRunBack(context, await jobsOf(settings, done)) : [];
-  for (const { name, ...back } of backs) {
-    results.push(back.code);
-    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
-  }
+  results.push(...recordBacks(record, backs));
   if (signal !== undefined && !changed) {
     output.error(`ended by ${signal}; nothing was changed`);
     results.push(exit.failed);

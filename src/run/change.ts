@@ -86,7 +86,7 @@ export async function expire(
   output.warning(`${why}: it goes back`);
   for (const { name } of reversals) record.backend(name, { code: exit.rolledBack, message: why });
   await holdFromNow({ settings, output }, why, boot);
-  const code = await takeBackLocked(context, reversals);
+  const code = await goBackNow(context, reversals);
   await endPending(stateDir);
   return code;
 }
@@ -95,26 +95,31 @@ export async function expire(
 export async function takeBackRun(context: Recording, run: Run): Promise<ExitCode> {
   const { settings, record } = context;
   const reversals = await jobsOf(settings, await entriesOf(settings.stateDir, run.number));
-  const backs = await locked(
-    reversals.map(({ job }) => job),
-    settings.lockTimeout,
-    () => takeRunBack(context, reversals),
-  );
-  for (const { name, ...back } of backs)
-    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
-  return worst(backs.map(({ code }) => code));
+  return worst(recordBacks(record, await takeBackLocked(context, reversals)));
 }
 
-/** Goes back as a command of its own: what is back is done. */
-async function takeBackLocked(
+/** Writes down that a run went back in these backends; answers their codes. */
+export function recordBacks(record: Recorder, backs: readonly Back[]): readonly ExitCode[] {
+  for (const { name, ...back } of backs)
+    record.backend(name, { ...back, ...(back.code === exit.rolledBack && unchanged) });
+  return backs.map(({ code }) => code);
+}
+
+/** As `takeRunBack`, for a caller that does not hold the locks. */
+function takeBackLocked(
   context: Recording,
   reversals: readonly Reversal[],
-): Promise<ExitCode> {
-  const backs = await locked(
+): Promise<readonly Back[]> {
+  return locked(
     reversals.map(({ job }) => job),
     context.settings.lockTimeout,
     () => takeRunBack(context, reversals),
   );
+}
+
+/** Goes back as a command of its own: what is back is done. */
+async function goBackNow(context: Recording, reversals: readonly Reversal[]): Promise<ExitCode> {
+  const backs = await takeBackLocked(context, reversals);
   for (const { name, code, message } of backs)
     context.record.backend(name, {
       code: code === exit.broken ? code : exit.ok,
@@ -136,7 +141,7 @@ export async function finishRollback(context: Recording, boot: string): Promise<
     open.push({ name, entry });
   }
   const reversals = await jobsOf(settings, open);
-  return reversals.length === 0 ? exit.ok : takeBackLocked(context, reversals);
+  return reversals.length === 0 ? exit.ok : goBackNow(context, reversals);
 }
 
 /** How a change that did not end is told. */

@@ -146,7 +146,8 @@ export async function judgeNow(
   const judged = judgedOf(found, wish);
   record.judged({ ...judged, backends: jobs.map(({ name }) => name) });
   const isNew = await isNews(judged, context);
-  const wrong = typeof found === 'string' ? [] : found.filter(isWrong);
+  const findings = typeof found === 'string' ? [] : found;
+  const wrong = findings.filter(isWrong);
   const goesBack = typeof before === 'object' && cameIn(before, wrong);
   if (judged.verdict === 'not judged' || judged.verdict === 'unclear') {
     const text = `read back; not judged: ${judged.reason}`;
@@ -160,8 +161,7 @@ export async function judgeNow(
       output.warning(`${told(finding, wish)}; ${advice(finding)}`);
   else if (before === undefined) output.note(inForce(wish));
   else output.sentence(inForce(wish));
-  if (typeof found !== 'string')
-    for (const finding of found.filter(({ small }) => small)) output.note(told(finding, wish));
+  for (const finding of findings.filter(({ small }) => small)) output.note(told(finding, wish));
   const isBad = wrong.length > 0 && settings.judge === 'fail';
   return { code: isBad ? exit.pending : exit.ok, goesBack };
 }

@@ -1,5 +1,6 @@
 /** Decides whether a run is judged, and loads what judges only then. */
 import type { Job } from '../engine/job.ts';
+import { exit } from '../errors.ts';
 import type { Settings } from '../settings/settings.ts';
 import type { Context } from './context.ts';
 import type { Ending, Rules } from './judge.ts';
@@ -25,7 +26,7 @@ export async function judge(
   before: Rules | undefined,
 ): Promise<Ending> {
   const filters = judgedAmong(jobs, context.settings);
-  if (filters.length === 0) return { code: 0, goesBack: false };
+  if (filters.length === 0) return { code: exit.ok, goesBack: false };
   return (await import('./judge.ts')).judgeNow(context, filters, before);
 }
 
