@@ -105,22 +105,25 @@ export function readListing(
 
 /**
  * Of `meta nfproto ipv6 tcp dport 443 reject with tcp reset` in a table of both families, nft 1.0.6 prints neither in
- * text nor in JSON that it is for one family.
+ * text nor in JSON that it is for one family; nor of `meta protocol ip6` or `ether type ip6` in that place.
  */
 export function hidesFamily(json: string): boolean {
   return /"type": ?"tcp reset"/.test(json);
 }
+
+/** How the code of a rule asks for a family: what it loads, and the two numbers that it compares with. */
+const familyAsked = [
+  /meta load nfproto => reg (?<reg>\d+) \]\s+\[ cmp eq reg \k<reg> 0x0*(?:(?<v4>2|2000000)|a|a000000) \]/,
+  /(?:meta load protocol|payload load 2b @ link header \+ 12) => reg (?<reg>\d+) \]\s+\[ cmp eq reg \k<reg> 0x0*(?:(?<v4>8|800)|dd86|86dd) \]/,
+];
 
 /** The families of rules that ask for one, by table, chain and handle; `any` for those that do not. */
 function hiddenFamilies(debug: string): ReadonlyMap<string, Family | 'any'> {
   const found = new Map<string, Family | 'any'>();
   const rules = debug.matchAll(/^(\S+ \S+ \S+ \d+)(?: \d+)? *\n((?: +\[.*\]\n?)+)/gm);
   for (const [, name = '', code = ''] of rules) {
-    const [, , family] =
-      /meta load nfproto => reg (\d+) \]\s+\[ cmp eq reg \1 0x0*(2|a|02000000|0a000000) \]/.exec(
-        code,
-      ) ?? [];
-    found.set(name, family === undefined ? 'any' : /a/.test(family) ? 'v6' : 'v4');
+    const groups = familyAsked.map((pattern) => pattern.exec(code)?.groups).find(Boolean);
+    found.set(name, groups === undefined ? 'any' : groups.v4 === undefined ? 'v6' : 'v4');
   }
   return found;
 }

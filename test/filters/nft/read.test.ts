@@ -182,10 +182,10 @@ describe('reject with tcp reset, of which nft 1.0.6 does not print the family', 
   const file = (name: string): string =>
     readFileSync(join(import.meta.dirname, '..', '..', 'fixtures', 'doctor', name), 'utf8');
   /** By rule: whether all of its conditions hold for a packet of the family to port 80. */
-  const holding = (debug: string, family: 'v4' | 'v6') =>
-    readNft(file('hidden-family.listing'), { debug })
+  const holding = (debug: string, family: 'v4' | 'v6', listing = 'hidden-family.listing') =>
+    readNft(file(listing), { debug })
       .chains.get('nft inet t input')!
-      .slice(0, 4)
+      .slice(0, listing.startsWith('hidden-family') ? 4 : undefined)
       .map(({ conditions }) => {
         const all = conditions.map((condition) => condition({ ...packet, family, port: 80 }));
         return all.find((match) => match !== true) ?? true;
@@ -195,6 +195,14 @@ describe('reject with tcp reset, of which nft 1.0.6 does not print the family', 
     const debug = file('hidden-family.debug');
     expect(holding(debug, 'v6')).toEqual([true, false, true, false]);
     expect(holding(debug, 'v4')).toEqual([false, false, false, false]);
+  });
+
+  it('is read wherever the rule asks for it: meta protocol, ether type', () => {
+    const at = (family: 'v4' | 'v6') =>
+      holding(file('hidden-protocol.debug'), family, 'hidden-protocol.listing');
+    // ip6, ip (meta protocol); ip6, ip (ether type); none; all but ip, which is printed.
+    expect(at('v6')).toEqual([true, false, true, false, true, true]);
+    expect(at('v4')).toEqual([false, true, false, true, true, false]);
   });
 
   it('is not guessed where that cannot be had', () => {
