@@ -11,6 +11,26 @@ export function escape(text: string): string {
   );
 }
 
+/** As `escape`, with tabs: a line of a file. */
+export function visible(line: string): string {
+  return line.split('\t').map(escape).join('\t');
+}
+
+/**
+ * JSON as it is printed: characters that `escape` makes visible in text are escaped here as JSON has it (RFC 8259,
+ * section 7), so that the values are the same to a program that reads it.
+ * @param indent Blanks a level; without it all stands on one line.
+ */
+export function jsonText(value: unknown, indent?: number): string {
+  return JSON.stringify(value, undefined, indent).replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
+    c === '\n'
+      ? c
+      : [...Array(c.length).keys()]
+          .map((i) => `\\u${c.charCodeAt(i).toString(16).padStart(4, '0')}`)
+          .join(''),
+  );
+}
+
 /** A value of a configuration as a message names it; not every object lets itself be made into a text. */
 export function shown(value: unknown): string {
   return escape(

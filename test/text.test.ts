@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { count, escape, firstLines, number, suggest, wrap } from '../src/text.ts';
+import { count, escape, firstLines, jsonText, number, suggest, wrap } from '../src/text.ts';
 
 describe('escape', () => {
   it('shows control characters instead of sending them to a terminal', () => {
@@ -8,6 +8,17 @@ describe('escape', () => {
 
   it('leaves ordinary text alone', () => {
     expect(escape('104.16.0.0/13 für ✓')).toBe('104.16.0.0/13 für ✓');
+  });
+});
+
+describe('jsonText', () => {
+  it('has nothing in it that steers a terminal or turns a line around, and the same values', () => {
+    const value = { 'a\u202eb': ['\u009b2J', '\u007f', 'x\n\u2028y', '\u{e0001}', 'für ✓ 😀'] };
+    const text = jsonText(value, 2);
+    expect(text.replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u);
+    expect(text).toContain('für ✓ 😀');
+    expect(JSON.parse(text)).toEqual(value);
+    expect(jsonText(value)).not.toContain('\n');
   });
 });
 

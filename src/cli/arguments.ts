@@ -44,6 +44,9 @@ export function parseArguments(argv: readonly string[]): Arguments {
     }
     values[name] = checked(name, flags[name as keyof typeof flags], value, command);
   }
+  // Elsewhere it would look like a dry run, and change things.
+  if (values['exit-code'] === true && command === 'apply' && values['dry-run'] !== true)
+    throw usage('--exit-code is for diff and for apply --dry-run', command);
   return { command, words, values };
 }
 

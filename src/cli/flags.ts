@@ -98,7 +98,10 @@ export const flags = {
     help: 'text, json, or for diff markdown (default: text)',
   },
   'dry-run': { type: 'switch', help: 'print the plan and stop before the first change' },
-  'exit-code': { type: 'switch', help: 'exit 2 when changes are pending' },
+  'exit-code': {
+    type: 'switch',
+    help: 'of diff and apply --dry-run: exit 2 when changes are pending',
+  },
   'accept-large-change': {
     type: 'switch',
     help: 'take a loss above 25 % or a growth above 50 % of the address space',

@@ -4,12 +4,12 @@ import { log, logAsJson, type About } from './log.ts';
 import { addresses, families, familyNames } from '../prefix.ts';
 import { clearProgress, wantProgress } from './progress.ts';
 import type { Notice, Ranges } from '../renderer.ts';
-import { count, escape, hang, number } from '../text.ts';
+import { count, escape, hang, number, visible } from '../text.ts';
 
 export interface Output {
-  /** The answer. */
+  /** The answer, as it is: a terminal gets nothing that steers it. */
   print(text: string): void;
-  /** A sentence of the answer: on a terminal it is broken between words. */
+  /** A sentence of the answer, what cannot be seen in it escaped: on a terminal it is broken between words. */
   sentence(text: string): void;
   /** What was said to have gone wrong, so far. */
   readonly errors: readonly string[];
@@ -32,14 +32,21 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
   const talks = !quiet && (values.verbose === true || process.stderr.isTTY);
   const colours = values['no-color'] !== true && wantsColour();
   wantProgress(!quiet && values['log-format'] !== 'json');
-  const print = (text: string): void => {
+  const write = (lines: readonly string[]): void => {
     clearProgress();
+    const text = lines.join('\n');
     process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`);
   };
+  // A program must get the bytes as they are: `patch`, nft.
+  const fit = (text: string): string[] => {
+    const lines = text.split('\n');
+    return process.stdout.isTTY ? lines.map(visible) : lines;
+  };
+  const print = (text: string): void => write(fit(text));
   const errors: string[] = [];
   const output: Output = {
     print,
-    sentence: (text) => print(hang(text, process.stdout, 2)),
+    sentence: (text) => print(hang(escape(text), process.stdout, 2)),
     errors,
     error: (text, about) => {
       errors.push(text);
@@ -59,10 +66,8 @@ export function makeOutput(values: Readonly<Record<string, unknown>>): Output {
       }
     },
     diff: (text) => {
-      const lines = text.split('\n');
-      // `patch` needs the bytes as they are; a terminal must not get those that steer it.
-      const shown = process.stdout.isTTY ? lines.map(visible) : lines;
-      print((colours ? shown.map(paint) : shown).join('\n'));
+      const lines = fit(text);
+      write(colours ? lines.map(paint) : lines);
     },
   };
   return output;
@@ -78,11 +83,6 @@ function wantsColour(): boolean {
   if (process.env.NO_COLOR) return false;
   const force = process.env.FORCE_COLOR;
   return force ? force !== '0' : process.stdout.isTTY && process.env.TERM !== 'dumb';
-}
-
-/** As `escape`, with tabs. */
-function visible(line: string): string {
-  return line.split('\t').map(escape).join('\t');
 }
 
 function paint(line: string): string {

@@ -129,7 +129,7 @@ function printStrays(name: string, strays: readonly Stray[], ranges: Ranges, out
     const { v4, v6 } = subtract(parseRanges(prefixes), ranges);
     const stale = [...v4, ...v6].join(', ');
     if (stale !== '') output.print(`    stale: ${stale} (not Cloudflare's any more)`);
-    if (beyond !== undefined) output.print(`    ends with it: ${beyond}`);
+    if (beyond !== undefined) output.print(`    ends with it: ${escape(beyond)}`);
   }
 }
 

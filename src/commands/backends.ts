@@ -5,7 +5,7 @@ import { builtIn } from '../settings/load.ts';
 import type { Context } from '../run/context.ts';
 import { makeJob } from '../settings/settings.ts';
 import { space } from '../cli/output.ts';
-import { hang } from '../text.ts';
+import { escape, hang, jsonText } from '../text.ts';
 
 interface Line {
   readonly name: string;
@@ -30,9 +30,11 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
       lines.push({ name, state, text: error.message.replace(`${name}: `, '') });
     }
   }
-  if (settings.values.format === 'json') output.print(JSON.stringify(lines, undefined, 2));
+  if (settings.values.format === 'json') output.print(jsonText(lines, 2));
   else
     for (const { name, state, text } of lines)
-      output.print(`${name.padEnd(14)}${state.padEnd(15)}${hang(text, process.stdout, 29)}`);
+      output.print(
+        `${name.padEnd(14)}${state.padEnd(15)}${hang(escape(text), process.stdout, 29)}`,
+      );
   return exit.ok;
 }

@@ -45,7 +45,7 @@ export async function run(context: Context): Promise<ExitCode> {
   else if (format === 'markdown') output.print(reportMarkdown(report));
   else {
     for (const file of files) output.diff(unified(file, ['a', 'b']));
-    for (const step of saved?.steps ?? []) output.print(`step: ${step}`);
+    for (const step of saved?.steps ?? []) output.print(escape(`step: ${step}`));
     const change = changeText(subtract(after, before), subtract(before, after));
     const among = own === '' ? '' : `; among them your own ${own}`;
     if (change !== '') output.note(`${change}${among}`);

@@ -8,7 +8,7 @@ import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { host } from '../host/host.ts';
 import { journalPrefix } from '../cli/log.ts';
 import type { Context } from '../run/context.ts';
-import { escape, firstLines } from '../text.ts';
+import { escape, firstLines, jsonText } from '../text.ts';
 
 export async function run({ settings, output }: Context): Promise<ExitCode> {
   const { values } = settings;
@@ -25,9 +25,8 @@ export async function run({ settings, output }: Context): Promise<ExitCode> {
     const all = await Promise.all(names.map(loadCheck));
     if (json)
       output.print(
-        JSON.stringify(
+        jsonText(
           all.map(({ name, title }) => ({ name, title })),
-          undefined,
           2,
         ),
       );

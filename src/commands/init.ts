@@ -193,7 +193,7 @@ function printTimer(timer: Timer | undefined, output: Output): void {
 
 function printChoices(choices: readonly Choice[], output: Output): void {
   for (const { name, why } of choices)
-    output.print(`  ${name.padEnd(10)}${hang(why, process.stdout, 12)}`);
+    output.print(`  ${name.padEnd(10)}${hang(escape(why), process.stdout, 12)}`);
 }
 
 function printNext(config: string | undefined, installed: boolean, output: Output): void {

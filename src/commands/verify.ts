@@ -55,7 +55,7 @@ async function verifyOne(job: Job, { settings, output, record }: Context): Promi
     const message = `${name}: drift: ${withoutName(error.message, name)}`;
     record.backend(name, { code: exit.pending, message });
     output.sentence(message);
-    for (const line of error.detail) output.print(`  ${line}`);
+    for (const line of error.detail) output.print(`  ${escape(line)}`);
     return exit.pending;
   }
   output.notices(name, plan.notices);

@@ -1,5 +1,5 @@
 /** Prints what the doctor found: for a person, for programs, or in one line for a monitor. */
-import { count, escape, wrap } from '../text.ts';
+import { count, escape, jsonText, wrap } from '../text.ts';
 import type { Finding } from './check.ts';
 import type { Named, Report } from './examine.ts';
 
@@ -78,7 +78,7 @@ export function asJson({ checked, findings, unchecked, failed }: Report): string
     unchecked,
     failed: failed.map(({ check, error }) => ({ check, error: messageOf(error) })),
   };
-  return JSON.stringify(report, undefined, 2);
+  return jsonText(report, 2);
 }
 
 /** One line as monitors of Nagios' kind read it, with the level that the journal gives it. */

@@ -2,7 +2,7 @@
 import { unified, type FileDiff } from './diff.ts';
 import { addresses, families, familyNames, isEmpty, subtract } from '../prefix.ts';
 import type { Ranges } from '../renderer.ts';
-import { count, number } from '../text.ts';
+import { count, escape, jsonText, number, visible } from '../text.ts';
 
 export interface Report {
   readonly files: readonly FileDiff[];
@@ -32,7 +32,7 @@ export function reportJson({ files, before, after }: Report): string {
     },
     files: files.map((file) => ({ path: file.path, diff: unified(file, ['a', 'b']) })),
   };
-  return JSON.stringify(report, undefined, 2);
+  return jsonText(report, 2);
 }
 
 /** Ranges with the count of their addresses. */
@@ -106,10 +106,10 @@ function spaceText(ranges: Ranges): string {
 }
 
 function fold(file: FileDiff): string[] {
-  const text = unified(file, ['a', 'b']).trimEnd();
+  const text = unified(file, ['a', 'b']).trimEnd().split('\n').map(visible).join('\n');
   // A fence must be longer than any in the text.
   const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([ticks]) => ticks.length));
   const fence = '`'.repeat(longest + 1);
-  const path = file.path.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
+  const path = escape(file.path).replaceAll('&', '&amp;').replaceAll('<', '&lt;');
   return [`<details><summary>${path}</summary>`, '', `${fence}diff`, text, fence, '', '</details>'];
 }

@@ -1,10 +1,11 @@
 /** Tells programs what a run came to: docs/run.schema.json. */
 import { spaceJson } from '../engine/report.ts';
+import { jsonText } from '../text.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 
 export function runJson(report: RunReport): string {
   const { command, code, started, ended, source, errors, backends, judged } = report;
-  return JSON.stringify(
+  return jsonText(
     {
       schema: 1,
       command,
@@ -28,7 +29,6 @@ export function runJson(report: RunReport): string {
       })),
       judged: judged ?? null,
     },
-    undefined,
     2,
   );
 }

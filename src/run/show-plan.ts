@@ -1,4 +1,5 @@
 /** Shows what a plan would do. */
+import { escape } from '../text.ts';
 import { changeText, type Output } from '../cli/output.ts';
 import { unified } from '../engine/diff.ts';
 import { planDiff, planId, type Plan } from '../engine/plan.ts';
@@ -10,7 +11,8 @@ export function printPlan(plans: readonly Plan[], output: Output): void {
     for (const file of planDiff(plan)) output.diff(unified(file, ['a', 'b']));
     const name = plan.job.name;
     if (plan.steps.length === 0) output.note(`${name}: no changes`);
-    for (const [i, step] of plan.steps.entries()) output.print(`step ${i + 1}: ${step.summary}`);
+    for (const [i, step] of plan.steps.entries())
+      output.print(escape(`step ${i + 1}: ${step.summary}`));
     const change = planText(plan);
     if (change !== '') output.sentence(`${name}: ${change}`);
   }

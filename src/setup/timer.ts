@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { Command, Host } from '../renderer.ts';
-import { quoteWord, runningFolder, unitFolder } from '../host/systemd.ts';
+import { mustFitOneLine, quoteWord, runningFolder, unitFolder } from '../host/systemd.ts';
 
 interface TimerFile {
   /** Absolute. */
@@ -103,6 +103,7 @@ export function cronText(
 
 /** For sh(1), within crontab(5), where a % would end the command. */
 function quoteForCron(word: string): string {
+  mustFitOneLine(word);
   const text = /^[\w./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
   return text.replaceAll('%', '\\%');
 }

@@ -53,6 +53,8 @@ describe('parseArguments', () => {
     ['apply --dry-run false', '--dry-run takes no value'],
     ['apply -v=1', '-v takes no value'],
     ['apply --backend nftables,', '--backend is empty'],
+    ['apply --exit-code', '--exit-code is for diff and for apply --dry-run'],
+    ['verify --exit-code', 'verify takes no --exit-code'],
   ])('refuses %s', (line, message) => {
     expect(() => parse(line)).toThrow(expect.objectContaining({ code: exit.usage }));
     expect(() => parse(line)).toThrow(message);

@@ -139,6 +139,15 @@ describe('the timer', () => {
     expect(cronText(example('cron/cfsync'), ['cfsync'], [])).toBe(example('cron/cfsync'));
   });
 
+  it('is refused where a path would begin a line of its own', () => {
+    const config = '/srv/x\nExecStartPre=/tmp/y.yaml';
+    const why = /^\/srv\/x\\u000aExecStartPre=.*: a line break .* nothing was changed$/;
+    expect(() =>
+      serviceText(example('systemd/cfsync.service'), program, ['--config', config]),
+    ).toThrow(why);
+    expect(() => cronText(example('cron/cfsync'), program, ['--config', config])).toThrow(why);
+  });
+
   it.each([
     [['/run/systemd/system', '/etc/systemd/system', '/etc/cron.d'], 'cfsync.timer', 2],
     [['/etc/systemd/system', '/etc/cron.d'], 'cfsync.timer', 1],

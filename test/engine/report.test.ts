@@ -50,6 +50,13 @@ No longer covered: 262,144 IPv4 addresses (\`104.28.0.0/14\`).
     );
   });
 
+  it('shows what cannot be seen, in a path and in a line, and leaves tabs', () => {
+    const hostile = { path: 'a\u202e\nb', before: '', after: '\tx \u202e\u001b[2J\n' };
+    const text = reportMarkdown({ files: [hostile], before: none, after: none });
+    expect(text).toContain('<summary>a\\u202e\\u000ab</summary>');
+    expect(text).toContain('\n+\tx \\u202e\\u001b[2J\n');
+  });
+
   it('is one line when nothing differs', () => {
     expect(reportMarkdown({ files: [], before: none, after: none })).toBe('**No changes.**');
   });
