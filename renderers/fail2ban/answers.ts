@@ -2,9 +2,13 @@
 import { BackendError } from '../../src/errors.ts';
 import { isFields } from '../../src/plugin/options.ts';
 
-/** What can stand in a file, and be an argument; and those of them that fail2ban takes for one value. */
+/** What can stand in a file, and be an argument. */
 const line = /^[^\p{Cc}\p{Cs}]+$/u;
-const word = /^[^\s\p{Cc}\p{Cs}]+$/u;
+/**
+ * What fail2ban takes for one value: it splits at blanks, commas and line ends alone, so that a tab between two
+ * addresses makes one of them (1.0.2, `splitwords`).
+ */
+const value = /^[^ ,\n]+$/u;
 
 type Lists = readonly (readonly [string, string[]])[];
 
@@ -38,7 +42,7 @@ export function jailsIn(text: string): readonly string[] {
  */
 export function ignoredIn(text: string, jail: string): readonly string[] {
   const entries = entriesIn(text);
-  if (entries?.every(isWord) === true) return entries;
+  if (entries?.every(isValue) === true) return entries;
   throw unreadable(
     `fail2ban-client get ${jail} ignoreip`,
     'there is no whole list of addresses in it',
@@ -75,12 +79,20 @@ function isLine(text: string): boolean {
   return line.test(text);
 }
 
-export function isWord(text: string): boolean {
-  return word.test(text);
+function isValue(text: string): boolean {
+  return value.test(text);
+}
+
+/** The jails of a configuration with what they ignore. */
+export function ignoringIn(jails: unknown, program: string): Lists {
+  const lists = listsIn(jails, program);
+  const odd = lists.find(([, values]) => !values.every(isValue));
+  if (odd !== undefined) throw unreadable(program, `jail ${odd[0]} ignores what is no value`);
+  return lists;
 }
 
 /** The lists of texts of an object, by names. */
-export function listsIn(value: unknown, program: string): Lists {
+function listsIn(value: unknown, program: string): Lists {
   if (!isFields(value)) throw unreadable(program, 'there are no jails in it');
   return Object.entries(value).map(([name, list]: [string, unknown]) => {
     if (!isTexts(list) || !isLine(name))

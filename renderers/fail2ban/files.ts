@@ -44,6 +44,15 @@ function valuesIn(late: string): ReadonlyMap<string, readonly string[]> {
   );
 }
 
+/** The first of the admin's values that no file of ours can hold, with its section. */
+export function oddIn(beside: Sections): readonly [section: string, value: string] | undefined {
+  for (const [section, values] of Object.entries(beside)) {
+    const odd = values.find((value) => /[\r\0\p{Cs}]/u.test(value));
+    if (odd !== undefined) return [section, odd];
+  }
+  return undefined;
+}
+
 export function compose(ranges: Ranges, beside: Sections): Files {
   const sections = Object.entries(beside).map(([name, values]) => section(name, values, ranges));
   return {

@@ -69,7 +69,8 @@ function commentStart(line: string): number {
 
 function lineOf(value: string, from: number, begin: number, next: number): Line {
   const start = begin + from;
-  const entries = [...value.slice(from).matchAll(/[^\s,]+/g)].map((match) => ({
+  // Blanks and commas alone part them: what has a tab inside is one (1.0.2, `splitwords`).
+  const entries = [...value.slice(from).matchAll(/[^\s,](?:[^ ,]*[^\s,])?/g)].map((match) => ({
     text: match[0],
     start: start + match.index,
   }));

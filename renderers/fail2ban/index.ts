@@ -7,11 +7,13 @@
  * replaces; where somebody does, one that is read last, with his values and ours, all literal.
  * What his values are is never parsed here: `fail2ban-client -d` is asked, in a copy without our files.
  */
+import { BackendError } from '../../src/errors.ts';
 import { checkKeys } from '../../src/plugin/options.ts';
 import { none } from '../../src/prefix.ts';
 import { defineRenderer } from '../../src/renderer.ts';
+import { escape } from '../../src/text.ts';
 import { adopt } from './adopt.ts';
-import { compose, earlyText, sectionsOf } from './files.ts';
+import { compose, earlyText, oddIn, sectionsOf } from './files.ts';
 import { observe } from './observe.ts';
 import { plan } from './plan.ts';
 import { print } from './print.ts';
@@ -39,6 +41,12 @@ export default defineRenderer<object, Fail2banOwned, Fail2banAround>({
         notices: [],
       };
     const beside = sectionsOf(around);
+    const odd = oddIn(beside);
+    if (odd !== undefined)
+      throw new BackendError(
+        'misconfigured',
+        `fail2ban: ignoreip of [${escape(odd[0])}] has ${escape(odd[1])}, which cfsync cannot repeat next to the ranges; nothing was changed; take it out`,
+      );
     const server =
       around.server &&
       Object.fromEntries(configured(around.server, around).map(({ name }) => [name, ranges]));

@@ -3,7 +3,7 @@ import { BackendError } from '../../src/errors.ts';
 import { intersect } from '../../src/prefix.ts';
 import type { Host, Observed, Outcome } from '../../src/renderer.ts';
 import { firstLines } from '../../src/text.ts';
-import { fromJson, isTexts, isWord, listsIn, unreadable } from './answers.ts';
+import { fromJson, ignoringIn, isTexts, unreadable } from './answers.ts';
 import { observation, type Changes } from './client.ts';
 import { localhost, rangesIn, sectionsOf, staging } from './files.ts';
 import { prefixesOf } from './ignoreip.ts';
@@ -152,10 +152,7 @@ function loadedIn(answers: unknown, count: number): readonly Loaded[] {
     const { jails, skipped, errors } = (answer ?? {}) as Readonly<Record<string, unknown>>;
     if (!isTexts(skipped) || !isTexts(errors) || typeof jails !== 'object')
       throw unreadable('fail2ban-client -d', 'it does not say what was loaded');
-    const lists = jails === null ? [] : listsIn(jails, 'fail2ban-client -d');
-    const odd = lists.find(([, values]) => !values.every(isWord));
-    if (odd !== undefined)
-      throw unreadable('fail2ban-client -d', `jail ${odd[0]} ignores what is no word`);
+    const lists = jails === null ? [] : ignoringIn(jails, 'fail2ban-client -d');
     return { jails: jails === null ? null : byName(lists), skipped, errors };
   });
 }

@@ -5,7 +5,7 @@ import type { Command, FileStep, Observed, Ranges, Step } from '../../src/render
 import { escape } from '../../src/text.ts';
 import { bansOn, list } from './bans.ts';
 import { check } from './client.ts';
-import { carries, compose, staging } from './files.ts';
+import { carries, compose, oddIn, staging } from './files.ts';
 import { prefixesOf, prefixOf } from './ignoreip.ts';
 import {
   client,
@@ -28,7 +28,8 @@ export function plan(
 ): readonly Step[] {
   const { owned, around } = observed;
   const removal = wanted.early === null && wanted.late === null;
-  const files = removal || carries(wanted, owned) ? wanted : compose(wanted.ranges, owned.beside);
+  const keeps = removal || carries(wanted, owned) || oddIn(owned.beside) !== undefined;
+  const files = keeps ? wanted : compose(wanted.ranges, owned.beside);
   const theirs = editsOfTheirs(wanted, owned, around);
   const differ = keys.filter((key) => files[key] !== owned[key]);
   // On the way back none of theirs goes, not even what was written since then: see editsOfTheirs.
@@ -70,7 +71,7 @@ function keepExtras({ early, late }: Files, around: Fail2banAround): readonly St
   return configured(around.server ?? [], around).flatMap(({ name, ignores }) => {
     const loaded = around.effective[name];
     if (loaded === undefined) return [];
-    const known = [...loaded, ...before.flatMap((line) => line.split(/\s+/))];
+    const known = [...loaded, ...before.flatMap((line) => line.split(' '))];
     const ours = new Set(known.map((entry) => prefixOf(entry) ?? entry));
     const extra = ignores.filter((entry) => !ours.has(prefixOf(entry) ?? entry));
     if (extra.length === 0) return [];

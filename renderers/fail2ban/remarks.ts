@@ -9,6 +9,14 @@ export function noticesOf(
 ): readonly Notice[] {
   const notices: Notice[] = [];
   if (late !== null) notices.push({ level: 'note', text: carriedText(beside) });
+  const tabbed = Object.values(beside)
+    .flat()
+    .filter((value) => /\t/.test(value));
+  if (tabbed.length > 0)
+    notices.push({
+      level: 'note',
+      text: `ignoreip has ${tabbed.map((value) => value.split('\t').join(' TAB ')).join('; ')}: fail2ban takes what only a tab parts for one name, and ignores none of it; put a blank there`,
+    });
   if (!around.alone)
     notices.push({
       level: 'note',

@@ -29,6 +29,7 @@ describe('what a file sets', () => {
         ['b', '4'],
       ],
     ],
+    ['[a]\nignoreip =\t1\t2 ,\t3,4\t\n', [['a', '1\t2', '3', '4']]],
     ['[a]\nignoreip =\n  1\n\n\t2\n  # 3\n  ; 4\n  5 ; 6\nx = 7\n', [['a', '1', '2', '5']]],
     ['[a]\r\nignoreip = 1\r\n  2\r\n', [['a', '1', '2']]],
     ['[a]\nx = 1\n  ignoreip = 2\n', []],

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import fail2ban from '../../../renderers/fail2ban/index.ts';
 import { digest } from '../../../src/digest.ts';
 import { none, parseRanges } from '../../../src/prefix.ts';
-import { bundled } from '../../helpers/desired.ts';
+import { bundled, desired } from '../../helpers/desired.ts';
 import { early, fileSteps, isFinal, late, observe, said, wantOn } from './given.ts';
 
 describe('plan', () => {
@@ -155,6 +155,34 @@ describe('plan', () => {
     const steps = fileSteps(fail2ban.plan(before, await observe('sections')));
     expect(steps.at(-1)!.content).toContain(
       'ignoreip = 127.0.0.1/8 203.0.113.77 # office fe80::1%%eth0',
+    );
+  });
+
+  it.each(['198.51.100.7\t198.51.100.8', '\u001b[2J', 'a\rb', '\ud800'])(
+    'goes away and goes back whatever the admin ignores: %j',
+    async (odd) => {
+      const observed = await observe('carried');
+      const { owned, around } = observed;
+      const beside = { ...owned.beside, DEFAULT: ['127.0.0.1/8', odd] };
+      const now = { owned: { ...owned, beside }, around: { ...around, defaults: beside.DEFAULT } };
+      const gone = fail2ban.plan(fail2ban.nothing, now);
+      expect(gone.some((step) => step.kind === 'file' && step.content === null)).toBe(true);
+      const before = { ...owned, late: `${owned.late}    198.51.100.0/24\n` };
+      expect(fileSteps(fail2ban.plan(before, now)).length).toBeGreaterThan(0);
+      const want = () => fail2ban.want(desired(), {}, now.around);
+      // What a file cannot hold is refused where it would have to be written.
+      if (/[\r\ud800]/.test(odd))
+        expect(want).toThrow('which cfsync cannot repeat next to the ranges');
+      else expect(want().owned.late).toContain(` ${odd}\n`);
+    },
+  );
+
+  it('says that a tab parts nothing', async () => {
+    const { around } = await observe('plain');
+    const defaults = ['198.51.100.7\t198.51.100.8'];
+    const { notices } = fail2ban.want(desired(), {}, { ...around, defaults });
+    expect(notices.map(({ text }) => text)).toContainEqual(
+      expect.stringMatching(/^ignoreip has 198\.51\.100\.7 TAB 198\.51\.100\.8: /),
     );
   });
 });
