@@ -4,7 +4,7 @@ import { holdFromNow, jobsOf, takeBack, type Reversal } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
 import { locked } from '../engine/locks.ts';
 import { planDiff, type Plan } from '../engine/plan.ts';
-import { makeRollback } from '../engine/back.ts';
+import { makeRollback, recorded } from '../engine/back.ts';
 import { CfsyncError, exit, worst, type ExitCode } from '../errors.ts';
 import { bootId } from '../host/host.ts';
 import { beginRun, entriesOf, lastRun, openNames } from '../state/journal.ts';
@@ -12,8 +12,8 @@ import { withRunLock } from '../state/lock.ts';
 import { elsewhere, preflight } from '../run/lockout.ts';
 import type { Context } from '../run/context.ts';
 import { changeText } from '../cli/output.ts';
-import { endPending, readPending } from '../state/pending.ts';
-import type { Desired } from '../renderer.ts';
+import { endPending, takePending } from '../state/pending.ts';
+import type { Desired, Notice } from '../renderer.ts';
 import { bringToEnd } from '../host/signals.ts';
 import { printPlan } from '../run/show-plan.ts';
 
@@ -135,8 +135,14 @@ async function goBackAll(context: Context, reversals: readonly Reversal[]): Prom
     output.sentence(parts.filter((part) => part !== '').join('; '));
   }
   // Where only some backends go back, the others still wait for their confirmation.
-  const pending = await readPending(stateDir);
+  output.notices('', await recorded(() => settlePending(stateDir)));
+  return worst(codes);
+}
+
+/** Nobody waits any more for the confirmation of what has gone back whole. */
+async function settlePending(stateDir: string): Promise<readonly Notice[]> {
+  const { content: pending, notices } = await takePending(stateDir);
   if (pending !== undefined && (await entriesOf(stateDir, pending.run)).length === 0)
     await endPending(stateDir);
-  return worst(codes);
+  return notices;
 }

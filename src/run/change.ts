@@ -18,7 +18,7 @@ import {
 } from '../state/journal.ts';
 import { withRunLock } from '../state/lock.ts';
 import type { Output } from '../cli/output.ts';
-import { endPending, readPending, secondsLeft, writeHold, type Pending } from '../state/pending.ts';
+import { endPending, secondsLeft, takePending, writeHold, type Pending } from '../state/pending.ts';
 import { unchanged, type Recorder } from '../report/run-report.ts';
 import { makeNotedJob, withFlags, type Settings } from '../settings/settings.ts';
 import { bringToEnd } from '../host/signals.ts';
@@ -48,7 +48,8 @@ export async function changing(
   const { stateDir, lockTimeout } = context.settings;
   return withRunLock(stateDir, lockTimeout, command, async () => {
     const boot = await bootId();
-    const pending = await readPending(stateDir);
+    const { content: pending, notices } = await takePending(stateDir);
+    context.output.notices('', notices);
     if (pending !== undefined) {
       const left = Math.ceil(secondsLeft(pending, boot));
       if (left > 0)
@@ -66,16 +67,22 @@ export async function changing(
   });
 }
 
-/** Takes back an apply that nobody confirmed, and holds. */
+/**
+ * Takes back an apply that nobody confirmed, and holds.
+ * @param entries What the run changed, as far as it is known; none: as the state directory says.
+ */
 export async function expire(
   context: Recording,
   { run }: Pending,
   boot: string,
+  entries: readonly Kept[] = [],
 ): Promise<ExitCode> {
   const { settings, output, record } = context;
   const { stateDir } = settings;
-  const entries = await entriesOf(stateDir, run);
-  const reversals = await jobsOf(settings, entries);
+  const reversals = await jobsOf(
+    settings,
+    entries.length > 0 ? entries : await entriesOf(stateDir, run),
+  );
   const [last] = reversals;
   if (last === undefined) {
     await endPending(stateDir);

@@ -16,7 +16,7 @@ import {
   withLength,
   withoutLength,
 } from '../prefix.ts';
-import { readUsable, type Applied } from '../state/records.ts';
+import { readKnown, type Applied } from '../state/records.ts';
 import type { Desired, Notice, Owned, Ranges, Stray } from '../renderer.ts';
 import { observeSessions, type Session, type Sessions } from './sessions.ts';
 import { count, number } from '../text.ts';
@@ -184,7 +184,7 @@ export async function preflight(
   if (filters.length === 0) return plans;
   const changes = await Promise.all(
     filters.map(async (plan) => {
-      const { content } = await readUsable(settings.stateDir, plan.job.name);
+      const content = await readKnown(settings.stateDir, plan.job.name);
       const desired = desiredAfter(plan);
       const after = accessTo(plan.wanted, desired, desired?.mode === 'lockdown');
       return { plan, before: accessBefore(plan, content), after, leaves: desired === undefined };

@@ -179,7 +179,8 @@ export async function claimFiles(
   for (const kept of await keptNames(stateDir)) {
     if (kept.name !== name || kept.run > run) continue;
     const path = keptPath(stateDir, name, kept.run);
-    const entry = await readRecord(path, 'journal', validEntry);
+    // One that cannot be used leads nowhere; it is said when it is asked for.
+    const { content: entry } = await tolerant(() => readRecord(path, 'journal', validEntry), '');
     if (entry === undefined) continue;
     const claimed = { ...entry, files: [...files, ...entry.files] };
     notices.push(...(await writeRecord(path, 'journal', claimed, validEntry)));

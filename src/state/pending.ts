@@ -1,9 +1,10 @@
 /** Remembers, between two runs, that an apply waits for its confirmation, or that a rollback holds. */
 import { uptime } from 'node:os';
 import { join } from 'node:path';
-import { removeFile } from '../host/files.ts';
+import { moveAside, removeFile } from '../host/files.ts';
 import type { Notice } from '../renderer.ts';
-import { fields, readRecord, textOf, time, tolerant, writeRecord } from './store.ts';
+import { escape } from '../text.ts';
+import { CorruptRecord, fields, readRecord, textOf, time, tolerant, writeRecord } from './store.ts';
 
 /** An apply that goes back unless `cfsync confirm` comes in time. */
 export interface Pending {
@@ -45,6 +46,20 @@ function validHold(content: unknown): Hold {
 /** @throws CorruptRecord, NewerRecord */
 export function readPending(stateDir: string): Promise<Pending | undefined> {
   return readRecord(pendingPath(stateDir), 'pending', validPending);
+}
+
+/** As `readPending`, under the lock of the run: one that is corrupt is moved aside, which a notice says. */
+export async function takePending(
+  stateDir: string,
+): Promise<{ readonly content: Pending | undefined; readonly notices: readonly Notice[] }> {
+  try {
+    return { content: await readPending(stateDir), notices: [] };
+  } catch (error) {
+    if (!(error instanceof CorruptRecord)) throw error;
+    const aside = await moveAside(pendingPath(stateDir));
+    const text = `${error.message}; it was moved to ${escape(aside)}; if an apply waited for its confirmation, it stays unless cfsync rollback is run`;
+    return { content: undefined, notices: [{ level: 'warning', text }] };
+  }
 }
 
 export function writePending(stateDir: string, pending: Pending): Promise<readonly Notice[]> {

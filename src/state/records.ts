@@ -4,7 +4,15 @@ import { removeFile } from '../host/files.ts';
 import { host } from '../host/host.ts';
 import { parsePorts } from '../plugin/ports.ts';
 import type { Desired, Notice } from '../renderer.ts';
-import { fields, rangesOf, readRecord, tolerant, writeRecord } from './store.ts';
+import {
+  CorruptRecord,
+  fields,
+  NewerRecord,
+  rangesOf,
+  readRecord,
+  tolerant,
+  writeRecord,
+} from './store.ts';
 
 /** The values by which an apply can let strangers in on a port that was locked. */
 export type Given = Pick<Desired, 'mode' | 'tcpPorts' | 'udpPorts'>;
@@ -52,6 +60,16 @@ export function readUsable(
   name: string,
 ): Promise<{ readonly content: Applied | undefined; readonly notices: readonly Notice[] }> {
   return tolerant(() => readApplied(stateDir, name), keptAside);
+}
+
+/** As `readUsable`, without a word; one of a later release counts as none as well. */
+export async function readKnown(stateDir: string, name: string): Promise<Applied | undefined> {
+  try {
+    return await readApplied(stateDir, name);
+  } catch (error) {
+    if (error instanceof CorruptRecord || error instanceof NewerRecord) return undefined;
+    throw error;
+  }
 }
 
 export function readApplied(stateDir: string, name: string): Promise<Applied | undefined> {

@@ -88,6 +88,56 @@ describeLive('apply --confirm', { programs }, () => {
     expect(await apply('new')).toEqual({ code: exit.ok, stdout: '', stderr: '' });
   });
 
+  it.each([
+    ['the state directory is gone', 'rm -rf /run/lab/state'],
+    ['all in it is gone', 'rm -rf /run/lab/state/*'],
+    ['that it waits cannot be read', 'echo "{" >/run/lab/state/pending.json'],
+    ['a later release has written that', `echo '{"schema":2}' >/run/lab/state/pending.json`],
+  ])('goes back by what its watcher remembers where %s', async (_, script) => {
+    expect((await apply('new', '--confirm=6')).code).toBe(exit.ok);
+    // It looks every second.
+    await sleep(2500);
+    await shell(script);
+    expect(await rules()).not.toBe(old);
+    await wentBack();
+    await until('the watcher ends', async () => (await watchers()) === '');
+    expect((await apply('new')).stderr).toMatch(holds);
+  });
+
+  it('stays where that it waits cannot be read, when it is confirmed or another apply comes', async () => {
+    for (const [next, said] of [
+      [['confirm'], /pending\.json is corrupt .* it was moved to \S+corrupt-1; .*\n$/],
+      [line('new'), /pending\.json is corrupt .* it was moved to \S+corrupt-2; .*\n$/],
+    ] as const) {
+      expect((await apply('old')).code).toBe(exit.ok);
+      expect((await apply('new', '--confirm=20')).code).toBe(exit.ok);
+      const applied = await rules();
+      await sleep(2500);
+      await shell('echo "{" >/run/lab/state/pending.json');
+      const { code, stderr } = await lab.cfsync(next);
+      expect(stderr).toMatch(said);
+      expect(code).toBe(exit.ok);
+      await until('the watcher ends', async () => (await watchers()) === '');
+      expect(await rules()).toBe(applied);
+    }
+  });
+
+  it.each([
+    ['what waits cannot be read', `echo '{"schema":1' >/run/lab/state/pending.json`],
+    ['a later release has written it', `echo '{"schema":2}' >/run/lab/state/pending.json`],
+    [
+      'a later release has written what was applied',
+      `echo '{"schema":2}' >/run/lab/state/applied/nftables.json`,
+    ],
+  ])('rollback goes back where %s', async (_, script) => {
+    expect((await apply('new', '--confirm=60')).code).toBe(exit.ok);
+    await shell(script);
+    const { code, stderr } = await lab.cfsync(['rollback']);
+    expect(stderr).toMatch(/warning: (nftables: )?\S+ (is corrupt|has schema 2)/);
+    expect(code).toBe(exit.ok);
+    expect(await rules()).toBe(old);
+  });
+
   it('keeps others waiting meanwhile, and stays when it is confirmed', async () => {
     expect((await apply('new', '--confirm=20')).code).toBe(exit.ok);
     const applied = await rules();

@@ -158,24 +158,35 @@ describe('plan', () => {
     );
   });
 
-  it.each(['198.51.100.7\t198.51.100.8', '\u001b[2J', 'a\rb', '\ud800'])(
-    'goes away and goes back whatever the admin ignores: %j',
-    async (odd) => {
-      const observed = await observe('carried');
-      const { owned, around } = observed;
-      const beside = { ...owned.beside, DEFAULT: ['127.0.0.1/8', odd] };
-      const now = { owned: { ...owned, beside }, around: { ...around, defaults: beside.DEFAULT } };
-      const gone = fail2ban.plan(fail2ban.nothing, now);
-      expect(gone.some((step) => step.kind === 'file' && step.content === null)).toBe(true);
-      const before = { ...owned, late: `${owned.late}    198.51.100.0/24\n` };
-      expect(fileSteps(fail2ban.plan(before, now)).length).toBeGreaterThan(0);
-      const want = () => fail2ban.want(desired(), {}, now.around);
-      // What a file cannot hold is refused where it would have to be written.
-      if (/[\r\ud800]/.test(odd))
-        expect(want).toThrow('which cfsync cannot repeat next to the ranges');
-      else expect(want().owned.late).toContain(` ${odd}\n`);
-    },
-  );
+  const odd = ['198.51.100.7\t198.51.100.8', '\u001b[2J', 'a\rb', '\ud800'];
+
+  /** A host with files of ours, and this among what the admin ignores. */
+  const ignoring = async (value: string) => {
+    const { owned, around } = await observe('carried');
+    const defaults = ['127.0.0.1/8', value];
+    const beside = { ...owned.beside, DEFAULT: defaults };
+    return { owned: { ...owned, beside }, around: { ...around, defaults } };
+  };
+
+  it.each(odd)('goes away and goes back whatever the admin ignores: %j', async (value) => {
+    const now = await ignoring(value);
+    const gone = fileSteps(fail2ban.plan(fail2ban.nothing, now));
+    expect(gone.some(({ content }) => content === null)).toBe(true);
+    const before = { ...now.owned, beside: {}, late: `${now.owned.late}    198.51.100.0/24\n` };
+    expect(fileSteps(fail2ban.plan(before, now)).length).toBeGreaterThan(0);
+  });
+
+  it.each(odd.slice(0, 2))('repeats %j next to the ranges', async (value) => {
+    const { around } = await ignoring(value);
+    expect(fail2ban.want(desired(), {}, around).owned.late).toContain(` ${value}\n`);
+  });
+
+  it.each(odd.slice(2))('refuses what no file can hold: %j', async (value) => {
+    const { around } = await ignoring(value);
+    expect(() => fail2ban.want(desired(), {}, around)).toThrow(
+      'which cfsync cannot repeat next to the ranges',
+    );
+  });
 
   it('says that a tab parts nothing', async () => {
     const { around } = await observe('plain');
