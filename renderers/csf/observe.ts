@@ -4,15 +4,16 @@ import { parseSave, type SavedTable } from '../../src/filters/iptables/save.ts';
 import { parseRanges, type Family } from '../../src/prefix.ts';
 import type { Host, Observed } from '../../src/renderer.ts';
 import { escape, firstLines } from '../../src/text.ts';
-import { hasBlock } from './block.ts';
+import { hasBlock, removeBlock } from './block.ts';
 import { isOn, parseConf, type Conf } from './conf.ts';
 import { foreign } from './foreign.ts';
 import { effectiveLines, entriesIn, includes, lineOf, linesIn } from './lines.ts';
-import { loaded, program } from './running.ts';
+import { isDown, loaded, program } from './running.ts';
 import {
   files,
   folder,
   lockFile,
+  names,
   own,
   type CsfAround,
   type CsfOptions,
@@ -78,15 +79,26 @@ async function look(host: Host, { reload }: CsfOptions): Promise<Observed<CsfOwn
     foreign: reload ? await foreign(host, conf, kernel) : [],
   };
   const held = linesIn(ownAllow);
+  const blocks = {
+    allow: hasBlock(allow ?? '', own.allow),
+    ignore: hasBlock(ignore ?? '', own.ignore),
+  };
+  const torn = names.filter((name) => {
+    const text = around.files[name] ?? '';
+    return !blocks[name] && removeBlock(text, own[name]) !== text;
+  });
+  const ailing: NonNullable<CsfOwned['ailing']> = [
+    ...(isDown(around) ? (['csf'] as const) : []),
+    ...(around.lfd === 'stale' ? (['lfd'] as const) : []),
+  ];
   const owned: CsfOwned = {
     ranges: parseRanges([...held.values()].map((entry) => entry.prefix)),
     allow: ownAllow,
     ignore: ownIgnore,
-    blocks: {
-      allow: hasBlock(allow ?? '', own.allow),
-      ignore: hasBlock(ignore ?? '', own.ignore),
-    },
+    blocks,
     loaded: { v4: loaded(held, around, 'v4'), v6: loaded(held, around, 'v6') },
+    ...(torn.length > 0 && { torn }),
+    ...(ailing.length > 0 && { ailing }),
   };
   return { owned, around };
 }

@@ -6,7 +6,7 @@ import { count } from '../../src/text.ts';
 import { addBlock, removeBlock } from './block.ts';
 import { entryNames, strayEntries, withLines, withoutLines, type CsfStray } from './leftovers.ts';
 import { chainOf, familyOf, lineOf, linesIn, ruleOf, times, without, type Lines } from './lines.ts';
-import { counter, filters, program, styleOf } from './running.ts';
+import { counter, filters, isDown, program, styleOf } from './running.ts';
 import { families, files, own, type CsfAround, type CsfOwned, type Name } from './state.ts';
 
 export function plan(wanted: CsfOwned, observed: Observed<CsfOwned, CsfAround>): readonly Step[] {
@@ -14,7 +14,8 @@ export function plan(wanted: CsfOwned, observed: Observed<CsfOwned, CsfAround>):
   const now = linesIn(owned.allow);
   const then = wanted.allow === owned.allow ? now : linesIn(wanted.allow);
   const kernel = kernelSteps(wanted, observed, now, then);
-  const reloads = around.reload && (kernel.length > 0 || isDown(around));
+  const reloads =
+    around.reload && (kernel.length > 0 || (isDown(around) && !wanted.ailing?.includes('csf')));
   const meanwhile =
     wanted.allow === null
       ? owned.allow
@@ -35,7 +36,7 @@ export function plan(wanted: CsfOwned, observed: Observed<CsfOwned, CsfAround>):
     ...(wanted.ignore === null ? ownFile('ignore', owned.ignore, null) : []),
   ];
   const forLfd =
-    around.lfd === 'stale' ||
+    (around.lfd === 'stale' && !wanted.ailing?.includes('lfd')) ||
     [...lists, ...rest].some((step) => step.kind === 'file' && step.path.endsWith('.ignore'));
   return [
     ...lists,
@@ -50,11 +51,6 @@ export function plan(wanted: CsfOwned, observed: Observed<CsfOwned, CsfAround>):
 function withLeaving(text: string, now: Lines, then: Lines): string {
   const leaving = [...now.keys()].filter((line) => !then.has(line)).map((line) => `${line}\n`);
   return [text.endsWith('\n') ? text : `${text}\n`, ...leaving].join('');
-}
-
-/** CSF failed at its last start and left nothing in place. */
-function isDown({ error, disabled, restarting }: CsfAround): boolean {
-  return error !== null && !disabled && !restarting;
 }
 
 function change(path: string, now: string | null, then: string | null): FileStep[] {
@@ -85,7 +81,10 @@ function listText(
     text = withLines(now, path, lines(wanted.strays), before ?? undefined);
     if (text === before) return text;
   } else if (now !== null && !keep) text = withoutLines(now, path, new Set(lines(owned.strays)));
-  if (!wanted.blocks[name]) return text && removeBlock(text, path);
+  if (!wanted.blocks[name])
+    return wanted.torn?.includes(name) && !owned.blocks[name]
+      ? text
+      : text && removeBlock(text, path);
   return owned.blocks[name] ? text : addBlock(text ?? '', path);
 }
 
@@ -120,17 +119,18 @@ function kernelSteps(
     const inKernel = counter(around, family);
     const style = styleOf(around, family);
     const given = wanted.loaded[family];
-    const stay: { has(line: string): boolean } = given === null ? then : new Set(given);
+    // On the way back a rule that was there twice may stay so, and is not put there twice.
+    const stay = given === null ? (line: string) => Number(then.has(line)) : times(given);
     const insert: string[] = [];
     const remove: string[] = [];
     for (const [line, entry] of new Map([...then, ...now, ...theirs])) {
       if (familyOf(entry) !== family) continue;
       const n = inKernel(entry);
-      const kept = stay.has(line) ? 1 : 0;
+      const kept = stay(line);
       const back = wanted.strays === undefined ? 0 : loadedOf(line);
       const most = others(line) + kept + back;
       const rule = `${chainOf[entry.direction]} ${ruleOf(entry, style)}`;
-      const least = back > 0 ? most : kept;
+      const least = back > 0 ? most : Math.min(kept, 1);
       for (let i = n; i < least; i++) insert.push(`-I ${rule}`);
       // Of a rule that no line of ours names, only as many as theirs do.
       const isOurs = then.has(line) || now.has(line);

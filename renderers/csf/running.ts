@@ -58,6 +58,11 @@ export function styleOf({ kernel }: CsfAround, family: Family): Style {
   };
 }
 
+/** CSF failed at its last start and left nothing in place. */
+export function isDown({ error, disabled, restarting }: CsfAround): boolean {
+  return error !== null && !disabled && !restarting;
+}
+
 /** How often each rule is in the chains of CSF. */
 export function counter(around: CsfAround, family: Family): (entry: Entry) => number {
   const rules = new Map<string, number>();

@@ -21,6 +21,10 @@ export interface CsfOwned extends Owned {
   readonly blocks: Readonly<Record<Name, boolean>>;
   /** The lines that are loaded, as often as they are; null: as cfsync.allow says, where CSF filters at all. */
   readonly loaded: Readonly<Record<Family, readonly string[] | null>>;
+  /** Of which of the two a line of ours is left, without the rest that goes with it; never wanted. */
+  readonly torn?: readonly Name[];
+  /** What a step would mend of the running programs: csf, which failed at its last start, or lfd, which is stale. */
+  readonly ailing?: readonly ('csf' | 'lfd')[];
 }
 
 /** The host around it. */

@@ -40,7 +40,7 @@ export function plan(
     differ.length > 0 || gone.length === 0 ? differ : keys.filter((key) => files[key] !== null);
   const changed = touched.sort((a, b) => Number(files[a] === null) - Number(files[b] === null));
   const reload =
-    around.server !== null && (changed.length + theirs.length > 0 || lags(wanted.ranges, around));
+    around.server !== null && (changed.length + theirs.length > 0 || lags(wanted, around));
   const edits = changed.map((key) => editOf(key, owned[key], files[key], reload, gone));
   const steps: Step[] = [...edits.flatMap(({ before }) => before), ...theirs];
   if (reload) steps.push(run('reload the configuration', ['reload']), ...keepExtras(owned, around));
@@ -54,9 +54,13 @@ export function plan(
   return steps;
 }
 
-/** Whether a running jail lacks ranges that the files give it: a reload did not happen. */
-function lags(ranges: Ranges, { server, effective }: Fail2banAround): boolean {
+/** Whether a running jail lacks wanted ranges that the files give it: a reload did not happen. */
+function lags(
+  wanted: Pick<Fail2banOwned, 'ranges' | 'server'>,
+  { server, effective }: Fail2banAround,
+): boolean {
   return (server ?? []).some(({ name, ignores }) => {
+    const ranges = wanted.server?.[name] ?? wanted.ranges;
     const meant = intersect(prefixesOf(effective[name] ?? []), ranges);
     return !isEmpty(subtract(meant, prefixesOf(ignores)));
   });

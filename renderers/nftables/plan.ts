@@ -77,7 +77,9 @@ function chainLines(
 ): string[] {
   const changed = chains.filter((chain) => {
     const old = now?.chains.find((c) => c.name === chain.name);
-    return old?.base !== chain.base || !sameList(old?.rules, writable(chain));
+    if (old?.base !== chain.base) return true;
+    // A rule that cannot be written is none to lack, and none to repair where it was there before.
+    return !sameList(old?.rules, writable(chain)) && !sameList(old?.rules, chain.rules);
   });
   return [
     ...changed.map((c) => addChain(table, c)),

@@ -120,7 +120,11 @@ export async function checkRenderer<Options, State extends Owned, Around>(
   };
   const reach = async (wanted: State, what: string): Promise<void> => {
     host.perform(plan(wanted, await look()));
-    same(plan(wanted, await look()), [], `${what} leaves nothing to do`);
+    const there = await look();
+    same(plan(wanted, there), [], `${what} leaves nothing to do`);
+    // It may be recorded, and gone back to.
+    const self = plan(there.owned, there).filter((s) => s.kind === 'file' || s.final !== true);
+    same(self, [], `what is observed after ${what} leads to itself by an empty plan`);
   };
   const want = async (desired: Desired): Promise<State> => {
     const { around } = await look();

@@ -2,6 +2,7 @@
 import { inspect, isDeepStrictEqual } from 'node:util';
 import * as fc from 'fast-check';
 import { expect } from 'vitest';
+import { isUndoable } from '../../src/engine/plan.ts';
 import { exit } from '../../src/errors.ts';
 import type { Desired, Owned, Renderer, Step } from '../../src/renderer.ts';
 import { bundled, desired } from './desired.ts';
@@ -103,14 +104,15 @@ export async function runThrough<Options, State extends Owned, Around>(
   if (observed === undefined) return;
   reach.observed++;
   const refusals = [exit.usage, exit.failed, exit.refused, exit.busy];
-  const plan = (wanted: State, now = observed): void => {
+  const plan = (wanted: State, now = observed): readonly Step[] => {
     const steps = readOrRefused(() => renderer.plan(wanted, now), ...refusals);
-    if (steps === undefined) return;
+    if (steps === undefined) return [];
     for (const step of steps) {
       checkStep(step);
       check(step);
     }
     reach.planned++;
+    return steps;
   };
   const wishes: readonly Partial<Desired>[] = [{}, { mode: 'lockdown', udpPorts: [443] }];
   for (const wish of wishes) {
@@ -131,7 +133,8 @@ export async function runThrough<Options, State extends Owned, Around>(
     plan(adopted.owned);
   }
   plan(renderer.nothing);
-  plan(observed.owned);
+  // It may be recorded, and gone back to.
+  expect(plan(observed.owned).filter(isUndoable)).toEqual([]);
   renderer.print(observed.owned);
   // It is written to the journal and read from there.
   expectPlain(observed.owned);

@@ -35,6 +35,10 @@ describe('checkRenderer', () => {
   let calls = 0;
   const bad: readonly (readonly [string, Partial<Renderer>])[] = [
     ['apply leaves nothing to do', { plan: (w, o) => [...good.plan(w, o), write('/x', null)] }],
+    [
+      'leads to itself',
+      { plan: (w, o) => (w === o.owned ? [write('/x', null)] : good.plan(w, o)) },
+    ],
     ['plan answers the same', { plan: (w, o) => good.plan(w, o).slice(calls++ % 2) }],
     [
       'want answers the same',
