@@ -46,7 +46,7 @@ function namesIn(e: Expr): readonly (readonly [name: string, isSource: boolean])
   ];
   return both.flatMap(([left, right]) =>
     typeof right === 'string' && right.startsWith('@')
-      ? [[right.slice(1), JSON.stringify(left).includes('"saddr"')] as const]
+      ? [[right.slice(1), JSON.stringify(left ?? null).includes('"saddr"')] as const]
       : [],
   );
 }

@@ -55,7 +55,7 @@ function setsAsked(e: Expr): readonly string[] {
   const left = at(e, 'match', 'left') ?? at(e, 'vmap', 'key');
   const right = at(e, 'match', 'right') ?? at(e, 'vmap', 'data');
   const isNamed = typeof right === 'string' && right.startsWith('@');
-  return isNamed && JSON.stringify(left).includes('"saddr"') ? [right.slice(1)] : [];
+  return isNamed && JSON.stringify(left ?? null).includes('"saddr"') ? [right.slice(1)] : [];
 }
 
 function limitOf(statement: unknown): Condition {
