@@ -73,7 +73,7 @@ export function findingsOf(
       ] as const) {
         // As a rule nothing is found, and the ranges may be 100,000.
         if (these.length === 0) continue;
-        const small = !isMuch(these, ranges[family], family);
+        const small = !isMuch(unionOfSources(these), ranges[family], family);
         for (const { sources, rules, doubts } of these)
           found.push({
             kind,
@@ -120,9 +120,8 @@ function unionOfSources(results: readonly Result[]): Intervals {
 }
 
 /** Whether more than a few addresses of a range are missing. */
-function isMuch(results: readonly Result[], ranges: readonly string[], family: Family): boolean {
-  const all = unionOfSources(results);
-  return ranges.some((range) => size(common(all, fromPrefixes([range]))) > few[family]);
+export function isMuch(sources: Intervals, ranges: readonly string[], family: Family): boolean {
+  return ranges.some((range) => size(common(sources, fromPrefixes([range]))) > few[family]);
 }
 
 function only(family: Family, sources: Intervals): Finding['sources'] {

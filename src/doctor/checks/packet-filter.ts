@@ -3,7 +3,8 @@ import type { Family } from '../../prefix.ts';
 import { defineCheck, type DoctorContext, type Finding } from '../check.ts';
 import type { Filters } from '../../filters/ask.ts';
 import type { FilterSeen } from '../../filters/observe.ts';
-import { fromPrefixes, size, without, type Intervals } from '../../filters/intervals.ts';
+import { isMuch } from '../../filters/verdict.ts';
+import { fromPrefixes, size, union, without, type Intervals } from '../../filters/intervals.ts';
 import {
   isClosed,
   observeFilters,
@@ -74,11 +75,22 @@ export default defineCheck<Seen>({
       hits.every(({ family, port }) =>
         shut.some((door) => door.family === family && door.port === port),
       );
+    const isFew = ({ hits }: Group): boolean =>
+      doors
+        .filter((door) => hits.some((hit) => hit.family === door.family && hit.port === door.port))
+        .every((door) => !isMuch(closed(door), context.ranges[door.family], door.family));
     return [...groups.values()].flatMap((group) =>
-      unlessTunnel(seen.tunnel && isShut(group), [finding(group, survey, context)]),
+      unlessTunnel(seen.tunnel && isShut(group), [
+        finding(group, survey, context, isFew(group) ? 'warning' : 'problem'),
+      ]),
     );
   },
 });
+
+/** What of Cloudflare's ranges does not come in, whatever rules say so. */
+function closed({ cloudflare }: Door): Intervals {
+  return union(sourcesOf(cloudflare, 'drop'), sourcesOf(cloudflare, 'reject'));
+}
 
 /** Whether none of Cloudflare's ranges comes in. */
 function isNobody({ cloudflare }: Door): boolean {
@@ -89,6 +101,7 @@ function finding(
   { verdict, rules, doubts, hits }: Group,
   survey: Survey,
   context: DoctorContext,
+  level: 'problem' | 'warning',
 ): Finding {
   const ports = portsText(hits.map(({ port }) => port));
   const where = [...new Set(hits.map(({ family }) => family))].map((family) => {
@@ -125,7 +138,7 @@ function finding(
   const remedy = letIn(survey, rule, hits, context);
   const isDrop = verdict === 'drop';
   return {
-    level: 'problem',
+    level,
     share: isAll(hits, survey.filters, context) ? 'all' : 'part',
     causes: [isDrop ? 522 : 521],
     title: `The packet filter ${isDrop ? 'drops' : 'rejects'} Cloudflare's connections to ${ports}`,
