@@ -1,9 +1,11 @@
 /** Looks at all packet filters of a host at once. */
+import { digest } from '../digest.ts';
 import { BackendError, CfsyncError, exit } from '../errors.ts';
 import { defaultRouteInterfaces, routes, type Route } from '../host/interfaces.ts';
 import { unlessMissing } from '../host/programs.ts';
 import { families, familyOf, type Family } from '../prefix.ts';
 import type { Command, Host } from '../renderer.ts';
+import type { Asked } from '../state/judged.ts';
 import { firstLines } from '../text.ts';
 import { setsAsked } from './nft/asked.ts';
 import { at, keptByIptables, parseListing, type Listing } from './nft/listing.ts';
@@ -36,43 +38,95 @@ export interface FilterSeen {
   /** Addresses of the host that are on those interfaces. */
   readonly addresses: Readonly<Record<Family, readonly string[]>>;
   readonly routes: readonly Route[];
+  /** What else was asked for; absent in what was recorded by earlier releases. */
+  readonly asked?: Asked;
 }
+
+/** The same rules as text, each with its handle, which another rule in its place does not have. */
+const asText = ['nft', '-a', '-t', 'list', 'ruleset'] as const;
 
 /** @throws BackendError when what is there cannot be read. */
 export async function observeFilters(host: Host): Promise<FilterSeen> {
-  const [json, text, interfaces, links, table] = await Promise.all([
+  const [json, text, about] = await Promise.all([
     output(host, ['nft', '-j', '-t', 'list', 'ruleset']),
-    output(host, ['nft', '-a', '-t', 'list', 'ruleset']),
-    defaultRouteInterfaces(host),
-    output(host, ['ip', '-j', 'address', 'show']),
-    routes(host),
+    output(host, asText),
+    observeAround(host),
   ]);
   const listing = json === undefined ? undefined : parseListing(json);
-  const elements = listing && (await elementsOf(host, listing));
+  const sets = listing === undefined ? [] : setsAsked(listing, true);
+  const elements = listing && (await elementsOf(host, sets));
   const debug =
     json !== undefined && hidesFamily(json)
       ? await output(host, ['nft', '--debug=netlink', '-t', 'list', 'ruleset'])
       : undefined;
   const nft = json === undefined ? null : { json, text: text ?? '', elements, debug: debug ?? '' };
-  const saves = await observeSaves(host, listing);
+  const tables = await savedTables(host, listing);
+  const saves = await readSaves(host, tables);
   const asks = saves.some((save) => save.text.includes('--match-set'));
   const ipset = asks ? await output(host, ['ipset', 'save']) : undefined;
   return {
     nft,
     saves,
     ipset: ipset ?? '',
-    interfaces,
-    addresses: addressesOn(links ?? '[]', interfaces),
-    routes: table,
+    ...about,
+    asked: { sets, saves: tables, ipset: asks },
   };
 }
+
+async function observeAround(
+  host: Host,
+): Promise<Pick<FilterSeen, 'interfaces' | 'addresses' | 'routes'>> {
+  const [interfaces, links, table] = await Promise.all([
+    defaultRouteInterfaces(host),
+    output(host, ['ip', '-j', 'address', 'show']),
+    routes(host),
+  ]);
+  return { interfaces, addresses: addressesOn(links ?? '[]', interfaces), routes: table };
+}
+
+/**
+ * The digest of all that a verdict follows from, by a look that leaves out the costliest: the rules as JSON, which are
+ * those of the text. Undefined where that cannot be had so.
+ */
+export async function glance(host: Host, asked: Asked): Promise<string | undefined> {
+  if (asked.sets.length > mostSets) return undefined;
+  const [text, about, elements, saves, legacy] = await Promise.all([
+    output(host, asText),
+    observeAround(host),
+    elementsOf(host, asked.sets),
+    readSaves(host, asked.saves),
+    legacyFamilies(host),
+  ]);
+  // What tables nft keeps for iptables, its text shows.
+  const had = asked.saves.filter(({ variant }) => variant === 'legacy').map(({ family }) => family);
+  if (text === undefined || legacy.join() !== had.join()) return undefined;
+  const ipset = asked.ipset ? await output(host, ['ipset', 'save']) : '';
+  return glanceOf({ nft: { json: '', text, elements }, saves, ipset: ipset ?? '', ...about });
+}
+
+/** The same digest, of a whole look. */
+export function glanceOf({ nft, ...seen }: Omit<FilterSeen, 'asked'>): string {
+  const { saves, ipset, interfaces, addresses, routes: table } = seen;
+  const all = [nft?.text, nft?.elements, saves, ipset, interfaces, addresses, table];
+  return digest(
+    JSON.stringify(all, (_, value: unknown) =>
+      typeof value === 'string' ? value.replaceAll(counts, '') : value,
+    ),
+  );
+}
+
+/** What counts packets, in what nft and iptables-save print. */
+const counts =
+  /"packets": ?\d+, ?"bytes": ?\d+|counter packets \d+ bytes \d+|(?<=^:\S+ \S+ )\[\d+:\d+\]|^# (?:Generated|Completed) .*$/gm;
 
 /** More are read at one go: a program for each costs more than to read them all. */
 const mostSets = 16;
 
 /** The elements of the sets and maps that a rule on the way asks: 100,000 take nft 1.0.6 1.5 s. */
-async function elementsOf(host: Host, listing: Listing): Promise<readonly string[]> {
-  const asked = setsAsked(listing, true);
+async function elementsOf(
+  host: Host,
+  asked: readonly (readonly string[])[],
+): Promise<readonly string[]> {
   const read = async (words: readonly string[]): Promise<string[]> => {
     // One that is gone by now is not known.
     const outcome = await unlessMissing(host, ['nft', '-j', 'list', ...words]);
@@ -82,29 +136,41 @@ async function elementsOf(host: Host, listing: Listing): Promise<readonly string
   return (await Promise.all(asked.map(read))).flat();
 }
 
-/** The tables of iptables: nft shows only half of what its own variant wrote, and nothing of the legacy one. */
-async function observeSaves(host: Host, listing: Listing | undefined): Promise<readonly Save[]> {
+/** Where iptables has tables: nft shows only half of what its own variant wrote, and nothing of the legacy one. */
+async function savedTables(
+  host: Host,
+  listing: Listing | undefined,
+): Promise<readonly Pick<Save, 'family' | 'variant'>[]> {
   const kept = listing === undefined ? [] : [...keptByIptables(listing.chains)];
-  const wanted: (Omit<Save, 'text'> & { readonly plain: string })[] = [];
-  for (const family of families) {
-    const tool = family === 'v4' ? 'iptables' : 'ip6tables';
-    const add = (variant: Save['variant']): void =>
-      void wanted.push({
-        program: `${tool}-${variant}-save`,
-        plain: `${tool}-save`,
-        family,
-        variant,
-      });
+  const legacy = await legacyFamilies(host);
+  return families.flatMap((family) => {
     const own = family === 'v4' ? 'ip ' : 'ip6 ';
-    if (listing === undefined || kept.some((table) => table.startsWith(own))) add('nft');
-    const names = await host.read(`/proc/net/${family === 'v4' ? 'ip' : 'ip6'}_tables_names`);
-    if ((names ?? '').trim() !== '') add('legacy');
-  }
+    const isNft = listing === undefined || kept.some((table) => table.startsWith(own));
+    return [
+      ...(isNft ? [{ family, variant: 'nft' as const }] : []),
+      ...(legacy.includes(family) ? [{ family, variant: 'legacy' as const }] : []),
+    ];
+  });
+}
+
+async function legacyFamilies(host: Host): Promise<readonly Family[]> {
+  const names = await Promise.all(
+    families.map((family) => host.read(`/proc/net/${family === 'v4' ? 'ip' : 'ip6'}_tables_names`)),
+  );
+  return families.filter((_, i) => (names[i] ?? '').trim() !== '');
+}
+
+async function readSaves(
+  host: Host,
+  tables: readonly Pick<Save, 'family' | 'variant'>[],
+): Promise<readonly Save[]> {
   const saves = await Promise.all(
-    wanted.map(async ({ plain, ...save }): Promise<Save | undefined> => {
+    tables.map(async ({ family, variant }): Promise<Save | undefined> => {
+      const tool = family === 'v4' ? 'iptables' : 'ip6tables';
+      const program = `${tool}-${variant}-save`;
       // Where the program of one variant is missing, the plain one is the other's.
-      const found = (await output(host, [save.program])) ?? (await output(host, [plain]));
-      return found === undefined ? undefined : { ...save, text: found };
+      const found = (await output(host, [program])) ?? (await output(host, [`${tool}-save`]));
+      return found === undefined ? undefined : { program, family, variant, text: found };
     }),
   );
   return saves.filter((save) => save !== undefined);

@@ -1,9 +1,11 @@
 /** Judges, at the end of a run, whether Cloudflare gets in by the rules of the whole host. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import manifest from '../../package.json' with { type: 'json' };
+import { digest } from '../digest.ts';
 import { extraOf, type Job } from '../engine/job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
 import { filtersOf, type Filters } from '../filters/ask.ts';
-import { observeFilters } from '../filters/observe.ts';
+import { glance, glanceOf, observeFilters, type FilterSeen } from '../filters/observe.ts';
 import {
   cameIn,
   findingsOf,
@@ -17,7 +19,7 @@ import { host } from '../host/host.ts';
 import { families, familyNames, merge } from '../prefix.ts';
 import type { Judged } from '../report/run-report.ts';
 import type { Settings } from '../settings/settings.ts';
-import { readJudged, writeJudged } from '../state/judged.ts';
+import { readJudged, writeJudged, type Clean } from '../state/judged.ts';
 import { escape } from '../text.ts';
 import type { Context } from './context.ts';
 
@@ -32,17 +34,33 @@ export type Rules = Filters | string;
 
 /** The rules as they are. */
 export async function lookAtRules(): Promise<Rules> {
+  const seen = await look();
+  return typeof seen === 'string' ? seen : rulesOf(seen);
+}
+
+/** What the rules are read from, or why it cannot be had. */
+async function look(): Promise<FilterSeen | string> {
   try {
     const seen = await observeFilters(host);
-    if (seen.nft === null) return 'nft is not installed, and without it not all rules can be seen';
-    const filters = filtersOf(seen);
-    return filters.families.length === 0
-      ? 'no interface with a default route has an address that others can reach'
-      : filters;
+    return seen.nft === null
+      ? 'nft is not installed, and without it not all rules can be seen'
+      : seen;
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
     return error.message;
   }
+}
+
+function rulesOf(seen: FilterSeen): Rules {
+  const filters = filtersOf(seen);
+  return filters.families.length === 0
+    ? 'no interface with a default route has an address that others can reach'
+    : filters;
+}
+
+/** The digest of what a judgement follows from: the rules, by theirs, and what is to be so. */
+function basisOf(rules: string, wish: Wish, { judgeIgnore }: Settings): string {
+  return digest(JSON.stringify([manifest.version, rules, wish, judgeIgnore]));
 }
 
 /** What the backends are to do together. */
@@ -68,17 +86,43 @@ function wishOf(jobs: readonly Job[]): Wish {
   };
 }
 
-/** What the rules come to, looked at a second time where something is wrong. */
-async function findNow(
-  wish: Wish,
-  { judgeIgnore }: Settings,
-): Promise<readonly Finding[] | string> {
+interface Found {
+  readonly found: readonly Finding[] | string;
+  /** Where nothing was found. */
+  readonly clean?: Clean;
+}
+
+/**
+ * What the rules come to, looked at a second time where something is wrong.
+ * @param known What nothing was found in the last time.
+ */
+async function findNow(wish: Wish, settings: Settings, known: Clean | undefined): Promise<Found> {
+  if (known !== undefined && (await isStill(known, wish, settings)))
+    return { found: [], clean: known };
   for (let again = false; ; again = true) {
-    const filters = await lookAtRules();
-    if (typeof filters === 'string') return filters;
-    const findings = findingsOf(filters, wish, judgeIgnore);
-    if (again || !findings.some(isWrong)) return findings;
+    const seen = await look();
+    if (typeof seen === 'string') return { found: seen };
+    const filters = rulesOf(seen);
+    if (typeof filters === 'string') return { found: filters };
+    const found = findingsOf(filters, wish, settings.judgeIgnore);
+    if (found.length === 0) {
+      const basis = basisOf(glanceOf(seen), wish, settings);
+      return { found, ...(seen.asked && { clean: { basis, asked: seen.asked } }) };
+    }
+    if (again || !found.some(isWrong)) return { found };
     await sleep(patience);
+  }
+}
+
+/** Whether nothing has changed since nothing was found. */
+async function isStill({ basis, asked }: Clean, wish: Wish, settings: Settings): Promise<boolean> {
+  try {
+    const rules = await glance(host, asked);
+    return rules !== undefined && basisOf(rules, wish, settings) === basis;
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    // The whole look says what is wrong.
+    return false;
   }
 }
 
@@ -142,10 +186,17 @@ export async function judgeNow(
 ): Promise<Ending> {
   const { settings, output, record } = context;
   const wish = wishOf(jobs);
-  const found = await findNow(wish, settings);
+  const last = await readJudged(settings.stateDir);
+  const { found, clean } = await findNow(wish, settings, last?.clean);
   const judged = judgedOf(found, wish);
   record.judged({ ...judged, backends: jobs.map(({ name }) => name) });
-  const isNew = await isNews(judged, context);
+  const { verdict, reason } = judged;
+  const isNew = last?.verdict !== verdict || last.reason !== reason;
+  if (isNew || last.clean?.basis !== clean?.basis)
+    output.notices(
+      '',
+      await writeJudged(settings.stateDir, { verdict, reason, ...(clean && { clean }) }),
+    );
   const findings = typeof found === 'string' ? [] : found;
   const wrong = findings.filter(isWrong);
   const goesBack = typeof before === 'object' && cameIn(before, wrong);
@@ -164,17 +215,6 @@ export async function judgeNow(
   for (const finding of findings.filter(({ small }) => small)) output.note(told(finding, wish));
   const isBad = wrong.length > 0 && settings.judge === 'fail';
   return { code: isBad ? exit.pending : exit.ok, goesBack };
-}
-
-/** Whether it is another judgement than the last one, which is written down then. */
-async function isNews(
-  { verdict, reason }: Omit<Judged, 'backends'>,
-  { settings, output }: Context,
-): Promise<boolean> {
-  const last = await readJudged(settings.stateDir);
-  if (last?.verdict === verdict && last.reason === reason) return false;
-  output.notices('', await writeJudged(settings.stateDir, { verdict, reason }));
-  return true;
 }
 
 function advice({ rule }: Finding): string {

@@ -301,7 +301,7 @@ export function texts(value: unknown): string[] {
   return value.map(textOf);
 }
 
-function oneOf<T extends string>(known: readonly T[], value: unknown): T {
+export function oneOf<T extends string>(known: readonly T[], value: unknown): T {
   const found = known.find((word) => word === value);
   if (found === undefined) throw new Error(`it has none of ${known.join(', ')}`);
   return found;
