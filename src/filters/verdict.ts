@@ -128,27 +128,42 @@ function only(family: Family, sources: Intervals): Finding['sources'] {
   return { v4: [], v6: [], [family]: sources };
 }
 
-/** One for each rule, with all of its doors. */
+/** One for each rule, with all doors at which it concerns the same sources. */
 function together(findings: readonly Finding[]): readonly Finding[] {
+  // Both families of a door first: of another door, other sources would be said to be concerned.
+  const doors = joined(findings, ({ doors: [door] }) => `${door!.protocol} ${door!.port}`);
+  const all = joined(doors, ({ sources: { v4, v6 } }) => `${v4.join(' ')} ${v6.join(' ')}`);
+  const weight = ({ kind, small }: Finding): number =>
+    ['out', 'others', 'unclear'].indexOf(kind) + (small ? 3 : 0);
+  return [...all].sort((a, b) => weight(a) - weight(b));
+}
+
+/** Joins findings of the same kind and rule that are alike in one more way. */
+function joined(
+  findings: readonly Finding[],
+  alike: (finding: Finding) => string,
+): readonly Finding[] {
   const by = new Map<string, Finding>();
   for (const finding of findings) {
     const { kind, rule, small } = finding;
-    const key = `${kind} ${small} ${rule?.id ?? ''}`;
+    const key = `${kind} ${small} ${rule?.id ?? ''} ${alike(finding)}`;
     const before = by.get(key);
-    if (before === undefined) by.set(key, finding);
-    else
-      by.set(key, {
-        ...before,
-        doors: [...before.doors, ...finding.doors],
-        sources: {
-          v4: union(before.sources.v4, finding.sources.v4),
-          v6: union(before.sources.v6, finding.sources.v6),
-        },
-      });
+    by.set(key, before === undefined ? finding : both(before, finding));
   }
-  const weight = ({ kind, small }: Finding): number =>
-    ['out', 'others', 'unclear'].indexOf(kind) + (small ? 3 : 0);
-  return [...by.values()].sort((a, b) => weight(a) - weight(b));
+  return [...by.values()];
+}
+
+function both(a: Finding, b: Finding): Finding {
+  const has = (door: Door): boolean =>
+    a.doors.some(({ protocol, port }) => protocol === door.protocol && port === door.port);
+  return {
+    ...a,
+    doors: [...a.doors, ...b.doors.filter((door) => !has(door))],
+    sources: {
+      v4: union(a.sources.v4, b.sources.v4),
+      v6: union(a.sources.v6, b.sources.v6),
+    },
+  };
 }
 
 /** What of the sources of findings came in by other filters: of rules as they were before. */

@@ -70,7 +70,22 @@ describe('what keeps Cloudflare out', () => {
 
   it('is told once for all ports and both families', () => {
     expect(told(host([], 'drop'))).toEqual([
-      'out, tcp 80 tcp 443 tcp 80 tcp 443, 104.16.0.0/13 172.64.0.0/13 2606:4700::/32, policy drop',
+      'out, tcp 80 tcp 443, 104.16.0.0/13 172.64.0.0/13 2606:4700::/32, policy drop',
+    ]);
+  });
+
+  it('names no source with a port that it gets in on', () => {
+    const some = rule('some', 'accept', from('104.16.0.0/13'), to(80));
+    const none = rule('none', 'accept', from('2606:4700::/32'), to(443));
+    expect(told(host([some, none], 'drop'))).toEqual([
+      'out, tcp 80, 172.64.0.0/13 2606:4700::/32, policy drop',
+      'out, tcp 443, 104.16.0.0/13 172.64.0.0/13, policy drop',
+    ]);
+    expect(
+      told(host([some], 'drop'), { open: [...wish.open, { protocol: 'udp', port: 443 }] }),
+    ).toEqual([
+      'out, tcp 80, 172.64.0.0/13 2606:4700::/32, policy drop',
+      'out, tcp 443 udp 443, 104.16.0.0/13 172.64.0.0/13 2606:4700::/32, policy drop',
     ]);
   });
 
@@ -107,8 +122,8 @@ describe('what keeps Cloudflare out', () => {
   it('is unclear by a rule that is not understood, and comes last', () => {
     const rules = [rule('x', 'unknown', to(80)), rule('y', 'drop', to(443))];
     expect(told(host(rules)).map((line) => line.replace(/, 104.*?, /, ', '))).toEqual([
-      'out, tcp 443 tcp 443, y',
-      'unclear, tcp 80 tcp 80, x, numgen',
+      'out, tcp 443, y',
+      'unclear, tcp 80, x, numgen',
     ]);
   });
 });
@@ -125,14 +140,14 @@ describe('others', () => {
   });
 
   it('get in where nothing keeps them out', () => {
-    expect(told(host([]), locked)[0]).toMatch(/^others, tcp 443 tcp 443, .*, nothing$/);
+    expect(told(host([]), locked)[0]).toMatch(/^others, tcp 443, .*, nothing$/);
     expect(told(host(ours, 'drop'), locked)).toEqual([]);
   });
 
   it('get in by a rule, which is named', () => {
     const rules = [...ours, rule('open', 'accept', to(443))];
     expect(told(host(rules, 'drop'), locked)).toEqual([
-      expect.stringMatching(/^others, tcp 443 tcp 443, .*, open$/),
+      expect.stringMatching(/^others, tcp 443, .*, open$/),
     ]);
   });
 

@@ -55,15 +55,18 @@ const roundTrip = {
     // end; in the test after that a stranger from the same port passed as ESTABLISHED (Linux 6.18).
     return () => (socket.connecting ? socket.destroy() : socket.resetAndDestroy());
   },
-  udp: (host, port, bound, settle) => {
+  udp: (host, port, bound, settle, source) => {
     const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
     socket.on('message', () => settle('open'));
     socket.on('error', settle);
     // Only a connected socket hears of ICMP errors.
-    socket.connect(port, host, () => {
-      bound(socket.address().port);
-      socket.send('ping\n');
-    });
+    const connect = () =>
+      socket.connect(port, host, () => {
+        bound(socket.address().port);
+        socket.send('ping\n');
+      });
+    if (source === undefined) connect();
+    else socket.bind({ port: 0, address: source }, connect);
     return () => socket.close();
   },
 };

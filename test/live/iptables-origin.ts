@@ -63,7 +63,12 @@ export class Origin {
           await this.lab.origin.must([`${tool}-${variant}-restore`], { stdin: tables.join('') });
       }
     await this.run('nft', 'flush', 'ruleset');
-    await this.run('ipset', 'destroy');
+    // A list of sets holds its members; rules are freed a little later than they are gone.
+    await this.run(
+      'sh',
+      '-c',
+      'ipset flush; for i in 1 2 3 4 5 6 7 8 9; do ipset destroy 2>/dev/null && exit; sleep 0.2; done; exec ipset destroy',
+    );
     await this.run('sh', '-c', 'rm -rf /run/lab/state/* /run/lab/list');
   }
 
