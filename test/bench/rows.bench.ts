@@ -201,6 +201,56 @@ table inet filter { chain input { type filter hook input priority filter; policy
     if (size === 100_000) single(`${name}, memory`, 'MB', memory, 200, 'MB');
   });
 
+  /** What the walk over the rules of the whole host costs a run without a change. */
+  test.for(['nftables', 'iptables'])('judge, %s', async (backend) => {
+    const numbers = Array.from({ length: 1000 }, (_, i) => i);
+    const address = (i: number): string => `11.${i >> 16}.${(i >> 8) & 255}.${i & 255}`;
+    const banned = Array.from({ length: 100_000 }, (_, i) => address(2 * i));
+    const rule = (i: number): string => `198.18.${i >> 8}.${i & 255}`;
+    if (backend === 'nftables')
+      await put(
+        '/run/lab/host',
+        `table inet fw {
+set banned { type ipv4_addr; elements = { ${banned.join(', ')} }; }
+chain input {
+type filter hook input priority 0; policy drop;
+iif lo accept
+ct state established,related accept
+ip saddr @banned drop
+${numbers.map((i) => `ip saddr ${rule(i)} tcp dport ${i + 1000} accept`).join('\n')}
+}
+}`,
+      );
+    else {
+      await put(
+        '/run/lab/sets',
+        `create banned hash:ip maxelem 200000\n${banned.map((one) => `add banned ${one}\n`).join('')}`,
+      );
+      await put(
+        '/run/lab/host',
+        `*filter
+:INPUT DROP [0:0]
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+-A INPUT -m set --match-set banned src -j DROP
+${numbers.map((i) => `-A INPUT -s ${rule(i)} -p tcp --dport ${i + 1000} -j ACCEPT`).join('\n')}
+COMMIT
+`,
+      );
+    }
+    await shell(
+      backend === 'nftables'
+        ? 'nft -f /run/lab/host'
+        : 'ipset restore </run/lab/sets; iptables-restore </run/lab/host',
+    );
+    await put('/run/lab/off.yaml', 'judge: off\n');
+    const again = apply(backend);
+    await shell(again);
+    const [a, b] = await run([{ run: again }, { run: `${again} --config /run/lab/off.yaml` }], 10);
+    const what = `${backend}, no change, 1,000 rules and a set of 100,000, against judge: off`;
+    compare(what, 'cpu', a!, b!, atMost(1.15));
+  });
+
   test('diff of 10k ranges', async () => {
     await serveMany(10_000);
     const { v4, v6 } = prefixes(10_000, 10_000);

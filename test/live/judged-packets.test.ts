@@ -109,10 +109,8 @@ describeLive(
       { isUnknown }: Pick<Made, 'isUnknown'>,
       more: readonly string[],
     ): Promise<void> => {
-      const applied = await lab.cfsync([
-        ...['apply', '-b', backend, '--source', 'bundled', '--allow-weaker', '--mode', mode],
-        ...['--udp-ports', '443', '--verbose', ...more],
-      ]);
+      const words = `apply -b ${backend} --source bundled --allow-weaker --mode ${mode} --udp-ports 443`;
+      const applied = await lab.cfsync([...words.split(' '), '--verbose', ...more]);
       const said = `${applied.stdout}${applied.stderr}`;
       if (applied.code !== exit.ok && applied.code !== exit.pending) {
         counted(`${backend} ${mode} refused`);
