@@ -63,6 +63,10 @@ describeLive('the judge', { programs: ['nft'] }, () => {
     await lab.expectVerdict(443, { edge: 'open', stranger: 'open' });
     expect(await apply()).toMatchObject({ code: exit.ok, stdout: '', stderr: '' });
     expect(await verify()).toMatchObject({ code: exit.ok, stdout: '', stderr: '' });
+    // Nothing has changed since: then it has.
+    await lab.origin.nft(other('tcp dport 443 drop'));
+    expect((await verify()).stderr).toContain(outOf443);
+    await lab.origin.nft('delete table inet geoblock');
     const locked = await apply('--mode', 'lockdown', '--udp-ports', '443');
     expect(locked.stdout).toMatch(
       /\nin force: Cloudflare reaches TCP 80, 443, UDP 443, and nobody else does\n$/,
