@@ -129,6 +129,7 @@ describeLive('the judge', { programs: ['nft'] }, () => {
   });
 
   it('says once what it does not understand, and gives no verdict', async () => {
+    await configure('metrics: /etc/cfsync/x.prom');
     await lab.origin.nft(other('tcp dport 443 numgen random mod 2 == 1 drop'));
     const done = await apply();
     expect(done.code).toBe(exit.ok);
@@ -138,6 +139,7 @@ describeLive('the judge', { programs: ['nft'] }, () => {
     );
     expect(await verify()).toMatchObject({ code: exit.ok, stderr: '' });
     expect((await apply('--verbose')).stderr).toContain('read back; not judged');
+    expect(await shell('cat /etc/cfsync/x.prom')).not.toContain('cfsync_judged_in{');
   });
 
   it('says once that nobody can come in at all', async () => {
@@ -157,6 +159,43 @@ describeLive('the judge', { programs: ['nft'] }, () => {
     );
     const done = await verify();
     expect(done.stderr).toMatch(/not judged: nft .*list ruleset ended with code 1: no/);
+  });
+
+  it('says it where nft may not be run, and the backend needs none', async () => {
+    await shell('mount --bind /dev/null /usr/sbin/nft');
+    const done = await lab.cfsync(['apply', '-b', 'iptables', '--source', 'bundled']);
+    expect(done.code, done.stderr).toBe(exit.ok);
+    expect(done.stderr).toMatch(/^cfsync: read back; not judged: .*nft/m);
+    expect(done.stdout).not.toContain('in force');
+  });
+
+  it('is left to the commands that bring or look', async () => {
+    await lab.origin.nft(other('tcp dport 443 drop'));
+    expect((await apply()).code).toBe(exit.pending);
+    expect((await apply('--mode', 'lockdown')).code).toBe(exit.pending);
+    const folder = '/run/lab/rendered';
+    for (const words of [
+      `render -b nftables --source bundled --out ${folder}`,
+      `diff -b nftables --source bundled --dir ${folder}`,
+      'rollback',
+      'remove -b nftables',
+    ]) {
+      const { code, stdout, stderr } = await lab.cfsync(words.split(' '));
+      expect(code, stderr).toBe(exit.ok);
+      expect(stdout + stderr, words).not.toMatch(/kept out|judged|in force: /);
+    }
+  });
+
+  it('is asked after the probe, and a probe that fails is what counts', async () => {
+    await lab.origin.nft(other('tcp dport 443 drop'));
+    await configure('probe: [/bin/false]');
+    const back = await apply();
+    expect(back.code).toBe(exit.rolledBack);
+    expect(back.stderr).not.toContain('kept out');
+    await configure('probe: [/bin/true]');
+    const done = await apply();
+    expect(done.code).toBe(exit.pending);
+    expect(done.stderr).toContain(outOf443);
   });
 
   it('looks again before it says that something is wrong', async () => {
