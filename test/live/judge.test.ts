@@ -169,6 +169,49 @@ describeLive('the judge', { programs: ['nft'] }, () => {
     expect(done.stdout).not.toContain('in force');
   });
 
+  /** As if these were not installed. */
+  const without = (pattern: string): Promise<string> =>
+    shell(`mkdir -p /run/lab/sbin; mount --bind /usr/sbin /run/lab/sbin; mount -t tmpfs none /usr/sbin
+for f in /run/lab/sbin/*; do case $f in ${pattern}) ;; *) ln -s $f /usr/sbin/ ;; esac; done`);
+
+  it('says it where there is no nft', async () => {
+    await without('*/nft');
+    const done = await lab.cfsync(['apply', '-b', 'iptables', '--source', 'bundled']);
+    expect(done.code, done.stderr).toBe(exit.ok);
+    expect(done.stderr).toMatch(/^cfsync: read back; not judged: nft is not installed, /m);
+    expect(done.stdout).not.toContain('in force');
+  });
+
+  it('says it where tables of iptables cannot be read', async () => {
+    await shell('iptables -A INPUT -m conntrack --ctstate INVALID -m length --length 0:20 -j DROP');
+    await without('*/*tables-save|*/*tables-nft-save|*/*tables-legacy-save');
+    const done = await apply('--nft-chain', 'none', '--mode', 'lockdown');
+    expect(done.code, done.stderr).toBe(exit.ok);
+    expect(done.stderr).toMatch(/^cfsync: read back; not judged: .*iptables-save/m);
+    expect(done.stdout).not.toContain('in force');
+  });
+
+  it('judges what adopt leaves', async () => {
+    await lab.origin.nft(`table inet filter { chain input {
+type filter hook input priority 0; policy drop
+iifname lo accept
+ct state established,related accept
+meta l4proto { icmp, icmpv6 } accept
+ip saddr 173.245.48.0/20 tcp dport { 80, 443 } accept
+}\n}`);
+    const adopt = ['adopt', '-b', 'nftables', '--source', 'bundled'];
+    await lab.origin.nft(other('tcp dport 443 drop'));
+    const done = await lab.cfsync(adopt);
+    expect(done.code, done.stderr).toBe(exit.pending);
+    expect(done.stderr).toContain(outOf443);
+    await lab.origin.nft('delete table inet geoblock');
+    expect((await lab.cfsync(['rollback'])).code).toBe(exit.ok);
+    await shell('rm /run/lab/state/hold.json');
+    const well = await lab.cfsync(adopt);
+    expect(well.code, well.stderr).toBe(exit.ok);
+    expect(well.stdout).toMatch(/\nin force: Cloudflare reaches 80, 443\n$/);
+  });
+
   it('is left to the commands that bring or look', async () => {
     await lab.origin.nft(other('tcp dport 443 drop'));
     expect((await apply()).code).toBe(exit.pending);
