@@ -22,6 +22,7 @@ const load: Readonly<Record<Exclude<CommandName, 'completion'>, () => Promise<Co
   verify: () => import('./commands/verify.ts'),
   confirm: () => import('./commands/confirm.ts'),
   rollback: () => import('./commands/rollback.ts'),
+  restore: () => import('./commands/restore.ts'),
   remove: () => import('./commands/remove.ts'),
   show: () => import('./commands/show.ts'),
   contains: () => import('./commands/contains.ts'),

@@ -1,4 +1,4 @@
-/** Keeps rules across reboots: one systemd unit that applies the snapshot again, handled like a backend. */
+/** Keeps rules across reboots: one systemd unit that restores what was applied, handled like a backend. */
 import { BackendError, CfsyncError, exit } from '../../src/errors.ts';
 import { fileStep } from '../../src/digest.ts';
 import { none } from '../../src/prefix.ts';
@@ -79,14 +79,14 @@ async function mustHaveSystemd(host: Host): Promise<void> {
   if ((await host.list(unitFolder)) === undefined)
     throw new BackendError(
       'not supported',
-      `boot: there is no ${unitFolder} here; --persist needs systemd; run cfsync apply --source snapshot at boot by other means`,
+      `boot: there is no ${unitFolder} here; --persist needs systemd; run cfsync restore at boot by other means`,
     );
 }
 
 function unitText(argv: readonly string[]): string {
   return `# Written by cfsync apply --persist; cfsync remove takes it away.
 [Unit]
-Description=Cloudflare's ranges, applied again (cfsync)
+Description=Cloudflare's ranges, as applied last (cfsync)
 DefaultDependencies=no
 RequiresMountsFor=/etc /usr /var
 After=local-fs.target nftables.service ufw.service netfilter-persistent.service

@@ -351,6 +351,11 @@ export const commands = {
     hooks: true,
     example: 'cfsync rollback --dry-run',
   },
+  restore: {
+    help: 'bring back what was applied last, as recorded: for the unit that runs at boot',
+    flags: ['lock-timeout', ...common],
+    example: 'cfsync restore',
+  },
   remove: {
     help: 'take away everything that cfsync owns',
     flags: [

@@ -9,11 +9,11 @@ import { resolveSource } from '../feed/source.ts';
 import { whileChanging } from '../host/signals.ts';
 import { merge } from '../prefix.ts';
 import { applyAll, applying } from '../run/apply.ts';
-import { bootJob } from '../run/boot.ts';
 import type { Context } from '../run/context.ts';
-import { keepHold } from '../run/hold.ts';
 import { warnOfRules } from '../run/judged.ts';
 import { preflight } from '../run/lockout.ts';
+import { bootName } from '../plugin/options.ts';
+import { appliedNames } from '../state/records.ts';
 import { planOne, refuseConflicts, type Planned } from '../run/plan.ts';
 import {
   mustBeSame,
@@ -45,11 +45,23 @@ export async function run(context: Context): Promise<ExitCode> {
   return applying(context, 'apply', async (run) => {
     const { content: hold, notices } = await readHold(settings.stateDir);
     output.notices('', notices);
-    if (hold !== undefined && !isAttended()) return keepHold(context, hold, run);
+    if (hold !== undefined && !isAttended()) {
+      const { keepHold } = await import('../run/hold.ts');
+      return keepHold(context, hold, run);
+    }
     return planAll(context, named, saved, (made) =>
       whileChanging(() => applyAll(context, made, run)),
     );
   });
+}
+
+/** The boot unit, where one is asked for or is to be renewed. */
+async function bootOf(context: Context, { desired }: Job): Promise<Job | undefined> {
+  const { settings } = context;
+  const asked = settings.values.persist === true;
+  if (!asked && !(await appliedNames(settings.stateDir)).includes(bootName)) return undefined;
+  const { bootJob, renewedBoot } = await import('../run/boot.ts');
+  return asked ? bootJob(desired, settings) : renewedBoot(context);
 }
 
 /** Plans all backends, and hands that on while their locks are held. */
@@ -67,10 +79,13 @@ async function planAll<T>(
     answer === undefined
       ? { mayRemove: true, known: undefined, acceptLargeChange }
       : await policyFor(answer, settings.stateDir, { acceptLargeChange });
-  const boot = settings.values.persist === true ? [await bootJob(named[0]!, settings)] : [];
+  const boot = saved === undefined ? await bootOf(context, named[0]!) : undefined;
   const codes: ExitCode[] = [answer?.fallback?.staleExit ?? exit.ok];
   const kept = await keepLocked(named, context, codes);
-  const jobs = answer === undefined ? kept : forRanges([...kept, ...boot], answer.ranges);
+  const jobs =
+    answer === undefined
+      ? kept
+      : forRanges(boot === undefined ? kept : [...kept, boot], answer.ranges);
   record.source(
     answer ?? {
       origin: { kind: 'plan', detail: saved!.path },

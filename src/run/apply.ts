@@ -10,7 +10,6 @@ import { bringToEnd, wasAsked } from '../host/signals.ts';
 import { openNames, readOpen, type Kept, type Run } from '../state/journal.ts';
 import { endHold, endPending } from '../state/pending.ts';
 import { attempt } from './attempt.ts';
-import { remindOfBoot } from './boot.ts';
 import { changing, cutOffText, jobsOf, recordBacks, takeBackRun, takeRunBack } from './change.ts';
 import { confirmLater, startWatch } from './confirm.ts';
 import type { Context } from './context.ts';
@@ -75,7 +74,6 @@ export async function applyAll(context: Context, made: Planned, run: Run): Promi
   }
   if (answer !== undefined) output.notices('', await answer.commit());
   await endHold(stateDir);
-  if (values.persist !== true) await remindOfBoot(settings, output);
   const seconds = values.confirm as number | undefined;
   if (seconds !== undefined) await startWatch(settings, run, seconds);
   const toChange = plans.filter(({ steps }) => steps.length > 0).map(({ job }) => job);

@@ -1,54 +1,43 @@
-/** The unit that applies again at boot, as --persist asks for it. */
+/** The unit that brings everything back at boot, as --persist asks for it. */
 import { resolve } from 'node:path';
-import { flagSpec } from '../cli/flags.ts';
-import type { Output } from '../cli/output.ts';
 import type { Job } from '../engine/job.ts';
+import { CfsyncError } from '../errors.ts';
 import { installForRoot, mustBeTrusted } from '../host/trust.ts';
+import { bootName } from '../plugin/options.ts';
 import { loadBoot } from '../settings/load.ts';
 import type { Settings } from '../settings/settings.ts';
+import type { Desired } from '../renderer.ts';
 import { readUsable } from '../state/records.ts';
-import { escape } from '../text.ts';
+import type { Context } from './context.ts';
 
-/** The unit that runs this command again at boot, from the snapshot. */
-export async function bootJob(like: Job, settings: Settings): Promise<Job> {
+/** The unit that runs `restore` at boot: what that does is in the records, and never in the unit. */
+export async function bootJob(desired: Desired, settings: Settings): Promise<Job> {
   const renderer = await loadBoot();
   await mustBeTrusted(process.argv[1]!, 'program', { instead: installForRoot });
   const raw = { argv: bootCommand(settings) };
-  return { name: 'boot', renderer, raw, options: renderer.options(raw), desired: like.desired };
+  return { name: bootName, renderer, raw, options: renderer.options(raw), desired };
 }
 
-/** This command line, for the snapshot and without what is for people. */
-function bootCommand(settings: Settings): readonly string[] {
-  const given = Object.entries(settings.values).filter(
-    ([name]) =>
-      ![
-        'persist',
-        'source',
-        'state-dir',
-        'dry-run',
-        'exit-code',
-        'verbose',
-        'confirm',
-        'allow-lockout',
-        'allow-weaker',
-      ].includes(name),
-  );
-  const words = given.flatMap(([name, value]) =>
-    value === true
-      ? [`--${name}`]
-      : // A unit has no working directory that a relative path could be seen from.
-        [`--${name}`, flagSpec(name)?.path === true ? resolve(String(value)) : String(value)],
-  );
-  const fixed = ['apply', '--source', 'snapshot', '--state-dir', settings.stateDir];
-  return [process.execPath, process.argv[1]!, ...fixed, ...words];
+/** A plug-in is found by the configuration, so that the unit reads the same. */
+function bootCommand({ stateDir, values }: Settings): readonly string[] {
+  const { config } = values;
+  const more = config === undefined ? [] : ['--config', resolve(String(config))];
+  return [process.execPath, process.argv[1]!, 'restore', '--state-dir', stateDir, ...more];
 }
 
-/** A unit of an earlier run goes on applying what was said then. */
-export async function remindOfBoot(settings: Settings, output: Output): Promise<void> {
-  const { content } = await readUsable(settings.stateDir, 'boot');
-  const unit = content?.options.argv;
-  if (!Array.isArray(unit) || unit.join(' ') === bootCommand(settings).join(' ')) return;
-  output.note(
-    `boot: the next boot still runs cfsync ${escape(unit.slice(2).join(' '))}; --persist renews it`,
-  );
+/**
+ * The unit to be written in place of one of 0.1.0, which applies again what its command line says; undefined where
+ * there is none such, or where it cannot be: then it goes on, and that is said.
+ */
+export async function renewedBoot({ settings, output }: Context): Promise<Job | undefined> {
+  const { content } = await readUsable(settings.stateDir, bootName);
+  const argv = content?.options.argv;
+  if (content === undefined || !Array.isArray(argv) || argv[2] === 'restore') return undefined;
+  try {
+    return await bootJob(content.desired, settings);
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    output.note(`boot: the unit of an earlier release goes on as it is: ${error.message}`);
+    return undefined;
+  }
 }

@@ -1,8 +1,8 @@
 /** What a plan in a file binds, against the packet filter of a real kernel. */
-import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { exit } from '../../src/errors.ts';
 import type { Desired } from '../../src/renderer.ts';
+import { forged } from '../helpers/record.ts';
 import { Lab } from './lab.ts';
 import { describeLive } from './privileges.ts';
 
@@ -15,14 +15,6 @@ interface Content {
   readonly backends: readonly { readonly name: string; readonly desired: Desired }[];
 }
 
-/** As records are written: with sorted keys. */
-const sorted = (content: unknown): string =>
-  JSON.stringify(content, (_, part: unknown) =>
-    typeof part === 'object' && part !== null && !Array.isArray(part)
-      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : part,
-  );
-
 describeLive('a saved plan', { programs: ['nft', 'systemctl'] }, () => {
   let lab: Lab;
   const must = (...argv: [string, ...string[]]) => lab.origin.must(argv);
@@ -30,11 +22,9 @@ describeLive('a saved plan', { programs: ['nft', 'systemctl'] }, () => {
     lab.cfsync(['diff', '-b', 'nftables', '--source', 'bundled', '--out', file, ...args]);
   const ruleset = () => must('nft', 'list', 'ruleset');
   const forge = async (change: (content: Content) => object) => {
-    const { content } = JSON.parse(await must('cat', file)) as { content: Content };
-    const text = sorted(change(content));
-    const digest = createHash('sha256').update(text).digest('hex');
-    const record = `{"schema":1,"kind":"plan","digest":"${digest}","content":${text}}`;
-    await lab.origin.must(['tee', file], { stdin: record });
+    await lab.origin.must(['tee', file], {
+      stdin: forged(await must('cat', file), (content) => change(content as Content)),
+    });
   };
   const forgeDesired = (change: Partial<Desired>) =>
     forge(({ backends: [one], ...rest }) => ({
