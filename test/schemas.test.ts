@@ -169,7 +169,7 @@ it('a run report that is not one is refused', () => {
   const code = exit.ok;
   const time = '2026-01-01T00:00:00.000Z';
   const one = { schema: 1, command: 'apply', code, changed: false, started: time, ended: time };
-  const report = { ...one, source: null, errors: [], backends: [], judged: null };
+  const report = { ...one, source: null, errors: [], backends: [], judged: null, held: false };
   expect(violations(report, schema('run'))).toEqual([]);
   for (const wrong of [
     one,

@@ -118,6 +118,10 @@ export const flags = {
     type: 'switch',
     help: 'when one backend fails, those that are done go back as well',
   },
+  'end-hold': {
+    type: 'switch',
+    help: 'end the hold of a rollback, as an apply at a terminal does',
+  },
   confirm: {
     type: 'number',
     value: 'SECONDS',
@@ -307,6 +311,7 @@ export const commands = {
       'allow-lockout',
       'allow-weaker',
       'all-or-nothing',
+      'end-hold',
       'confirm',
       'persist',
       'force-conflicts',

@@ -45,9 +45,9 @@ export async function run(context: Context): Promise<ExitCode> {
   return applying(context, 'apply', async (run) => {
     const { content: hold, notices } = await readHold(settings.stateDir);
     output.notices('', notices);
-    if (hold !== undefined && !isAttended()) {
+    if (hold !== undefined && !isAttended() && settings.values['end-hold'] !== true) {
       const { keepHold } = await import('../run/hold.ts');
-      return keepHold(context, hold, run);
+      return keepHold(context, hold, run, named);
     }
     return planAll(context, named, saved, (made) =>
       whileChanging(() => applyAll(context, made, run)),

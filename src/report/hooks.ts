@@ -26,7 +26,8 @@ export async function runHooks(hooks: Hooks, report: RunReport, output: Output):
     // A backend that went back because no confirm came is none of what this run was to do.
     'on-failure':
       [report, ...report.backends].some(({ code }) => failures.includes(code)) ||
-      isJudgedBad(report),
+      isJudgedBad(report) ||
+      report.held?.isOld === true,
   };
   const json = `${runJson(report)}\n`;
   const say = (name: string, why: string | undefined): void => {

@@ -8,6 +8,7 @@ import { withFlock } from '../state/lock.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 import type { Settings } from '../settings/settings.ts';
 import { asOf } from '../feed/source.ts';
+import { readHold } from '../state/pending.ts';
 import { readState } from '../state/store.ts';
 import { escape } from '../text.ts';
 
@@ -15,6 +16,7 @@ import { escape } from '../text.ts';
 const families = {
   cfsync_changed: 'Whether the last apply changed a backend.',
   cfsync_drift: 'Whether the backend differs from what was last applied to it.',
+  cfsync_held: 'Whether a rollback holds, so that timer runs change nothing.',
   cfsync_judged_in:
     'Whether Cloudflare gets in, and in lockdown nobody else, by the rules of the whole host.',
   cfsync_last_exit_code: 'Exit code of the last run of the command.',
@@ -75,7 +77,10 @@ export async function writeMetrics(
         `the metrics are not written: ${escape(path)} has content that is not cfsync's; it is left as it is: name another file, or delete it`,
       );
     const expect = old === undefined ? null : digest(old);
-    await writeFileAtomic(path, updated(old ?? '', update), { mode, expect });
+    const { content: hold } = await readHold(stateDir);
+    const held = { family: 'cfsync_held', value: hold === undefined ? 0 : 1 } as const;
+    const all = { ...update, samples: [...update.samples, held] };
+    await writeFileAtomic(path, updated(old ?? '', all), { mode, expect });
   });
 }
 

@@ -4,7 +4,7 @@ import { jsonText } from '../text.ts';
 import { hasChanged, type RunReport } from './run-report.ts';
 
 export function runJson(report: RunReport): string {
-  const { command, code, started, ended, source, errors, backends, judged } = report;
+  const { command, code, started, ended, source, errors, backends, judged, held } = report;
   return jsonText(
     {
       schema: 1,
@@ -28,6 +28,7 @@ export function runJson(report: RunReport): string {
         lost: spaceJson(lost),
       })),
       judged: judged ?? null,
+      held: held !== undefined,
     },
     2,
   );

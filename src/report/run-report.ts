@@ -49,6 +49,8 @@ export interface RunReport {
   readonly backends: readonly BackendReport[];
   /** Undefined for a run without a packet filter, and one that did not come so far. */
   readonly judged: Judged | undefined;
+  /** Where a rollback holds, so that the run left everything as it is: whether for more than seven days. */
+  readonly held: { readonly isOld: boolean } | undefined;
 }
 
 /** A backend that is what it was. */
@@ -64,12 +66,14 @@ export interface Recorder {
   expect(names: readonly string[]): void;
   backend(name: string, event: Progress): void;
   judged(judged: Judged): void;
+  held(held: NonNullable<RunReport['held']>): void;
   end(command: string, code: ExitCode, errors: readonly string[]): RunReport;
 }
 
 export function makeRecorder(started: Date): Recorder {
   let source: Source | undefined;
   let judged: Judged | undefined;
+  let held: RunReport['held'];
   const events = new Map<string, Progress[]>();
   return {
     source: (its) => {
@@ -84,6 +88,9 @@ export function makeRecorder(started: Date): Recorder {
     judged: (its) => {
       judged = its;
     },
+    held: (its) => {
+      held = its;
+    },
     end: (command, code, errors) => ({
       command,
       code,
@@ -92,6 +99,7 @@ export function makeRecorder(started: Date): Recorder {
       source,
       errors,
       judged,
+      held,
       backends: [...events]
         .map(([name, list]) => summary(name, list))
         .sort((a, b) => (a.name < b.name ? -1 : 1)),
