@@ -37,7 +37,7 @@ export function placeLines(
     list.splice(at, 0, rule);
     return at === list.length - 1 ? `-A ${chain} ${rule}` : `-I ${chain} ${at + 1} ${rule}`;
   };
-  const then = wanted.map((jump) => notMovedDown(jump, observed, textsOf(jump.chain)));
+  const then = reached(wanted, observed, textsOf);
   const jumps = [...new Set([...observed, ...then].map((j) => j.chain))].flatMap((chain) => {
     const here = (list: readonly Jump[]): readonly Jump[] => list.filter((j) => j.chain === chain);
     const there = textsOf(chain);
@@ -55,6 +55,37 @@ export function placeLines(
   });
   const back = strays.back.map((stray) => put(stray.chain, stray.rule, stray));
   return { jumps, back };
+}
+
+/**
+ * The jumps that are to stand there. One to a chain: a second one is another hand's doing, and stays where it was, or is
+ * not put back.
+ */
+function reached(
+  wanted: readonly Jump[],
+  observed: readonly Jump[],
+  textsOf: (chain: string) => readonly string[],
+): readonly Jump[] {
+  const left = [...observed];
+  const taken = (jump: Jump): boolean => {
+    const at = left.findIndex((j) => isSame(j, jump));
+    if (at >= 0) left.splice(at, 1);
+    return at >= 0;
+  };
+  const stays = wanted.map(taken);
+  return wanted.flatMap((jump, i) => {
+    if (stays[i]) return [jump];
+    const alike = (j: Jump): boolean => j.chain === jump.chain && j.rule === jump.rule;
+    if (wanted.findIndex(alike) < i) return [];
+    const moved = notMovedDown(jump, observed, textsOf(jump.chain));
+    // The one that it is stays anyway.
+    return wanted.some((j, n) => stays[n] && isSame(j, moved)) ? [] : [moved];
+  });
+}
+
+function isSame(one: Jump, other: Jump): boolean {
+  const { chain, rule, before, nth } = other;
+  return one.chain === chain && one.rule === rule && one.before === before && one.nth === nth;
 }
 
 /** On the way back an admin may have added a drop above, or deleted what the jump stood before: it stays where it is. */
