@@ -1,4 +1,5 @@
 /** `diff`: what apply would change, on the live system or in rendered files. */
+import { escape } from '../text.ts';
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { asRecorded } from '../run/again.ts';

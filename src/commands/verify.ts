@@ -1,4 +1,5 @@
 /** `verify`: is the live system still what was applied? */
+import { escape } from '../text.ts';
 import { cutOffText } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
 import type { Job } from '../engine/job.ts';

@@ -1,6 +1,6 @@
 /** Judges, at the end of a run, whether Cloudflare gets in by the rules of the whole host. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import manifest from '../../package.json' with { type: 'json' };
+import { readFileSync } from 'node:fs';
 import { digest } from '../digest.ts';
 import { extraOf, type Job } from '../engine/job.ts';
 import { CfsyncError, exit, type ExitCode } from '../errors.ts';
@@ -58,9 +58,11 @@ function rulesOf(seen: FilterSeen): Rules {
     : filters;
 }
 
-/** The digest of what a judgement follows from: the rules, by theirs, and what is to be so. */
+/** The digest of what a judgement follows from: the release, the rules, by theirs, and what is to be so. */
 function basisOf(rules: string, wish: Wish, { judgeIgnore }: Settings): string {
-  return digest(JSON.stringify([manifest.version, rules, wish, judgeIgnore]));
+  // It lies two folders above this file, and two above all of the built program.
+  const release = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return digest(JSON.stringify([digest(release), rules, wish, judgeIgnore]));
 }
 
 /** What the backends are to do together. */

@@ -187,7 +187,9 @@ for f in /run/lab/sbin/*; do case $f in ${pattern}) ;; *) ln -s $f /usr/sbin/ ;;
     await without('*/*tables-save|*/*tables-nft-save|*/*tables-legacy-save');
     const done = await apply('--nft-chain', 'none', '--mode', 'lockdown');
     expect(done.code, done.stderr).toBe(exit.ok);
-    expect(done.stderr).toMatch(/^cfsync: read back; not judged: .* depends on a match of iptables in ip filter INPUT/m);
+    expect(done.stderr).toMatch(
+      /^cfsync: read back; not judged: .* depends on a match of iptables in ip filter INPUT/m,
+    );
     expect(done.stdout).not.toContain('in force');
   });
 
