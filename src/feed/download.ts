@@ -3,9 +3,9 @@
 import { STATUS_CODES } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CfsyncError, errno, exit } from '../errors.ts';
-import { isAllowed } from './feed-url.ts';
+import { hasUserinfo, isAllowed, withoutQuery } from './feed-url.ts';
 import { parseFeed, parseList } from './gate.ts';
-import { makeClients } from './http.ts';
+import { makeClients, ProxyError } from './http.ts';
 import type { Ranges } from '../renderer.ts';
 import { escape } from '../text.ts';
 
@@ -68,6 +68,8 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
     if (error instanceof Failure) return error;
     const cause = error;
     if (signal.aborted) return new Failure(`no answer within ${timeout / 1000} s`, { cause });
+    if (error instanceof ProxyError && error.status !== undefined)
+      return new Failure(error.message, { again: error.status >= 500, cause });
     const code = errno(error) ?? '';
     if (code === 'UND_ERR_RES_EXCEEDED_MAX_SIZE') {
       return new Failure(`body larger than ${size(maxBytes)}`, { refused: true, cause });
@@ -80,7 +82,7 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
 
   /** One address, redirects followed by hand because every hop is checked. */
   const ask = async (url: string): Promise<string> => {
-    let where = url;
+    let where = withoutQuery(url);
     try {
       let at = parseUrl(url);
       for (let hop = 0; ; hop++) {
@@ -89,6 +91,9 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
           signal,
           headers: { 'user-agent': 'cfsync' },
         });
+        const coding = headers['content-encoding'] ?? 'identity';
+        if (statusCode === 200 && String(coding).toLowerCase() !== 'identity')
+          throw compressed(String(coding));
         if (statusCode === 200) return decode(await body.arrayBuffer());
         await body.dump();
         if (!redirects.includes(statusCode) || typeof headers.location !== 'string') {
@@ -98,9 +103,9 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
         if (hop === maxRedirects) throw new Failure(`more than ${maxRedirects} redirects`, {});
         const next = parseUrl(headers.location, at);
         if (at.protocol === 'https:' && next.protocol === 'http:') {
-          throw new Failure(`redirect from https to ${next.href}`, {});
+          throw new Failure(`redirect from https to ${withoutQuery(next.href)}`, {});
         }
-        where = `${url}, redirected to ${next.href}`;
+        where = `${withoutQuery(url)}, redirected to ${withoutQuery(next.href)}`;
         at = next;
       }
     } catch (error) {
@@ -130,12 +135,13 @@ export async function download(urls: FeedUrls, options: DownloadOptions = {}): P
 
   const text = async (): Promise<Ranges> => {
     const [v4, v6] = await both(
-      get(urls.ipv4).then((body) => parseList(body, 'v4', escape(urls.ipv4))),
-      get(urls.ipv6).then((body) => parseList(body, 'v6', escape(urls.ipv6))),
+      get(urls.ipv4).then((body) => parseList(body, 'v4', escape(withoutQuery(urls.ipv4)))),
+      get(urls.ipv6).then((body) => parseList(body, 'v6', escape(withoutQuery(urls.ipv6)))),
     );
     return { v4: v4.v4, v6: v6.v6 };
   };
-  const json = async (): Promise<Ranges> => parseFeed(await get(urls.api), escape(urls.api));
+  const json = async (): Promise<Ranges> =>
+    parseFeed(await get(urls.api), escape(withoutQuery(urls.api)));
 
   try {
     const [a, b] = await Promise.all([settle(text()), settle(json())]);
@@ -173,14 +179,29 @@ function parseUrl(text: string, base?: URL): URL {
   try {
     url = new URL(text, base);
   } catch (cause) {
-    throw new Failure(base ? `redirect to ${text}, which is not a URL` : 'not a URL', { cause });
+    throw new Failure(
+      base ? `redirect to ${withoutQuery(text)}, which is not a URL` : 'not a URL',
+      { cause },
+    );
   }
+  const to = base ? `redirect to ${withoutQuery(url.href)}; ` : '';
+  if (hasUserinfo(url)) throw new Failure(`${to}no name or password is taken in a URL`, {});
   if (isAllowed(url)) return url;
-  const what = base ? `redirect to ${url.href}; only` : 'only';
+  const what = `${to}only`;
   throw new Failure(`${what} https is taken, and http from a loopback host`, {});
 }
 
+/** Nothing is asked for but the list as it is. */
+function compressed(coding: string): Failure {
+  return new Failure(`the body is compressed (${coding}), which was not asked for`, {
+    refused: true,
+  });
+}
+
 function decode(body: ArrayBuffer): string {
+  const [first, second] = new Uint8Array(body);
+  // RFC 1952, section 2.3.1: what every gzip file begins with.
+  if (first === 0x1f && second === 0x8b) throw compressed('gzip');
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(body);
   } catch (cause) {

@@ -1,5 +1,6 @@
 /** Asks, after an apply, whether the site still works: a program that must succeed, or a URL that must answer. */
 import { failure } from '../host/host.ts';
+import { withoutQuery } from '../feed/feed-url.ts';
 import type { Probe } from '../settings/settings.ts';
 import { escape } from '../text.ts';
 import { mustBeTrusted } from '../host/trust.ts';
@@ -34,10 +35,12 @@ async function ask(url: URL): Promise<string | undefined> {
   try {
     const { statusCode, body } = await clients.request(url, { method: 'GET', signal });
     await body.dump({ limit: 128 * 1024, signal });
-    return statusCode < 400 ? undefined : `${escape(url.href)} answered ${statusCode}`;
+    return statusCode < 400
+      ? undefined
+      : `${escape(withoutQuery(url.href))} answered ${statusCode}`;
   } catch (error) {
     if (!signal.aborted) throw error;
-    return `${escape(url.href)} did not answer within ${timeout / 1000} s`;
+    return `${escape(withoutQuery(url.href))} did not answer within ${timeout / 1000} s`;
   } finally {
     await clients.destroy();
   }

@@ -5,7 +5,7 @@ import type { Values } from '../cli/arguments.ts';
 import { located, locatedLater, type Config } from './config.ts';
 import type { Job } from '../engine/job.ts';
 import { CfsyncError, exit } from '../errors.ts';
-import { isAllowed, withoutSecret } from '../feed/feed-url.ts';
+import { hasUserinfo, isAllowed, withoutQuery, withoutSecret } from '../feed/feed-url.ts';
 import { flags, type Flag } from '../cli/flags.ts';
 import { appliedNames, readApplied, type Given } from '../state/records.ts';
 import { loadBoot, loadRenderer } from './load.ts';
@@ -99,6 +99,7 @@ export async function readSettings(values: Values, config: Config): Promise<Sett
 export function parseProbe(value: unknown): Probe {
   if (typeof value === 'string' && URL.canParse(value)) {
     const url = new URL(value);
+    refuseUserinfo(url, 'probe');
     if (url.protocol === 'https:' || url.protocol === 'http:') return url;
   }
   if (Array.isArray(value)) return argv(value, 'probe');
@@ -162,11 +163,19 @@ export function sourceOptions(settings: Settings): SourceOptions {
 }
 
 function url(value: unknown, where: string): string {
-  if (typeof value === 'string' && URL.canParse(value) && isAllowed(new URL(value))) return value;
+  const parsed = typeof value === 'string' && URL.canParse(value) ? new URL(value) : null;
+  if (parsed !== null) refuseUserinfo(parsed, where);
+  if (parsed !== null && isAllowed(parsed)) return value as string;
   throw new CfsyncError(
     exit.usage,
-    `${where}: ${shown(value)} is not a URL with https (http is taken from this host alone)`,
+    `${where}: ${shown(typeof value === 'string' ? withoutQuery(value) : value)} is not a URL with https (http is taken from this host alone)`,
   );
+}
+
+/** @throws CfsyncError that does not say what they are. */
+function refuseUserinfo(url: URL, where: string): void {
+  if (hasUserinfo(url))
+    throw new CfsyncError(exit.usage, `${where}: no name or password is taken in a URL`);
 }
 
 /** The backends to work on: those named by --backend, else those in the configuration. */
@@ -205,8 +214,18 @@ export interface Effective {
 
 /** Every setting as it counts now, and where it comes from. */
 export async function effective(settings: Settings): Promise<readonly Effective[]> {
-  const { config, values, stateDir, lockTimeout, maxAge, judge, judgeIgnore, hooks, metrics } =
-    settings;
+  const {
+    config,
+    values,
+    stateDir,
+    lockTimeout,
+    maxAge,
+    probe,
+    judge,
+    judgeIgnore,
+    hooks,
+    metrics,
+  } = settings;
   const { source, urls } = sourceOptions(settings);
   const env = (name: string): string | undefined =>
     name === 'state-dir' && process.env.CFSYNC_STATE_DIR ? 'CFSYNC_STATE_DIR' : undefined;
@@ -220,13 +239,13 @@ export async function effective(settings: Settings): Promise<readonly Effective[
   const global = {
     'state-dir': stateDir,
     source,
-    'ipv4-url': urls.ipv4,
-    'ipv6-url': urls.ipv6,
-    'api-url': urls.api,
+    'ipv4-url': withoutQuery(urls.ipv4),
+    'ipv6-url': withoutQuery(urls.ipv6),
+    'api-url': withoutQuery(urls.api),
     'lock-timeout': lockTimeout,
     'max-age': maxAge,
     extra: config.settings.extra ?? [],
-    probe: config.settings.probe ?? null,
+    probe: probe instanceof URL ? withoutQuery(probe.href) : (probe ?? null),
     judge,
     'judge-ignore': judgeIgnore,
     'on-change': hooks['on-change'] ?? null,

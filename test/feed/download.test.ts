@@ -84,6 +84,16 @@ describe('answers that are not believed', () => {
       play.list(`\ufeff${published.v6}`),
       /"\\u\{feff\}2400:cb00::\/32" is not/,
     ],
+    [
+      'a compressed body',
+      play.answer(200, 'x', { 'content-encoding': 'br' }),
+      /the body is compressed \(br\), which was not asked for/,
+    ],
+    [
+      'a compressed body that is not said to be',
+      play.answer(200, Buffer.from([0x1f, 0x8b, 8])),
+      /the body is compressed \(gzip\)/,
+    ],
     ['the other family', play.list(published.v4), /IPv4, expected IPv6/],
   ])('%s', async (_, behaviour, message) => {
     server.set('/ips-v6', behaviour);
@@ -232,6 +242,21 @@ test.each([
   expect(error.message).toBe(`${ipv4}: only https is taken, and http from a loopback host`);
 });
 
+test('a name or password in a URL is refused and not shown, and neither is a query', async () => {
+  const ipv4 = `http://bob:s3cret@127.0.0.1:${server.port}/ips-v4`;
+  server.set('/client/v4/ips', play.badGateway);
+  const api = `${server.urls.api}?token=tok1`;
+  server.set('/client/v4/ips?token=tok1', play.redirect('/gone?key=tok2'));
+  const { text, json } = await get({}, { ...server.urls, ipv4, api });
+  expect(errorOf(text).message).toBe(
+    `http://...@127.0.0.1:${server.port}/ips-v4: no name or password is taken in a URL`,
+  );
+  expect(errorOf(json).message).toBe(
+    `${server.urls.api}?..., redirected to http://127.0.0.1:${server.port}/gone?...: 404 Not Found`,
+  );
+  expect(asked('/ips-v4')).toBe(0);
+});
+
 test.each(['localhost', '127.1', '127.0.0.1'])('http from %s is', async (host) => {
   const ipv4 = `http://${host}:${server.port}/ips-v4`;
   expect(okOf((await get({}, { ...server.urls, ipv4 })).text)).toEqual(ranges);
@@ -365,6 +390,39 @@ describe('TLS', () => {
       proxy.removeAllListeners('connect');
       proxy.on('connect', (_, client: Socket) => client.end('HTTP/1.1 502 Bad Gateway\r\n\r\n'));
       expect(errorOf((await get({}, urls)).json).message).toMatch(/502.*\(3 attempts\)$/);
+    });
+
+    test('a proxy that wants a password is asked once, and is said to', async () => {
+      vi.stubEnv('HTTPS_PROXY', address);
+      proxy.removeAllListeners('connect');
+      proxy.on('connect', (request: IncomingMessage, client: Socket) => {
+        tunnels.push(request.url ?? '');
+        client.end('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n');
+      });
+      const { json } = await get({}, urls);
+      expect(errorOf(json).message).toBe(
+        `${urls.api}: the proxy answered 407 Proxy Authentication Required; give it the name and password that it asks for`,
+      );
+      expect(tunnels).toHaveLength(3); // one for each feed
+    });
+
+    test('a proxy that is down is called the proxy, without its password', async () => {
+      const closed = createServer();
+      const port = await listen(closed);
+      await new Promise((resolve) => closed.close(resolve));
+      vi.stubEnv('HTTPS_PROXY', `http://bob:s3cret@127.0.0.1:${port}`);
+      const { message } = errorOf((await get({}, urls)).json);
+      expect(message).toMatch(
+        new RegExp(`: the proxy 127\\.0\\.0\\.1:${port}: .*ECONNREFUSED.* \\(3 attempts\\)$`),
+      );
+      expect(message).not.toContain('s3cret');
+    });
+
+    test('a proxy without a scheme is taken as curl takes it', async () => {
+      vi.stubEnv('HTTPS_PROXY', address.replace('http://', ''));
+      trust();
+      expect(okOf((await get({}, urls)).json)).toEqual(ranges);
+      expect(tunnels.length).toBeGreaterThan(0);
     });
 
     test('a proxy that is not a URL', async () => {
