@@ -94,9 +94,9 @@ describeLive('apply --confirm', { programs }, () => {
     ['that it waits cannot be read', 'echo "{" >/run/lab/state/pending.json'],
     ['a later release has written that', `echo '{"schema":2}' >/run/lab/state/pending.json`],
   ])('goes back by what its watcher remembers where %s', async (_, script) => {
-    expect((await apply('new', '--confirm=6')).code).toBe(exit.ok);
+    expect((await apply('new', '--confirm=8')).code).toBe(exit.ok);
     // It looks every second.
-    await sleep(2500);
+    await sleep(4000);
     await shell(script);
     expect(await rules()).not.toBe(old);
     await wentBack();
@@ -112,7 +112,7 @@ describeLive('apply --confirm', { programs }, () => {
       expect((await apply('old')).code).toBe(exit.ok);
       expect((await apply('new', '--confirm=20')).code).toBe(exit.ok);
       const applied = await rules();
-      await sleep(2500);
+      await sleep(4000);
       await shell('echo "{" >/run/lab/state/pending.json');
       const { code, stderr } = await lab.cfsync(next);
       expect(stderr).toMatch(said);
@@ -131,6 +131,8 @@ describeLive('apply --confirm', { programs }, () => {
     ],
   ])('rollback goes back where %s', async (_, script) => {
     expect((await apply('new', '--confirm=60')).code).toBe(exit.ok);
+    // Its watcher has looked by then, so that it knows how long it waits.
+    await sleep(4000);
     await shell(script);
     const { code, stderr } = await lab.cfsync(['rollback']);
     expect(stderr).toMatch(/warning: (nftables: )?\S+ (is corrupt|has schema 2)/);
