@@ -1,8 +1,9 @@
 /** Remembers what the rules of the host were last judged to do, so that what stays as it is, is said once. */
 import { join } from 'node:path';
+import { CfsyncError } from '../errors.ts';
 import type { Notice } from '../renderer.ts';
 import type { Family } from '../prefix.ts';
-import { fields, oneOf, readRecord, textOf, texts, tolerant, writeRecord } from './store.ts';
+import { fields, oneOf, readRecord, textOf, texts, writeRecord } from './store.ts';
 
 /** How the last judgement ended. */
 export interface LastJudged {
@@ -70,11 +71,20 @@ function setOf(words: readonly string[]): readonly string[] {
   return words;
 }
 
-/** Undefined where nothing was judged yet, or nothing is to be read of it. */
+/** Undefined where nothing was judged yet, or it cannot be read: then all is judged, and said, anew. */
 export async function readJudged(stateDir: string): Promise<LastJudged | undefined> {
-  return (await tolerant(() => readRecord(path(stateDir), 'judged', valid), '')).content;
+  return readRecord(path(stateDir), 'judged', valid).catch(() => undefined);
 }
 
-export function writeJudged(stateDir: string, judged: LastJudged): Promise<readonly Notice[]> {
-  return writeRecord(path(stateDir), 'judged', judged, valid);
+/** That it cannot be written down is said, and makes no other verdict. */
+export async function writeJudged(
+  stateDir: string,
+  judged: LastJudged,
+): Promise<readonly Notice[]> {
+  try {
+    return await writeRecord(path(stateDir), 'judged', judged, valid);
+  } catch (error) {
+    if (!(error instanceof CfsyncError)) throw error;
+    return [{ level: 'warning', text: error.message }];
+  }
 }
