@@ -41,7 +41,7 @@ describeLive('metrics', { programs: ['promtool'] }, () => {
     writeFileSync(join(folder, 'list'), '');
     expect(await run('verify')).toMatchObject({ code: exit.pending, stderr: '' });
     const text = readFileSync(join(folder, 'cfsync.prom'), 'utf8');
-    expect(Object.keys(parseMetrics(text))).toHaveLength(8);
+    expect(Object.keys(parseMetrics(text))).toHaveLength(9);
     expect(parseMetrics(text).cfsync_drift!.samples).toEqual({ [`backend=${backend}`]: 1 });
     expect(promtool(text)).toEqual({ status: 0, said: '' });
     expect(promtool(text.replace('"', '')).status).not.toBe(0);
