@@ -22,12 +22,11 @@ export function visible(line: string): string {
  * @param indent Blanks a level; without it all stands on one line.
  */
 export function jsonText(value: unknown, indent?: number): string {
-  return JSON.stringify(value, undefined, indent).replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) =>
-    c === '\n'
-      ? c
-      : [...Array(c.length).keys()]
-          .map((i) => `\\u${c.charCodeAt(i).toString(16).padStart(4, '0')}`)
-          .join(''),
+  const unit = (half: string): string => `\\u${half.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  // The line ends are those between values: within one, stringify has escaped them.
+  return JSON.stringify(value, undefined, indent).replaceAll(
+    /(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    (c) => c.split('').map(unit).join(''),
   );
 }
 

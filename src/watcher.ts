@@ -13,7 +13,7 @@ import { makeOutput } from './cli/output.ts';
 import { readHold, readPending, secondsLeft, type Pending } from './state/pending.ts';
 import { makeRecorder } from './report/run-report.ts';
 import { readSettings } from './settings/settings.ts';
-import { CorruptRecord, NewerRecord } from './state/store.ts';
+import { isUnusable } from './state/store.ts';
 import { escape } from './text.ts';
 
 const [stateDir = '', run = '', file = ''] = process.argv.slice(2);
@@ -51,7 +51,7 @@ async function look(known: Waiting | undefined, boot: string): Promise<Waiting |
 }
 
 function ifUnusable(error: unknown): null {
-  if (error instanceof CorruptRecord || error instanceof NewerRecord) return null;
+  if (isUnusable(error)) return null;
   throw error;
 }
 

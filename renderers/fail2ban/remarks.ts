@@ -15,7 +15,7 @@ export function noticesOf(
   if (tabbed.length > 0)
     notices.push({
       level: 'note',
-      text: `ignoreip has ${tabbed.map((value) => value.split('\t').join(' TAB ')).join('; ')}: fail2ban takes what only a tab parts for one name, and ignores none of it; put a blank there`,
+      text: `ignoreip has ${tabbed.map((value) => value.replaceAll('\t', ' TAB ')).join('; ')}: fail2ban takes what only a tab parts for one name, and ignores none of it; put a blank there`,
     });
   if (!around.alone)
     notices.push({

@@ -1,5 +1,4 @@
 /** `diff`: what apply would change, on the live system or in rendered files. */
-import { escape } from '../text.ts';
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { asRecorded } from '../run/again.ts';
@@ -29,6 +28,7 @@ import { warnOfRules } from '../run/judged.ts';
 import { keepLocked } from '../run/weaker.ts';
 import { lists, render } from '../engine/render.ts';
 import { explainVerdict } from '../run/plan.ts';
+import { escape } from '../text.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

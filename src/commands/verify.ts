@@ -1,5 +1,4 @@
 /** `verify`: is the live system still what was applied? */
-import { escape } from '../text.ts';
 import { cutOffText } from '../run/change.ts';
 import { unified } from '../engine/diff.ts';
 import type { Job } from '../engine/job.ts';
@@ -15,6 +14,7 @@ import { appliedBackends, recordedJob, type Settings } from '../settings/setting
 import { staleness } from '../feed/policy.ts';
 import { attempt } from '../run/attempt.ts';
 import { judge } from '../run/judged.ts';
+import { escape } from '../text.ts';
 
 export async function run(context: Context): Promise<ExitCode> {
   const { settings, output } = context;

@@ -58,11 +58,11 @@ function rulesOf(seen: FilterSeen): Rules {
     : filters;
 }
 
-/** The digest of what a judgement follows from: the release, the rules, by theirs, and what is to be so. */
-function basisOf(rules: string, wish: Wish, { judgeIgnore }: Settings): string {
+/** Answers the digest of what a judgement follows from: of the rules by theirs, the release, and what is to be so. */
+function basisFor(wish: Wish, { judgeIgnore }: Settings): (rules: string) => string {
   // It lies two folders above this file, and two above all of the built program.
-  const release = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return digest(JSON.stringify([digest(release), rules, wish, judgeIgnore]));
+  const release = digest(readFileSync(new URL('../../package.json', import.meta.url)));
+  return (rules) => digest(JSON.stringify([release, rules, wish, judgeIgnore]));
 }
 
 /** What the backends are to do together. */
@@ -99,8 +99,8 @@ interface Found {
  * @param known What nothing was found in the last time.
  */
 async function findNow(wish: Wish, settings: Settings, known: Clean | undefined): Promise<Found> {
-  if (known !== undefined && (await isStill(known, wish, settings)))
-    return { found: [], clean: known };
+  const basisOf = basisFor(wish, settings);
+  if (known !== undefined && (await isStill(known, basisOf))) return { found: [], clean: known };
   for (let again = false; ; again = true) {
     const seen = await look();
     if (typeof seen === 'string') return { found: seen };
@@ -108,7 +108,7 @@ async function findNow(wish: Wish, settings: Settings, known: Clean | undefined)
     if (typeof filters === 'string') return { found: filters };
     const found = findingsOf(filters, wish, settings.judgeIgnore);
     if (found.length === 0) {
-      const basis = basisOf(glanceOf(seen), wish, settings);
+      const basis = basisOf(glanceOf(seen));
       return { found, ...(seen.asked && { clean: { basis, asked: seen.asked } }) };
     }
     if (again || !found.some(isWrong)) return { found };
@@ -117,10 +117,13 @@ async function findNow(wish: Wish, settings: Settings, known: Clean | undefined)
 }
 
 /** Whether nothing has changed since nothing was found. */
-async function isStill({ basis, asked }: Clean, wish: Wish, settings: Settings): Promise<boolean> {
+async function isStill(
+  { basis, asked }: Clean,
+  basisOf: (rules: string) => string,
+): Promise<boolean> {
   try {
     const rules = await glance(host, asked);
-    return rules !== undefined && basisOf(rules, wish, settings) === basis;
+    return rules !== undefined && basisOf(rules) === basis;
   } catch (error) {
     if (!(error instanceof CfsyncError)) throw error;
     // The whole look says what is wrong.

@@ -1,9 +1,9 @@
 /** Shows what a plan would do. */
-import { escape } from '../text.ts';
 import { changeText, type Output } from '../cli/output.ts';
 import { unified } from '../engine/diff.ts';
 import { planDiff, planId, type Plan } from '../engine/plan.ts';
 import { ownAmong } from '../engine/job.ts';
+import { escape } from '../text.ts';
 
 /** Prints what would be done: the difference, then the steps, then the id. */
 export function printPlan(plans: readonly Plan[], output: Output): void {

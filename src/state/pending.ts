@@ -1,10 +1,18 @@
 /** Remembers, between two runs, that an apply waits for its confirmation, or that a rollback holds. */
 import { uptime } from 'node:os';
 import { join } from 'node:path';
-import { moveAside, removeFile } from '../host/files.ts';
+import { removeFile } from '../host/files.ts';
 import type { Notice } from '../renderer.ts';
-import { escape } from '../text.ts';
-import { CorruptRecord, fields, readRecord, textOf, time, tolerant, writeRecord } from './store.ts';
+import {
+  CorruptRecord,
+  fields,
+  readRecord,
+  setAside,
+  textOf,
+  time,
+  tolerant,
+  writeRecord,
+} from './store.ts';
 
 /** An apply that goes back unless `cfsync confirm` comes in time. */
 export interface Pending {
@@ -56,8 +64,8 @@ export async function takePending(
     return { content: await readPending(stateDir), notices: [] };
   } catch (error) {
     if (!(error instanceof CorruptRecord)) throw error;
-    const aside = await moveAside(pendingPath(stateDir));
-    const text = `${error.message}; it was moved to ${escape(aside)}; if an apply waited for its confirmation, it stays unless cfsync rollback is run`;
+    const moved = await setAside(pendingPath(stateDir), error);
+    const text = `${moved}; if an apply waited for its confirmation, it stays unless cfsync rollback is run`;
     return { content: undefined, notices: [{ level: 'warning', text }] };
   }
 }

@@ -4,15 +4,7 @@ import { removeFile } from '../host/files.ts';
 import { host } from '../host/host.ts';
 import { parsePorts } from '../plugin/ports.ts';
 import type { Desired, Notice } from '../renderer.ts';
-import {
-  CorruptRecord,
-  fields,
-  NewerRecord,
-  rangesOf,
-  readRecord,
-  tolerant,
-  writeRecord,
-} from './store.ts';
+import { fields, isUnusable, rangesOf, readRecord, tolerant, writeRecord } from './store.ts';
 
 /** The values by which an apply can let strangers in on a port that was locked. */
 export type Given = Pick<Desired, 'mode' | 'tcpPorts' | 'udpPorts'>;
@@ -67,7 +59,7 @@ export async function readKnown(stateDir: string, name: string): Promise<Applied
   try {
     return await readApplied(stateDir, name);
   } catch (error) {
-    if (error instanceof CorruptRecord || error instanceof NewerRecord) return undefined;
+    if (isUnusable(error)) return undefined;
     throw error;
   }
 }

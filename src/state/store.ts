@@ -59,6 +59,16 @@ export class CorruptRecord extends CfsyncError {}
 /** A record that a later release wrote; it is never overwritten. */
 export class NewerRecord extends CfsyncError {}
 
+/** Whether a record is there and says nothing to this release. */
+export function isUnusable(error: unknown): error is CorruptRecord | NewerRecord {
+  return error instanceof CorruptRecord || error instanceof NewerRecord;
+}
+
+/** Moves a corrupt record aside; answers what is to be said of it. */
+export async function setAside(path: string, { message }: CorruptRecord): Promise<string> {
+  return `${message}; it was moved to ${escape(await moveAside(path))}`;
+}
+
 /** Answers the content of a record, or throws an Error that says what is wrong with it. */
 export type Validate<T> = (content: unknown) => T;
 
@@ -106,8 +116,7 @@ export async function writeRecord<T>(
       if (old) expect = digest(old.text);
     } catch (error) {
       if (!(error instanceof CorruptRecord)) throw error;
-      const aside = await moveAside(path);
-      notices.push(warning(`${error.message}; it was moved to ${escape(aside)}`));
+      notices.push(warning(await setAside(path, error)));
     }
     await ensureDir(join(path, '..'), 0o700);
     await writeFileAtomic(path, record, { mode: 0o600, expect });
